@@ -1,0 +1,131 @@
+"""The `rectrio` command: a thin skin over the library."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+# Nothing heavy up here: `rectrio --help` answers at once because each command imports what it needs.
+from rectrio_lib import __version__
+
+
+class OneSentence(TyperGroup):
+    """Tells known errors in one line; RECTRIO_DEBUG=1 shows where they come from."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("rectrio: stopped by Ctrl-C; what finished before is kept.", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if os.environ.get("RECTRIO_DEBUG") or not _is_known(error):
+                raise
+            typer.echo(f"rectrio: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+def _is_known(error: Exception) -> bool:
+    from rectrio_lib.running import ChapterError
+
+    return isinstance(error, ValueError | OSError | ChapterError)
+
+
+app = typer.Typer(cls=OneSentence, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+bench = typer.Typer(no_args_is_help=True, help="Measure against the usual way, both run here and now.")
+app.add_typer(bench, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rectrio {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    """Find pictures that look alike: run the chapters, publish their results."""
+
+
+@app.command()
+def run(
+    only: Annotated[list[str] | None, typer.Option("--only", help="A chapter number; repeat for more.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="The chapter number to start from.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="A file of notebooks/params, such as full; without, the quick parameters."),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter; repeat for more.")
+    ] = None,
+) -> None:
+    """Run the chapters in order with papermill."""
+    from rectrio_lib import chapters, reports, resources, running
+
+    chosen = chapters.select_chapters(only or (), start)
+    results = running.run_chapters(chosen, profile, chapters.parse_overrides(parameter or ()))
+    outputs = resources.outputs_root()
+    typer.echo(f"\n{reports.results_table(results)}\n")
+    typer.echo(f"Executed notebooks  {outputs / 'notebooks' / 'index.html'}")
+    if (outputs / "figures").is_dir():
+        typer.echo(f"Figures             {outputs / 'figures'}")
+    typer.echo(f"Results             {outputs / 'results.json'}")
+
+
+@app.command()
+def publish(name: Annotated[str, typer.Argument(help="The profile whose results to publish.")]) -> None:
+    """Copy results to outputs/published and write the README's tables from there."""
+    from rectrio_lib import reports
+
+    typer.echo(reports.publish(name))
+    typer.echo(reports.update_readme())
+
+
+@app.command("clean-notebooks")
+def clean_notebooks() -> None:
+    """Bring the committed notebooks into their committed form.
+
+    Checked outputs are taken from the last run with the committed parameters: run the chapter first.
+    """
+    from rectrio_lib import chapters, notebooks
+
+    paths = chapters.chapter_paths()
+    for path in paths:
+        typer.echo(f"{'cleaned  ' if notebooks.clean(path) else 'unchanged'}  {path.name}")
+    empty = [path.stem for path in paths if notebooks.checked_without_output(path)]
+    if empty:
+        raise ValueError(
+            f"{', '.join(empty)}: checked cells have no output to compare with. "
+            f"Run `rectrio run --only {empty[0][:2]}`, then clean again."
+        )
+
+
+@bench.command("train")
+def bench_train(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Seconds to a given recall, against random triplets through a DataLoader."""
+    from rectrio_lib import bench as measure
+
+    with contextlib.redirect_stdout(sys.stderr):  # progress and remarks, so that --json prints nothing but JSON
+        outcome = measure.bench_train()
+    if as_json:
+        typer.echo(json.dumps(outcome))
+    else:
+        measure.print_bench(outcome)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,194 @@
+"""Every figure, from plain arrays or `Results`. Each function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, TextArea
+
+from rectrio_lib import resources
+
+HIT, MISS, QUERY = "#2a9d5c", "#d1495b", "#3366aa"
+DPI = 110
+
+
+def save_figure(figure: Figure, name: str) -> None:
+    """Write a figure to outputs/figures/<name>.png."""
+    path = resources.outputs_root() / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+
+
+def _show(axis: Axes, picture: np.ndarray, title: str = "", frame: str | None = None) -> None:
+    """Draw uint8 (C, H, W) with an optional coloured frame."""
+    axis.imshow(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(title, fontsize=8, pad=3)
+    for side in axis.spines.values():
+        side.set(visible=frame is not None, color=frame, linewidth=3)
+
+
+def example_grid(pictures: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """One row of pictures a class: {class: uint8 (n, C, H, W)}."""
+    columns = max(map(len, pictures.values()))
+    figure, axes = plt.subplots(
+        len(pictures), columns, figsize=(0.8 * columns + 1.2, 0.8 * len(pictures)), squeeze=False
+    )
+    for axis in axes.ravel():
+        axis.axis("off")
+    for line, (label, row) in zip(axes, pictures.items(), strict=True):
+        for axis, picture in zip(line, row, strict=False):
+            _show(axis, picture)
+        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def mean_pictures(images: np.ndarray, labels: Sequence[str], classes: Sequence[str]) -> Figure:
+    """The average picture of each class.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: class names (N,).
+        classes: in the order to show.
+    """
+    labels = np.asarray(labels)
+    columns = (len(classes) + 1) // 2
+    figure, axes = plt.subplots(2, columns, figsize=(1.4 * columns, 3.4), squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for axis, label in zip(axes.ravel(), classes, strict=False):
+        members = images[labels == label]
+        if len(members):
+            _show(axis, members.mean(0).astype(np.uint8), label)
+    figure.tight_layout()
+    return figure
+
+
+def neighbour_grid(
+    queries: np.ndarray,
+    query_labels: Sequence[str],
+    neighbours: np.ndarray,
+    neighbour_labels: np.ndarray,
+    scores: np.ndarray,
+    title: str = "",
+) -> Figure:
+    """Queries on the left, their neighbours to the right: a green frame is a hit, a red one a miss.
+
+    Args:
+        queries: uint8 (Q, C, H, W).
+        query_labels: (Q,).
+        neighbours: uint8 (Q, k, C, H, W).
+        neighbour_labels: (Q, k).
+        scores: cosine similarities (Q, k).
+        title: above the grid.
+    """
+    count, k = neighbour_labels.shape
+    figure, axes = plt.subplots(count, k + 1, figsize=(1.05 * (k + 1), 1.3 * count), squeeze=False)
+    for q in range(count):
+        _show(axes[q, 0], queries[q], str(query_labels[q]), QUERY)
+        for n in range(k):
+            hit = neighbour_labels[q, n] == query_labels[q]
+            label = "" if hit else f"{neighbour_labels[q, n]} "
+            _show(axes[q, n + 1], neighbours[q, n], f"{label}{scores[q, n]:.2f}", HIT if hit else MISS)
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
+
+
+def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes: Sequence[str]) -> Figure:
+    """Scatter plots of two-dimensional projections side by side, each class named at its middle.
+
+    Args:
+        panels: {title: points (N, 2)}.
+        labels: class names (N,).
+        classes: in the order of their colours.
+    """
+    labels = np.asarray(labels)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 5), squeeze=False)
+    colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
+    for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+        for number, label in enumerate(classes):
+            members = points[labels == label]
+            if not len(members):
+                continue
+            colour = colours(number % colours.N)
+            axis.scatter(*members.T, s=3, color=colour, alpha=0.6, linewidths=0)
+            box = TextArea(label, textprops={"fontsize": 8, "color": colour, "weight": "bold"})
+            axis.add_artist(AnnotationBbox(box, np.median(members, 0), bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
+        axis.set(xticks=[], yticks=[], title=title)
+        axis.spines[:].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss, active triplets, distances and validation recall over the epochs, as `training.fit` recorded them."""
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.2))
+    axes[0].plot(history["epoch"], history["loss"], color=QUERY)
+    axes[1].plot(history["epoch"], history["active"], color=QUERY)
+    axes[2].plot(history["epoch"], history["positive_distance"], color=HIT, label="anchor to positive")
+    axes[2].plot(history["epoch"], history["negative_distance"], color=MISS, label="anchor to negative")
+    axes[2].legend(fontsize=8)
+    validated = history.dropna(subset="recall_at_1")
+    axes[3].plot(validated["epoch"], validated["recall_at_1"], "o-", color=QUERY)
+    titles = ("loss", "share of active triplets", "mean distance", "validation recall@1")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+    axes[1].set_ylim(bottom=0)
+    figure.tight_layout()
+    return figure
+
+
+def class_bars(per_class: Mapping[str, pd.Series], ylabel: str = "recall@1") -> Figure:
+    """Grouped bars: {encoder: one figure a class}."""
+    table = pd.DataFrame(per_class)
+    figure, axis = plt.subplots(figsize=(max(6, 1.1 * len(table)), 3.4))
+    table.plot.bar(ax=axis, width=0.8, color=["#b8b8b8", "#e3b448", QUERY, HIT][-table.shape[1] :])
+    axis.set(ylabel=ylabel, xlabel="", ylim=(0, 1))
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=table.shape[1], frameon=False)
+    axis.tick_params(axis="x", rotation=30)
+    axis.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def mistaken_classes(truth: Sequence[str], found: Sequence[str], classes: Sequence[str], title: str = "") -> Figure:
+    """Matrix of shares: of the queries of a class (row), how many have a nearest neighbour of which class (column)."""
+    matrix = pd.crosstab(np.asarray(truth), np.asarray(found), normalize="index")
+    matrix = matrix.reindex(index=classes, columns=classes, fill_value=0.0).to_numpy()
+    side = 0.5 * len(classes) + 2
+    figure, axis = plt.subplots(figsize=(side, side))
+    axis.imshow(matrix**0.5, cmap="Blues", vmin=0, vmax=1)  # the root makes mistakes of a few per cent visible
+    for (row, column), share in np.ndenumerate(matrix):
+        if share >= 0.005:
+            colour = "white" if share > 0.4 else "black"
+            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="class of the nearest neighbour", ylabel="class of the query", title=title)
+    return figure
+
+
+def recall_against_latency(table: pd.DataFrame) -> Figure:
+    """One point a search setting: milliseconds a query (logarithmic) against the share of true neighbours found.
+
+    Args:
+        table: columns `kind` (one line each), `setting` (written at the point), `ms` and `recall_at_10`.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for name, points in table.groupby("kind", sort=False):
+        axis.plot(points["ms"], points["recall_at_10"], "o-", label=name)
+    for row in table.itertuples():
+        axis.annotate(row.setting, (row.ms, row.recall_at_10), fontsize=7, xytext=(3, -9), textcoords="offset points")
+    axis.set(xscale="log", xlabel="milliseconds a query (one at a time)", ylabel="share of true 10 neighbours found")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,230 @@
+"""Picture files into arrays, and back: idx, Kaggle's CSV, class folders.
+
+Every reader returns three things: pixels uint8 (N, C, H, W); a frame with one row a picture, with `label` and,
+where the source has one, `split`; and a ledger of the pictures left out (picture, reason).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+Read = tuple[np.ndarray, pd.DataFrame, pd.DataFrame]
+
+FASHION_CLASSES = (
+    "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FASHION_COUNTS = {"train": 60_000, "test": 10_000}
+IDX_FILES = {"train": "train", "test": "t10k"}
+CSV_FILES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
+SPLIT_FOLDERS = ("train", "val", "test")
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+class BadData(ValueError):  # noqa: N818 - reads as what it reports
+    """A data file is missing, damaged or not what it should be."""
+
+
+def official_md5() -> dict[str, str]:
+    """Return the published md5 of the four Fashion-MNIST files, as torchvision lists them."""
+    from torchvision.datasets import FashionMNIST
+
+    return dict(FashionMNIST.resources)
+
+
+def read_idx(folder: Path, classes: Sequence[str] = FASHION_CLASSES, md5: Mapping[str, str] | None = None) -> Read:
+    """Read the four idx files of an MNIST-like set.
+
+    Args:
+        folder: holds {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz.
+        classes: class names in the order of the label numbers.
+        md5: expected md5 by file name; None skips the check.
+
+    Raises:
+        BadData: if a file is missing, truncated or has another checksum, or labels and pictures differ in number.
+
+    Source: format description at http://yann.lecun.com/exdb/mnist/.
+    """
+    parts, frames = [], []
+    for split, prefix in IDX_FILES.items():
+        images = _idx_array(folder / f"{prefix}-images-idx3-ubyte.gz", 3, md5)
+        labels = _idx_array(folder / f"{prefix}-labels-idx1-ubyte.gz", 1, md5)
+        if len(images) != len(labels):
+            raise BadData(f"{folder}: {len(images):,} {split} pictures but {len(labels):,} labels.")
+        parts.append(images[:, None])
+        frames.append(pd.DataFrame({"label": _class_names(labels, classes, folder), "split": split}))
+    return np.concatenate(parts), pd.concat(frames, ignore_index=True), _ledger([])
+
+
+def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np.ndarray:
+    if not path.exists():
+        raise BadData(f"{path} is missing: the folder should hold {path.name} and its three companions.")
+    raw = path.read_bytes()
+    try:
+        content = gzip.decompress(raw)
+    except (EOFError, OSError, zlib.error) as error:
+        raise BadData(f"{path} is truncated or no gzip file ({len(raw):,} bytes): {error}") from error
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
+        raise BadData(f"{path} is no idx file of {dimensions} dimensions and unsigned bytes.")
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    if len(content) != header + math.prod(shape):
+        raise BadData(
+            f"{path} is truncated: {len(content):,} bytes where its header promises {header + math.prod(shape):,}."
+        )
+    if md5 and hashlib.md5(raw).hexdigest() != md5[path.name]:
+        raise BadData(f"{path} has another checksum than the published {md5[path.name]}: delete it and fetch it again.")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def read_csv(
+    folder: Path, classes: Sequence[str] = FASHION_CLASSES, counts: Mapping[str, int] | None = FASHION_COUNTS
+) -> Read:
+    """Read Kaggle's pair of CSV files (header label,pixel1..pixelN, one square grey picture a line).
+
+    Args:
+        folder: holds fashion-mnist_train.csv and fashion-mnist_test.csv.
+        classes: class names in the order of the label numbers.
+        counts: pictures expected in each file; None accepts any number.
+
+    Raises:
+        BadData: if a file is missing, has other columns, a broken line, or another number of pictures.
+
+    Source: https://www.kaggle.com/datasets/zalando-research/fashionmnist
+    """
+    parts, frames = [], []
+    for split, name in CSV_FILES.items():
+        table = _csv_table(folder / name)
+        if counts and len(table) != counts[split]:
+            raise BadData(f"{folder / name} is truncated: {len(table):,} pictures, expected {counts[split]:,}.")
+        side = math.isqrt(table.shape[1] - 1)
+        parts.append(table[:, 1:].reshape(-1, 1, side, side))
+        frames.append(pd.DataFrame({"label": _class_names(table[:, 0], classes, folder / name), "split": split}))
+    return np.concatenate(parts), pd.concat(frames, ignore_index=True), _ledger([])
+
+
+def _csv_table(path: Path) -> np.ndarray:
+    """Read one CSV file as uint8 (N, 1 + pixels)."""
+    if not path.exists():
+        raise BadData(f"{path} is missing: expected {' and '.join(CSV_FILES.values())} in that folder.")
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:
+        raise BadData(f"{path} cannot be read as CSV: {error}") from error
+    pixels = table.shape[1] - 1
+    expected = ["label", *(f"pixel{i}" for i in range(1, pixels + 1))]
+    if list(table.columns) != expected or not pixels or math.isqrt(pixels) ** 2 != pixels:
+        raise BadData(f"{path}: the header should be label,pixel1..pixel784, and starts {list(table.columns)[:3]}.")
+    whole = table.apply(pd.to_numeric, errors="coerce").to_numpy()
+    bad = np.flatnonzero(~((whole >= 0) & (whole <= 255) & (whole % 1 == 0)).all(1))
+    if len(bad):
+        raise BadData(f"{path}: line {bad[0] + 2} is cut off or holds something else than whole numbers 0..255.")
+    return whole.astype(np.uint8)
+
+
+def _class_names(numbers: np.ndarray, classes: Sequence[str], where: Path) -> np.ndarray:
+    if len(numbers) and numbers.max() >= len(classes):
+        raise BadData(f"{where}: label {numbers.max()}, but there are only {len(classes)} classes.")
+    return np.array(classes, dtype=object)[numbers]
+
+
+def read_folder(folder: Path, size: int = 28, channels: int = 1, classes: Sequence[str] | None = None) -> Read:
+    """Read pictures sorted into class folders: FOLDER/<class>/… or FOLDER/{train,val,test}/<class>/….
+
+    Pictures are turned upright (EXIF), laid on white where transparent, and fitted to a square by a centre crop.
+
+    Args:
+        folder: the top folder.
+        size: side of the square pictures in pixels.
+        channels: 1 for grey, 3 for colour.
+        classes: if given, folders named by a number are shown under classes[number].
+
+    Returns:
+        pixels, frame and ledger; the frame also has `path` relative to `folder`, and `width` and `height` of the file.
+
+    Raises:
+        BadData: if the folder is missing, or no class folder holds a readable picture.
+    """
+    if not folder.is_dir():
+        raise BadData(f"{folder} is no folder. It should hold one sub-folder of pictures for each class.")
+    rows = list(_pictures_in(folder, classes))
+    with ThreadPoolExecutor() as pool:
+        decoded = list(pool.map(lambda row: decode(folder / row["path"], size, channels), rows))
+    bad = [
+        {"picture": row["path"], "reason": got} for row, got in zip(rows, decoded, strict=True) if isinstance(got, str)
+    ]
+    good = [(row, got) for row, got in zip(rows, decoded, strict=True) if not isinstance(got, str)]
+    if not good:
+        raise BadData(f"{folder} holds no readable picture in class folders ({len(bad)} unreadable).")
+    frame = pd.DataFrame([{**row, "width": shape[0], "height": shape[1]} for row, (_, shape) in good])
+    return np.stack([array for _, (array, _) in good]), frame.dropna(axis=1, how="all"), _ledger(bad)
+
+
+def _pictures_in(folder: Path, classes: Sequence[str] | None) -> Iterator[dict]:
+    tops = [(None, folder)]
+    if any(p.is_dir() for p in (folder / "train").glob("*")):  # else "train" is a class: the railway's
+        tops = [(name, folder / name) for name in SPLIT_FOLDERS if (folder / name).is_dir()]
+    for split, top in tops:
+        for home in sorted(p for p in top.iterdir() if p.is_dir()):
+            numbered = classes is not None and home.name.isdigit() and int(home.name) < len(classes)
+            label = classes[int(home.name)] if numbered else home.name
+            for path in sorted(home.rglob("*")):
+                if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+                    yield {"path": path.relative_to(folder).as_posix(), "label": label, "split": split}
+
+
+def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, tuple[int, int]] | str:
+    """Read a picture file as uint8 (C, size, size), with its upright (width, height); or say why it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I;16"):  # convert() would clip 16 bits to white
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            if "A" in picture.getbands() or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture)
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            shape = picture.size
+            if shape != (size, size):
+                picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        return f"{type(error).__name__}: {error}"
+    return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1), shape
+
+
+def export_png(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str], folder: Path) -> int:
+    """Write pictures as FOLDER/{train,test}/<class number>/<row>.png, as many tutorials expect them.
+
+    Validation pictures go to train/, where they came from: `read_folder` and the seeded split find them again.
+
+    Args:
+        pixels: uint8 (N, C, H, W), C 1 or 3.
+        manifest: with `row`, `label` and `split`.
+        classes: class names in the order of their numbers.
+        folder: made if need be.
+
+    Returns:
+        How many files were written.
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    for row, label, split in manifest[["row", "label", "split"]].itertuples(index=False):
+        home = folder / ("test" if split == "test" else "train") / str(number[label])
+        home.mkdir(parents=True, exist_ok=True)
+        picture = pixels[row]
+        Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(home / f"{row:05d}.png")
+    return len(manifest)
+
+
+def _ledger(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["picture", "reason"])

@@ -1,0 +1,30 @@
+"""Tests work in folders of their own and fetch nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from rectrio_lib import resources
+
+REAL_DATA = resources.data_root()  # before the fixture below points elsewhere
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_checkout(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("RECTRIO_DATA", "RECTRIO_OUTPUTS"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
+        for variable in ("RECTRIO_OFFLINE", "RECTRIO_QUIET"):
+            patch.setenv(variable, "1")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folders(away_from_the_checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("RECTRIO_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "outputs"))

@@ -1,0 +1,281 @@
+import hashlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from torchvision.datasets import FashionMNIST
+
+from rectrio_lib import resources
+
+FILES = {f"file-{n}.gz": f"content of file {n} ".encode() * 500 for n in range(4)}
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """Serves FILES below /good/, and misbehaves in its own way below every other folder."""
+
+    def do_GET(self):
+        kind, name = self.path.strip("/").split("/")
+        self.server.asked.append(name)
+        content = FILES[name]
+        if kind == "hangs":
+            self.server.released.wait(20)
+        elif kind == "no-http":
+            self.wfile.write(b"welcome to the guest network\n\n")
+        elif kind == "gone":
+            self.send_error(404)
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            body = {"good": content, "wrong": bytes(len(content)), "cut": content[:100]}[kind]
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    checksums = [(name, hashlib.md5(content).hexdigest()) for name, content in FILES.items()]
+    monkeypatch.setattr(FashionMNIST, "resources", checksums)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        server.asked, server.released = [], threading.Event()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        server.address = f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.released.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def use_mirrors(server, monkeypatch):
+    def use(*kinds: str) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            dead = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+        mirrors = [dead if kind == "dead" else f"{server.address}/{kind}/" for kind in kinds]
+        monkeypatch.setattr(FashionMNIST, "mirrors", mirrors)
+
+    return use
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def files_below(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+def test_download_leaves_the_four_files_and_nothing_else(use_mirrors, tmp_path):
+    use_mirrors("good")
+    resources.download_fashion_mnist(tmp_path / "sets" / "fashion")
+    assert contents(tmp_path / "sets" / "fashion") == FILES
+    assert files_below(tmp_path / "sets") == files_below(tmp_path / "sets" / "fashion")
+
+
+@pytest.mark.parametrize("kind", ["dead", "gone", "wrong", "cut", "no-http"])
+def test_download_goes_on_to_the_second_mirror(use_mirrors, tmp_path, kind):
+    use_mirrors(kind, "good")
+    resources.download_fashion_mnist(tmp_path / "fashion")
+    assert contents(tmp_path / "fashion") == FILES
+
+
+@pytest.mark.parametrize("kind", ["wrong", "cut"])
+def test_wrong_checksum_names_file_and_md5_and_leaves_no_half_file(use_mirrors, tmp_path, kind):
+    use_mirrors(kind)
+    md5 = hashlib.md5(FILES["file-0.gz"]).hexdigest()
+    with pytest.raises(RuntimeError, match=rf"file-0\.gz has another checksum than the published {md5}"):
+        resources.download_fashion_mnist(tmp_path / "fashion")
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["dead", "gone", "no-http"])
+def test_unreachable_mirrors_raise_an_os_error_that_names_the_address(use_mirrors, tmp_path, kind):
+    use_mirrors(kind)
+    with pytest.raises(OSError, match=r"http://127\.0\.0\.1.*file-0\.gz: "):
+        resources.download_fashion_mnist(tmp_path / "fashion")
+    assert files_below(tmp_path) == []
+
+
+def test_silent_server_is_given_up_and_the_time_out_of_others_stays(use_mirrors, tmp_path, monkeypatch):
+    use_mirrors("hangs")
+    monkeypatch.setattr(resources, "DOWNLOAD_TIMEOUT_SECONDS", 0.1)
+    before = socket.getdefaulttimeout()
+    with pytest.raises(OSError, match="timed out"):
+        resources.download_fashion_mnist(tmp_path / "fashion")
+    assert socket.getdefaulttimeout() == before
+
+
+def test_intact_files_are_not_fetched_again_and_damaged_ones_are(use_mirrors, server, tmp_path):
+    use_mirrors("good")
+    resources.download_fashion_mnist(tmp_path)
+    server.asked.clear()
+    resources.download_fashion_mnist(tmp_path)
+    assert server.asked == []
+
+    (tmp_path / "file-1.gz").write_bytes(b"damaged")
+    resources.download_fashion_mnist(tmp_path)
+    assert set(server.asked) == {"file-1.gz"}
+    assert contents(tmp_path) == FILES
+
+
+def test_killed_download_leaves_nothing_for_readers_and_goes_on_where_it_stopped(
+    use_mirrors, server, tmp_path, monkeypatch
+):
+    use_mirrors("good")
+    fetch = resources._download_from_any
+
+    def killed_at_third(mirrors, name, md5, folder):
+        if name == "file-2.gz":
+            raise KeyboardInterrupt
+        fetch(mirrors, name, md5, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resources, "_download_from_any", killed_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            resources.download_fashion_mnist(tmp_path / "fashion")
+    assert files_below(tmp_path / "fashion") == []
+
+    server.asked.clear()
+    resources.download_fashion_mnist(tmp_path / "fashion")
+    assert set(server.asked) == {"file-2.gz", "file-3.gz"}
+    assert contents(tmp_path / "fashion") == FILES
+
+
+# --- where things live
+
+
+def test_relative_folders_count_from_the_checkout_wherever_the_notebook_runs(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "params").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("RECTRIO_DATA", "my/data")
+    monkeypatch.delenv("RECTRIO_OUTPUTS")
+    assert resources.data_root() == tmp_path / "my" / "data"
+    assert resources.outputs_root() == tmp_path / "outputs"
+
+
+def test_outside_of_a_checkout_the_working_directory_is_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECTRIO_DATA", "")
+    assert resources.data_root() == tmp_path / "data"
+
+
+def test_absolute_and_home_folders_are_taken_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECTRIO_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("RECTRIO_OUTPUTS", "~/outputs")
+    assert resources.data_root() == tmp_path / "elsewhere"
+    assert resources.outputs_root() == Path.home() / "outputs"
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", True), ("0", False), ("", False), (None, False)])
+@pytest.mark.parametrize("switch", ["offline", "quiet"])
+def test_switches_are_on_only_when_set(monkeypatch, switch, value, expected):
+    variable = f"RECTRIO_{switch.upper()}"
+    monkeypatch.delenv(variable)
+    if value is not None:
+        monkeypatch.setenv(variable, value)
+    assert getattr(resources, switch)() is expected
+
+
+def test_missing_artefact_names_the_path_the_chapter_and_the_command():
+    with pytest.raises(resources.MissingArtefact) as missing:
+        resources.artefact("encoders/fashion-triplet", made_by="02_train_fashion_triplet")
+    message = str(missing.value)
+    assert str(resources.outputs_root() / "encoders" / "fashion-triplet") in message
+    assert "02_train_fashion_triplet" in message
+    assert "`rectrio run --only 02`" in message
+
+
+def test_artefact_returns_what_is_there():
+    made = resources.outputs_root() / "datasets" / "toy"
+    made.mkdir(parents=True)
+    assert resources.artefact("datasets/toy", made_by="01_prepare_data") == made
+
+
+# --- writing
+
+
+def test_write_json_makes_folders_and_keeps_letters_readable(tmp_path):
+    path = tmp_path / "deep" / "card.json"
+    resources.write_json(path, {"label": "Mütze", "sizes": (1, 2)})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"label": "Mütze", "sizes": [1, 2]}
+    assert "Mütze" in path.read_text(encoding="utf-8")
+    assert [p.name for p in path.parent.iterdir()] == ["card.json"]
+
+
+def test_full_disk_while_writing_json_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    resources.write_json(path, {"kept": True})
+
+    def disk_full(self, text, **kwargs):
+        self.write_bytes(text[:5].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        resources.write_json(path, {"kept": False})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"kept": True}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "old.txt").write_text("old", encoding="utf-8")
+    return folder
+
+
+def test_replaced_folder_holds_only_the_new_files_and_leaves_nothing_beside(folder):
+    with resources.replaced_folder(folder) as fresh:
+        (fresh / "new.txt").write_text("new", encoding="utf-8")
+        assert files_below(folder) == ["old.txt"]
+    assert contents(folder) == {"new.txt": b"new"}
+    assert list(folder.parent.glob("toy*")) == [folder]
+
+
+def test_error_while_filling_leaves_the_old_folder_whole_and_the_next_try_starts_empty(folder):
+    with pytest.raises(KeyboardInterrupt), resources.replaced_folder(folder) as fresh:
+        (fresh / "half.txt").write_text("ha", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert contents(folder) == {"old.txt": b"old"}
+    with resources.replaced_folder(folder) as fresh:
+        assert list(fresh.iterdir()) == []
+
+
+@pytest.fixture
+def killed_between_renames(folder, monkeypatch) -> Path:
+    """Return a folder that was moved aside when the run that replaced it died."""
+    rename = Path.replace
+
+    def die_at_second(self, target):
+        if self.name == "toy.new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", die_at_second)
+        with resources.replaced_folder(folder) as fresh:
+            (fresh / "new.txt").write_text("new", encoding="utf-8")
+    assert not folder.exists()
+    return folder
+
+
+def test_folder_of_a_run_killed_between_the_renames_comes_back(killed_between_renames):
+    resources.restore_folder(killed_between_renames)
+    assert contents(killed_between_renames) == {"old.txt": b"old"}
+
+
+def test_artefact_finds_the_folder_of_a_run_killed_between_the_renames(killed_between_renames, monkeypatch):
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(killed_between_renames.parent))
+    assert contents(resources.artefact("toy", made_by="01_prepare_data")) == {"old.txt": b"old"}
+
+
+def test_second_failure_after_a_kill_still_keeps_the_old_folder(killed_between_renames):
+    with pytest.raises(ValueError, match="again"), resources.replaced_folder(killed_between_renames):
+        raise ValueError("again")
+    assert contents(killed_between_renames) == {"old.txt": b"old"}
