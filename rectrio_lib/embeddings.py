@@ -154,7 +154,7 @@ def _count_vectors(path: Path) -> int:
     """Return how many vectors a shard holds, 0 if it is missing or damaged."""
     try:
         return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return 0
 
 

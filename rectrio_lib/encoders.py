@@ -86,8 +86,10 @@ class Encoder(nn.Module):
         starts = range(0, len(images), BATCH)
         with torch.inference_mode(), autocast:
             for start in tqdm(starts, desc=progress, disable=not progress or resources.quiet()):
-                batch = torch.as_tensor(np.array(images[start : start + BATCH])).to(device)
-                vectors[start : start + BATCH] = self(self.prepare(batch)).float().cpu()
+                batch = images[start : start + BATCH]
+                if not isinstance(batch, torch.Tensor):
+                    batch = torch.from_numpy(np.array(batch))  # a copy: torch warns of read-only memory maps
+                vectors[start : start + BATCH] = self(self.prepare(batch.to(device))).float().cpu()
         self.train(before)
         return vectors
 

@@ -172,7 +172,7 @@ class Index:
         except RuntimeError as error:
             raise ValueError(f"{folder / 'vectors.faiss'} is damaged or no FAISS index: build it again.") from error
         index.rows = pd.read_parquet(folder / "rows.parquet")
-        as_told = type(found) is type(index._faiss) and found.d == card["dim"]
+        as_told = isinstance(found, type(index._faiss)) and found.d == card["dim"]
         if not as_told or not found.ntotal == len(index.rows) == card["count"]:
             raise ValueError(
                 f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again."

@@ -76,7 +76,7 @@ def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np
         raise BadData(f"{path} is truncated or no gzip file ({len(raw):,} bytes): {error}") from error
     header = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
-        raise BadData(f"{path} is no idx file of {dimensions} dimensions and unsigned bytes.")
+        raise BadData(f"{path} is no idx file of {dimensions} dimensions and unsigned bytes ({len(content):,} bytes).")
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
         raise BadData(

@@ -67,7 +67,6 @@ def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode
     target = resources.outputs_root() / "notebooks" / chapter.path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     bar = {"desc": chapter.name, "leave": False}
-    quiet = os.environ.get("RECTRIO_QUIET", "0") not in ("", "0")
     try:
         return papermill.execute_notebook(
             chapter.path,
@@ -78,7 +77,7 @@ def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode
             language="python",
             kernel_manager_class=_own_kernel(),
             extra_arguments=["--log-level=CRITICAL"],
-            progress_bar=bar if sys.stderr.isatty() and not quiet else False,
+            progress_bar=bar if sys.stderr.isatty() and not resources.quiet() else False,
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == resources.MissingArtefact.__name__:

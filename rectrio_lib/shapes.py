@@ -32,7 +32,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": lambda x, y: x * x + y * y < 0.64,
     "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.68,
     "triangle": lambda x, y: (y > -0.55) & (1.7 * abs(x) + y < 0.85),
-    "star": lambda x, y: _halfplanes(x, y, 5, 0.33) >= 4,
+    "star": lambda x, y: _halfplanes(x, y, 5, 0.3) >= 4,
     "cross": lambda x, y: (np.minimum(abs(x), abs(y)) < 0.24) & (np.maximum(abs(x), abs(y)) < 0.8),
     "ring": lambda x, y: (x * x + y * y < 0.68) & (x * x + y * y > 0.2),
     "crescent": lambda x, y: (x * x + y * y < 0.68) & ((x - 0.4) * (x - 0.4) + y * y > 0.42),

@@ -269,10 +269,8 @@ def _train_epoch(run: _Run, images: torch.Tensor, targets: torch.Tensor, validat
         run.optimizer.step()
         run.schedule.step()
         run.average.update_parameters(run.encoder)
-        last = number % run.steps == 0
-        due = last if not config.validate_every else number % config.validate_every == 0
-        due |= number == run.steps * config.epochs
-        if number % LOOK_EVERY == 0 or due or last:
+        due = number % (config.validate_every or run.steps) == 0 or number == run.steps * config.epochs
+        if number % LOOK_EVERY == 0 or due:
             row = _look(run, number, loss, vectors, targets[chosen])
             run.seconds += time.perf_counter() - started
             if due:
@@ -281,6 +279,7 @@ def _train_epoch(run: _Run, images: torch.Tensor, targets: torch.Tensor, validat
             run.history.append({**row, "seconds": run.seconds})
             bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k not in ("step", "epoch", "learning_rate")})
             started = time.perf_counter()
+    run.seconds += time.perf_counter() - started
 
 
 def _look(run: _Run, number: int, loss: torch.Tensor, vectors: torch.Tensor, targets: torch.Tensor) -> dict:

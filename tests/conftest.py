@@ -14,8 +14,8 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-@pytest.fixture(scope="session", autouse=True)
-def away_from_the_checkout(tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True)
+def away_from_the_checkout(tmp_path_factory):  # not for the session: notebooks are run after the tests
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("RECTRIO_DATA", "RECTRIO_OUTPUTS"):
             patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))

@@ -85,9 +85,7 @@ def test_a_second_parameters_tag_is_refused(project):
 )
 def test_anything_but_literals_among_the_parameters_is_refused(project, line):
     path = write_chapter(project, "01_first", parameters=f"epochs = 2\n{line}")
-    with pytest.raises(
-        ValueError, match=r"01_first.ipynb: its parameters cell must hold only `name = literal` lines"
-    ):
+    with pytest.raises(ValueError, match=r"01_first.ipynb: its parameters cell must hold only `name = literal` lines"):
         chapters.read_chapter(path)
 
 
@@ -127,9 +125,7 @@ def test_an_override_reaches_every_chapter_that_knows_it_and_beats_the_profile(p
 
 
 def test_an_unknown_override_is_refused_with_what_each_chapter_knows(project):
-    with pytest.raises(
-        ValueError, match=r"Parameter epoch is unknown .* 01_first knows epochs, lr; 02_second knows"
-    ):
+    with pytest.raises(ValueError, match=r"Parameter epoch is unknown .* 01_first knows epochs, lr; 02_second knows"):
         chapters.choose_parameters(chapters.select_chapters(), overrides={"epoch": 5})
 
 

@@ -63,9 +63,7 @@ def test_help_answers_without_the_heavy_libraries():
 
 
 def test_run_hands_over_chapters_profile_and_parameters(project, asked):
-    result = rectrio(
-        "run", "--only", "01", "--only", "2", "--profile", "full", "-p", "epochs=3", "-p", "lr=0.5"
-    )
+    result = rectrio("run", "--only", "01", "--only", "2", "--profile", "full", "-p", "epochs=3", "-p", "lr=0.5")
     assert result.exit_code == 0, result.output
     assert asked == [(["01_first", "02_second"], "full", {"epochs": 3, "lr": 0.5})]
 
@@ -154,9 +152,7 @@ def measured(monkeypatch):
         print("measuring")
         return {"ratio": 6.0}
 
-    module = SimpleNamespace(
-        bench_train=bench_train, print_bench=lambda outcome: print(f"ratio {outcome['ratio']}")
-    )
+    module = SimpleNamespace(bench_train=bench_train, print_bench=lambda outcome: print(f"ratio {outcome['ratio']}"))
     monkeypatch.setitem(sys.modules, "rectrio_lib.bench", module)
     monkeypatch.setattr("rectrio_lib.bench", module, raising=False)
 

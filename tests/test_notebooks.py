@@ -24,9 +24,7 @@ def shown(monkeypatch):
 
 
 def test_record_hands_over_plain_json(shown):
-    notebooks.record(
-        dataset="toy", seed=1, a=np.float32(0.5), b=np.int64(3), c=np.arange(2), d={"x": (1, 2)}, e=None
-    )
+    notebooks.record(dataset="toy", seed=1, a=np.float32(0.5), b=np.int64(3), c=np.arange(2), d={"x": (1, 2)}, e=None)
     entry = shown[0][reports.RECORD_MIME]
     assert entry["values"] == {"a": 0.5, "b": 3, "c": [0, 1], "d": {"x": [1, 2]}, "e": None}
     assert type(entry["values"]["b"]) is int
@@ -43,9 +41,7 @@ def test_record_says_which_versions_and_device(shown):
 
 
 def test_record_shows_figures_and_tables_and_marks_stand_ins(shown):
-    notebooks.record(
-        dataset="toy", stand_in=True, recall=0.98765, tables={"By class": [{"class": "<bag>", "n": 1200}]}
-    )
+    notebooks.record(dataset="toy", stand_in=True, recall=0.98765, tables={"By class": [{"class": "<bag>", "n": 1200}]})
     for kind in ("text/plain", "text/html"):
         assert all(word in shown[0][kind] for word in ("STAND-IN", "recall", "0.988", "By class", "1,200"))
     assert "&lt;bag&gt;" in shown[0]["text/html"]
@@ -182,11 +178,7 @@ def test_nbval_compares_a_cleaned_notebook(chapter):
         "no:cacheprovider",
     ]
     result = subprocess.run([*command, "notebooks"], capture_output=True, text=True, check=False)
-    outcomes = sorted(
-        line.split(" - ")[0] for line in result.stdout.splitlines() if line[:6] in ("PASSED", "FAILED")
-    )
+    outcomes = sorted(line.split(" - ")[0] for line in result.stdout.splitlines() if line[:6] in ("PASSED", "FAILED"))
     passed = [f"PASSED notebooks/01_first.ipynb::Cell {i}" for i in range(5)]
     passed += [f"PASSED notebooks/02_altered.ipynb::Cell {i}" for i in (0, 3, 4)]
-    assert outcomes == [*(f"FAILED notebooks/02_altered.ipynb::Cell {i}" for i in (1, 2)), *passed], (
-        result.stdout
-    )
+    assert outcomes == [*(f"FAILED notebooks/02_altered.ipynb::Cell {i}" for i in (1, 2)), *passed], result.stdout

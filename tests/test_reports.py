@@ -71,9 +71,7 @@ def test_publish_writes_to_the_checkout_wherever_outputs_go(project, monkeypatch
 def test_publish_refuses_stand_ins_and_writes_nothing(project):
     reports.add_result("01_a", entry(a=1))
     reports.add_result("02_b", entry(stand_in=True))
-    with pytest.raises(
-        ValueError, match="02_b ran on stand-in data, and stand-in figures are never published"
-    ):
+    with pytest.raises(ValueError, match="02_b ran on stand-in data, and stand-in figures are never published"):
         reports.publish("full")
     assert not (project / "outputs" / "published").exists()
 
@@ -106,9 +104,7 @@ def test_marked_places_are_filled_in_chapter_order_and_the_rest_is_left_alone(pr
 def test_filling_twice_changes_nothing_more(project):
     reports.add_result("01_a", entry(tables={"One": [{"a": 1}], "Two": [{"b": 2}]}))
     reports.publish("full")
-    once = reports.fill_tables(
-        "<!-- results:full -->\n<!-- /results -->\n<!-- results:full -->\nx<!-- /results -->\n"
-    )
+    once = reports.fill_tables("<!-- results:full -->\n<!-- /results -->\n<!-- results:full -->\nx<!-- /results -->\n")
     assert once.count("**One**") == once.count("**Two**") == 2
     assert reports.fill_tables(once) == once
 
@@ -148,9 +144,7 @@ def test_the_results_table_marks_stand_ins_and_leaves_out_lists():
 
 def test_a_notebook_with_widgets_from_colab_is_rendered(project):
     write_chapter(project, "01_a")
-    shown = new_output(
-        "display_data", data={reports.RECORD_MIME: entry(stand_in=True), "text/html": "<i>seen</i>"}
-    )
+    shown = new_output("display_data", data={reports.RECORD_MIME: entry(stand_in=True), "text/html": "<i>seen</i>"})
     notebook = new_notebook(
         cells=[new_markdown_cell("# A & B"), new_code_cell("record()", outputs=[shown])],
         metadata={"widgets": {}, "papermill": {"duration": 2.5}},

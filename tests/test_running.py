@@ -31,9 +31,7 @@ def ran(tmp_path_factory):
     )
     spec = root / "jupyter" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
-    spec.write_text(
-        json.dumps({"argv": ["no-such-python"], "display_name": "of the user", "language": "python"})
-    )
+    spec.write_text(json.dumps({"argv": ["no-such-python"], "display_name": "of the user", "language": "python"}))
     resources.write_json(root / "outputs" / "results.json", {"07_other": {"kept": True}})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -90,9 +88,7 @@ def test_executed_notebooks_are_rendered_even_if_they_failed(ran):
 
 def test_the_index_links_every_page_and_tells_finished_from_stopped(ran):
     first, second = (
-        line
-        for line in (ran.pages / "index.html").read_text(encoding="utf-8").splitlines()
-        if ".ipynb" in line
+        line for line in (ran.pages / "index.html").read_text(encoding="utf-8").splitlines() if ".ipynb" in line
     )
     assert 'href="01_first.html">Title of 01_first' in first
     assert ">done<" in first
@@ -115,9 +111,7 @@ def papermill_raising(error):
 
 
 def test_an_error_in_a_chapter_says_chapter_cell_reason_and_where_to_look(chapter, monkeypatch):
-    error = papermill.PapermillExecutionError(
-        5, 4, "1 / 0", "ZeroDivisionError", "division by zero\nmore", ["long"]
-    )
+    error = papermill.PapermillExecutionError(5, 4, "1 / 0", "ZeroDivisionError", "division by zero\nmore", ["long"])
     monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(error))
     with pytest.raises(running.ChapterError) as told:
         running.run_chapters([chapter])
@@ -127,9 +121,7 @@ def test_an_error_in_a_chapter_says_chapter_cell_reason_and_where_to_look(chapte
 
 def test_a_dead_kernel_is_told_in_a_sentence(chapter, monkeypatch):
     monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(DeadKernelError("died")))
-    with pytest.raises(
-        running.ChapterError, match="Chapter 01_first: its kernel died, perhaps out of memory"
-    ):
+    with pytest.raises(running.ChapterError, match="Chapter 01_first: its kernel died, perhaps out of memory"):
         running.run_chapters([chapter])
 
 

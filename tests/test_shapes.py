@@ -28,8 +28,8 @@ def test_same_arguments_draw_the_same_bytes_and_another_seed_does_not(drawn):
 @pytest.mark.parametrize(
     ("channels", "size", "digest"),
     [
-        (1, 28, "GREY"),
-        (3, 32, "COLOUR"),
+        (1, 28, "6dab3f209cfb6b6c763789a334afc66a06205420bf05ff6311af6bcd17e6b664"),
+        (3, 32, "c570cb3885d10b9ffdb2e2ee48a136ed525d5eed03fc2b62651c31144d5bec88"),
     ],
 )
 def test_pictures_and_rows_are_those_of_every_other_machine(channels, size, digest):
@@ -52,10 +52,10 @@ def test_every_class_has_every_object_and_every_view(drawn):
 
 def test_object_keeps_colour_and_texture_over_its_views_and_no_two_views_are_equal(drawn):
     pixels, rows, _ = drawn
-    assert (rows.groupby("object")[["label", "colour", "texture"]].nunique() == 1).all(axis=None)
+    assert rows.groupby("object")[["label", "colour", "texture"]].nunique().eq(1).all(axis=None)
     assert len({picture.tobytes() for picture in pixels}) == len(pixels)
-    assert rows["colour"].nunique() > 1
-    assert rows["texture"].nunique() > 1
+    assert len(set(rows["colour"])) > 1
+    assert len(set(rows["texture"])) > 1
 
 
 def test_caption_names_texture_colour_class_and_pose():

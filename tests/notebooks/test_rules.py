@@ -44,11 +44,7 @@ def test_one_cell_holds_the_parameters_literals_only(path):
 def test_every_parameter_has_a_form_comment(code):
     cell = next(cell for cell in code if "parameters" in cell.metadata.get("tags", []))
     lines = cell.source.splitlines()
-    bare = [
-        lines[s.end_lineno - 1]
-        for s in ast.parse(cell.source).body
-        if "# @param" not in lines[s.end_lineno - 1]
-    ]
+    bare = [lines[s.end_lineno - 1] for s in ast.parse(cell.source).body if "# @param" not in lines[s.end_lineno - 1]]
     assert not bare
 
 
@@ -58,10 +54,7 @@ def test_the_first_cell_has_title_and_colab_badge(path, notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert re.search(r"^# \S", first.source, re.MULTILINE)
-    assert (
-        f"(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name})"
-        in first.source
-    )
+    assert f"(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name})" in first.source
 
 
 def test_the_kernel_is_python3(notebook):
@@ -84,9 +77,7 @@ def test_no_picture_is_embedded(path):
 def test_nbval_has_something_to_compare(path, code):
     checked = [cell for cell in code if notebooks.is_checked(cell)]
     assert checked
-    assert all(cell.outputs for cell in checked), (
-        f"run `rectrio run --only {path.stem[:2]}`, `rectrio clean-notebooks`"
-    )
+    assert all(cell.outputs for cell in checked), f"run `rectrio run --only {path.stem[:2]}`, `rectrio clean-notebooks`"
 
 
 def test_every_check_marker_is_the_first_line_of_its_cell(code):

@@ -1,0 +1,161 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rectrio_lib.encoders import ConvNet, RawPixels, fingerprint
+from rectrio_lib.indexing import Index
+from rectrio_lib.readers import BadData
+from rectrio_lib.searching import Results, search_files, search_images, search_vectors
+from rectrio_lib.shapes import draw_shapes
+
+SIZE = 16
+
+
+def drawn(channels):
+    pixels, frame = draw_shapes(4, views=1, size=SIZE, channels=channels)
+    rows = pd.DataFrame({"image_id": [f"p{i}" for i in range(len(pixels))], "label": frame["label"]})
+    return pixels, rows
+
+
+def gallery(channels=1, kind="flat"):
+    encoder = RawPixels(channels, SIZE)
+    pixels, rows = drawn(channels)
+    return Index.build(kind, encoder.encode(pixels), rows, fingerprint(encoder)), encoder, pixels
+
+
+@pytest.fixture
+def results():
+    rows = pd.DataFrame({"image_id": ["a", "b", "c"], "label": ["x", "y", "z"]})
+    scores = np.array([[0.9, 0.5], [0.8, 0.1]], np.float32)
+    return Results(["q1", "q2"], scores, np.array([[2, 0], [1, 2]]), rows)
+
+
+def test_a_frame_has_one_row_an_answer_with_query_rank_score_and_metadata(results):
+    expected = pd.DataFrame(
+        {
+            "query": ["q1", "q1", "q2", "q2"],
+            "rank": [1, 2, 1, 2],
+            "score": np.array([0.9, 0.5, 0.8, 0.1], np.float32),
+            "image_id": ["c", "a", "b", "c"],
+            "label": ["z", "x", "y", "z"],
+        }
+    )
+    pd.testing.assert_frame_equal(results.frame(), expected, check_dtype=False)
+    assert len(results) == 2
+
+
+def test_a_column_has_the_answers_shape(results):
+    assert results.column("label").tolist() == [["z", "x"], ["y", "z"]]
+    with pytest.raises(KeyError, match="colour"):
+        results.column("colour")
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_pictures_of_the_gallery_find_themselves_first(kind):
+    index, encoder, pixels = gallery(kind=kind)
+    found = search_images(index, encoder, pixels, k=3)
+    assert found.column("image_id")[:, 0].tolist() == index.rows["image_id"].tolist()
+    np.testing.assert_allclose(found.scores[:, 0], 1, atol=1e-5)
+    assert found.positions.shape == found.scores.shape == (len(pixels), 3)
+
+
+def test_queries_are_named_by_their_ids_or_numbered():
+    index, encoder, pixels = gallery()
+    assert search_images(index, encoder, pixels[:3], k=2).query_ids == ["0", "1", "2"]
+    named = search_images(index, encoder, pixels[:2], k=2, query_ids=("one", "two"))
+    assert named.frame()["query"].tolist() == ["one", "one", "two", "two"]
+
+
+def test_answers_keep_their_metadata_when_the_index_changes_afterwards():
+    index, encoder, pixels = gallery()
+    found = search_images(index, encoder, pixels[30:33], k=1)
+    before = found.frame()
+    index.remove([f"p{i}" for i in range(20)])
+    assert len(index.rows) == 20
+    pd.testing.assert_frame_equal(found.frame(), before)
+
+
+def test_removed_pictures_are_no_answers():
+    index, encoder, pixels = gallery()
+    index.remove(["p5"])
+    assert "p5" not in search_images(index, encoder, pixels[5:6], k=39).column("image_id")
+
+
+def test_vectors_are_trusted_unless_their_encoder_is_told():
+    index, encoder, pixels = gallery()
+    vectors = encoder.encode(pixels[:2])
+    assert search_vectors(index, vectors, 1).column("image_id").tolist() == [["p0"], ["p1"]]
+    with pytest.raises(ValueError, match="the query was made by encoder xyz"):
+        search_vectors(index, vectors, 1, encoder_hash="xyz")
+
+
+@pytest.mark.parametrize(
+    "other", [ConvNet(1, SIZE, (4,), SIZE * SIZE), ConvNet(1, SIZE, (4,), 8)], ids=["same", "shorter"]
+)
+def test_pictures_seen_by_another_encoder_are_refused_with_both_named(other):
+    index, encoder, pixels = gallery()
+    sentence = f"built with encoder {fingerprint(encoder)}, the query was made by encoder {fingerprint(other)}"
+    with pytest.raises(ValueError, match=sentence):
+        search_images(index, other, pixels[:1], k=1)
+
+
+def test_more_answers_than_pictures_are_refused():
+    index, encoder, pixels = gallery()
+    with pytest.raises(ValueError, match="k=41, but the index holds 40 pictures"):
+        search_images(index, encoder, pixels[:1], k=41)
+
+
+def test_pictures_of_another_size_are_refused():
+    index, encoder, _ = gallery()
+    with pytest.raises(ValueError, match="takes pictures of shape"):
+        search_images(index, encoder, np.zeros((1, 1, SIZE + 1, SIZE), np.uint8), k=1)
+
+
+# --- picture files
+
+
+def write_picture(path, picture, mode, factor=1):
+    image = Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).convert(mode)
+    image.resize((SIZE * factor, SIZE * factor), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (1, "RGB"), (1, "RGBA"), (3, "RGB"), (3, "RGBA")])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_file_of_another_size_and_other_colours_finds_its_picture_first(tmp_path, channels, mode, factor):
+    index, encoder, pixels = gallery(channels)
+    paths = [write_picture(tmp_path / f"{i}.png", pixels[i], mode, factor) for i in range(0, 40, 3)]
+    found = search_files(index, encoder, paths, k=2)
+    assert found.column("image_id")[:, 0].tolist() == [f"p{i}" for i in range(0, 40, 3)]
+    assert (found.scores[:, 0] > 0.98).all()
+    assert found.query_ids == [str(path) for path in paths]
+
+
+def test_a_colour_file_is_looked_at_in_grey_by_a_grey_encoder(tmp_path):
+    index, encoder, _ = gallery()
+    colours, _ = drawn(3)
+    paths = [str(write_picture(tmp_path / f"{i}.png", colours[i], "RGB")) for i in range(0, 40, 5)]
+    assert search_files(index, encoder, paths, k=1).column("image_id")[:, 0].tolist() == [
+        f"p{i}" for i in range(0, 40, 5)
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", b""], ids=["missing", "text", "empty"])
+def test_a_file_that_is_no_picture_is_named(tmp_path, content):
+    index, encoder, pixels = gallery()
+    good, bad = write_picture(tmp_path / "good.png", pixels[0], "L"), tmp_path / "bad.png"
+    if content is not None:
+        bad.write_bytes(content)
+    with pytest.raises(BadData, match=re.escape(f"{bad} cannot be read as a picture: ")):
+        search_files(index, encoder, [good, bad], k=1)
+
+
+def test_a_cut_picture_file_is_named(tmp_path):
+    index, encoder, pixels = gallery()
+    path = write_picture(tmp_path / "cut.png", pixels[0], "L", factor=9)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(BadData, match=r"cut\.png cannot be read as a picture"):
+        search_files(index, encoder, [path], k=1)
