@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from rectrio_lib import resources
 
-PLAN = (32, 32, "M", 64, 64, "M", 128, 128)
-BATCH = 1000  # pictures a step when only encoding
+PLAN = (32, 32, "M", 64, 64, "M", 128, 128, 128)
+BATCH = 512  # pictures a step when only encoding
 
 
 def best_device() -> str:
@@ -205,7 +205,6 @@ def load_encoder(name: str, made_by: str = "02_train_fashion_triplet") -> Encode
         resources.MissingArtefact: if it is not there.
         ValueError: if the kind is unknown, the weights are damaged, or do not fit it; the message names the keys.
     """
-    resources.restore_folder(resources.outputs_root() / "encoders" / name)
     folder = resources.artefact(f"encoders/{name}", made_by)
     card = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
     if card["kind"] not in KINDS:

@@ -118,11 +118,11 @@ class Index:
         if len(vectors) == 1:
             faiss.omp_set_num_threads(1)  # measured: a second thread makes a single query 2 to 30 times slower
         try:
-            scores, positions = self._faiss.search(vectors, k, params=self._parameters(k))
+            scores, positions = _search(self._faiss, vectors, k, self._parameters(k))
             lost = (positions < 0).any(1)  # a walk that ended before it had met k pictures: ask for these exactly
             if lost.any():
-                exact = self._faiss.storage.search(vectors[lost], k, params=self._parameters(k, faiss.SearchParameters))
-                scores[lost], positions[lost] = exact
+                parameters = self._parameters(k, faiss.SearchParameters)
+                scores[lost], positions[lost] = _search(self._faiss.storage, vectors[lost], k, parameters)
             return scores, positions
         finally:
             faiss.omp_set_num_threads(threads)
@@ -163,7 +163,6 @@ class Index:
             resources.MissingArtefact: if there is none of that name.
             ValueError: if its files are damaged or do not belong together.
         """
-        resources.restore_folder(resources.outputs_root() / "indexes" / name)
         folder = resources.artefact(f"indexes/{name}", MADE_BY)
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         index = cls(card["kind"], card["dim"], card["encoder_hash"], card["ef_search"])
@@ -186,3 +185,10 @@ def _new_faiss(kind: str, dim: int) -> faiss.Index:
     if kind == "hnsw":
         index.hnsw.efConstruction = EF_CONSTRUCTION
     return index
+
+
+def _search(
+    index: faiss.Index, vectors: np.ndarray, k: int, parameters: faiss.SearchParameters
+) -> tuple[np.ndarray, np.ndarray]:
+    # faiss.contrib.torch_utils, which other libraries import, swaps `search` for one that takes no parameters.
+    return getattr(index, "search_numpy", index.search)(vectors, k, params=parameters)

@@ -51,14 +51,16 @@ def make_loss(miner: str, margin: float) -> Loss:
             "semihard": of those, only negatives farther than the positive (d(a, p) < d(a, n)).
             "distance-weighted": negatives drawn evenly over distance.
             "hard": hardest positive and hardest negative of each anchor, after a warm-up on "all".
-            "soft-margin": margin * log(1 + exp((d(a, p) - d(a, n)) / margin)) over all triplets.
+            "soft-margin": log(1 + sum over n of exp((d(a, p)^2 - d(a, n)^2) / margin)) of each pair, mean over pairs:
+                no kink at the margin, and all negatives of a pair at once, the nearest counting most.
         margin: in distances of unit vectors, above 0.
 
     Raises:
         ValueError: if the miner is unknown or the margin not positive.
 
     Source: Schroff et al., "FaceNet", CVPR 2015 (semi-hard); Wu et al., "Sampling matters", ICCV 2017
-        (distance-weighted); Hermans et al., "In defense of the triplet loss", 2017 (hard, non-zero mean, soft margin).
+        (distance-weighted); Hermans et al., "In defense of the triplet loss", 2017 (hard, non-zero mean, soft margin);
+        Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016 (all negatives at once).
     """
     if miner not in MINERS:
         raise ValueError(f"miner={miner!r} is unknown: choose one of {', '.join(MINERS)}.")
@@ -69,7 +71,7 @@ def make_loss(miner: str, margin: float) -> Loss:
     if miner == "hard":
         hard, everything = _mined(BatchHardMiner(), margin), _dense("all", margin)
         return lambda v, t, progress: (everything if progress < HARD_AFTER else hard)(v, t, progress)
-    return _dense(miner, margin)
+    return _soft_margin(margin) if miner == "soft-margin" else _dense(miner, margin)
 
 
 def _mined(miner: torch.nn.Module, margin: float) -> Loss:
@@ -82,12 +84,21 @@ def _dense(miner: str, margin: float) -> Loss:
 
     def loss(vectors: torch.Tensor, targets: torch.Tensor, progress: float) -> torch.Tensor:
         gap, negative, _ = violations(vectors, targets)
-        if miner == "soft-margin":
-            return margin * (F.softplus(gap / margin) * negative).sum() / negative.sum().clamp_min(1)
         counted = negative & (gap + margin > 0)
         if miner == "semihard":
             counted &= gap < 0
         return ((gap + margin) * counted).sum() / counted.sum().clamp_min(1)
+
+    return loss
+
+
+def _soft_margin(margin: float) -> Loss:
+    def loss(vectors: torch.Tensor, targets: torch.Tensor, progress: float) -> torch.Tensor:
+        squared = (2 - 2 * vectors @ vectors.T) / margin  # (B, B)
+        same = targets[:, None] == targets[None, :]
+        pair = same & ~torch.eye(len(targets), dtype=torch.bool, device=targets.device) & ~same.all(1, keepdim=True)
+        nearest = torch.logsumexp((-squared).masked_fill(same, -1e9), 1, keepdim=True)  # (B, 1)
+        return (F.softplus(squared + nearest) * pair).sum() / pair.sum().clamp_min(1)
 
     return loss
 

@@ -161,8 +161,11 @@ def test_every_weight_and_buffer_and_the_preprocessing_change_the_fingerprint():
         value = network.state_dict()[name]
         value[(0,) * value.dim()] += 1
         prints.add(fingerprint(network))
+    network = small()
+    network.preprocessing["mean"] = 0.5
+    prints.add(fingerprint(network))
     prints |= {fingerprint(RawPixels(1, 12)), fingerprint(RawPixels(1, 13)), fingerprint(RawPixels(3, 12))}
-    assert len(prints) == 3 + len(small().state_dict()) + 3
+    assert len(prints) == 4 + len(small().state_dict()) + 3
 
 
 # --- save and load

@@ -161,6 +161,7 @@ def test_the_encoder_returned_and_best_pt_hold_the_weights_that_validated_best(t
         for key, value in seen[1].items():
             torch.testing.assert_close(state[key], value, rtol=0, atol=0)
     assert not torch.equal(seen[1]["project.0.weight"], seen[2]["project.0.weight"])
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["best"] == 0.9
 
 
 def test_the_average_of_the_weights_is_what_is_kept_unless_it_is_switched_off(tmp_path):
