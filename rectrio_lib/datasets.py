@@ -80,7 +80,7 @@ def prepare(
     """Read, clean and split a data set.
 
     Args:
-        name: "fashion-mnist", or any name for a picture folder of your own.
+        name: "fashion-mnist", whose files are checked against what is published; or any name for pictures of your own.
         source: "idx", "csv", "folder" or "stand-in"; "auto" takes what `RECTRIO_DATA` holds, then the official
             download, then the stand-in, which announces itself.
         folder: the folder to read; empty means where `name` lives below `RECTRIO_DATA`.
@@ -101,11 +101,13 @@ def prepare(
     home = _home(name, folder)
     if source == "auto":
         source = _find(name, home)
-    classes = readers.FASHION_CLASSES if name == "fashion-mnist" else None
+    fashion = name == "fashion-mnist"
+    classes = readers.FASHION_CLASSES if fashion else None
+    numbered = classes or [str(number) for number in range(256)]
     if source == "idx":
-        read = readers.read_idx(home, md5=readers.official_md5())
+        read = readers.read_idx(home, numbered, readers.official_md5() if fashion else None)
     elif source == "csv":
-        read = readers.read_csv(home)
+        read = readers.read_csv(home, numbered, readers.FASHION_COUNTS if fashion else None)
     elif source == "folder":
         read = readers.read_folder(home, size, channels, classes)
     else:

@@ -317,7 +317,7 @@ def test_auto_falls_to_the_stand_in_when_the_download_fails_and_says_why_in_one_
 def test_auto_reads_what_it_downloads(monkeypatch):
     read_from = []
 
-    def read_idx(folder, md5):
+    def read_idx(folder, classes, md5):
         read_from.append((folder, md5))
         return pictures(40), pd.DataFrame({"label": ["Bag", "Coat"] * 20, "split": ["train"] * 40}), pd.DataFrame()
 

@@ -51,6 +51,14 @@ def test_idx_gives_pixels_class_names_and_official_splits(idx):
     assert ledger.empty
 
 
+def test_idx_files_of_another_set_pass_without_published_checksums_and_classes_are_numbers(idx):
+    data, _ = datasets.prepare("digits", "idx", str(idx))
+    assert data.classes == ("0", "1", "2")
+    assert list(data.manifest["label"]) == [str(n) for split in ("train", "test") for n in LABELS[split]]
+    with pytest.raises(BadData, match="checksum"):
+        datasets.prepare("fashion-mnist", "idx", str(idx))
+
+
 @pytest.mark.parametrize(
     "name", [f"{p}-{k}-ubyte.gz" for p in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
 )
