@@ -106,7 +106,7 @@ def bench_train() -> dict:
         found = metrics.evaluate(vectors, asked[1], gallery, targets[some], ks=(1,), knn=1, nearest_only=True)
         return found.means()["recall_at_1"]
 
-    config = TrainConfig(epochs=1, learning_rate=3e-3, margin=MARGIN, average=0.98, validate_every=20)
+    config = TrainConfig(epochs=2, learning_rate=3e-3, margin=MARGIN, average=0.98, validate_every=20)
     with tempfile.TemporaryDirectory() as folder:
         ours = fit(make_network, images, targets, config, validate, Path(folder)).validations.to_dict("records")
     torch.manual_seed(0)
