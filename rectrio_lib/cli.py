@@ -127,5 +127,20 @@ def bench_train(
         measure.print_bench(outcome)
 
 
+@bench.command("finetune")
+def bench_finetune(
+    backbone: Annotated[str, typer.Option(help="Family and network.")] = "clip:ViT-B/32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Pictures a second and peak memory of fine-tuning: precisions, with and without checkpointing."""
+    from rectrio_lib import bench_finetune as measure
+
+    outcome = measure.bench_finetune(backbone)
+    if as_json:
+        typer.echo(json.dumps(outcome))
+    else:
+        measure.print_finetune(outcome)
+
+
 if __name__ == "__main__":
     app()

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rectrio_lib import readers, resources, shapes
+from rectrio_lib import readers, resources, sources
+from rectrio_lib.cleaning import (
+    check_classes,
+    group_near_copies,
+    remove_copies,
+    split_by_file,
+    split_by_group,
+    split_by_pattern,
+)
 
-SPLITS = ("train", "val", "test")
-SOURCES = ("auto", "idx", "csv", "folder", "stand-in")
 MADE_BY = "01_prepare_data"
-FASHION_FOLDERS = (
-    "fashion_mnist",
-    "FashionMNIST/raw",
-)  # ours, and where torchvision's own data set class puts it
+MOST_NEAR_COPY_BITS = 16  # of 64; unrelated photographs differ in about 32
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,15 @@ def prepare(
     val_fraction: float = 1 / 12,
     test_fraction: float = 1 / 6,
     seed: int = 0,
+    test_pattern: str = "",
+    split_file: str = "",
+    near_copies: int = 8,
 ) -> tuple[ImageDataset, pd.DataFrame]:
     """Read, clean and split a data set.
 
     Args:
-        name: "fashion-mnist", whose files are checked against what is published; or any name for pictures of your own.
+        name: "fashion-mnist", whose files are checked against what is published; "animals10", whose Italian folders
+            are shown in English; or any name for pictures of your own.
         source: "idx", "csv", "folder" or "stand-in"; "auto" takes what `RECTRIO_DATA` holds, then the official
             download, then the stand-in, which announces itself.
         folder: the folder to read; empty means where `name` lives below `RECTRIO_DATA`.
@@ -89,78 +96,59 @@ def prepare(
         val_fraction: share of the train pictures that becomes the validation split.
         test_fraction: share of all pictures that becomes the test split, where the source has none of its own.
         seed: seed of the split (and of the stand-in).
+        test_pattern: regular expression; in a picture folder the files in whose name it is found are the test split.
+        split_file: CSV file with the columns path and split, for a picture folder. What it does not name is for
+            training; a split that it does not mention is drawn from that.
+        near_copies: in how many bits of their 64-bit perceptual hash two pictures of a folder may differ and still
+            count as one photograph, which lies in one split, test before val before train; 0 compares none, and
+            pictures below 32 pixels a side are never compared.
 
     Returns:
         The data set, and the ledger of pictures left out (picture, reason).
 
     Raises:
-        readers.BadData: if a file is missing or damaged, or a class has fewer than two pictures.
+        readers.BadData: if a file is missing or damaged, a class has fewer than two pictures, or `test_pattern` or
+            `split_file` does not fit the pictures.
     """
-    if source not in SOURCES:
-        raise ValueError(f"source={source!r} is unknown: choose one of {', '.join(SOURCES)}.")
-    home = _home(name, folder)
+    if source not in sources.SOURCES:
+        raise ValueError(f"source={source!r} is unknown: choose one of {', '.join(sources.SOURCES)}.")
+    if not 0 <= near_copies <= MOST_NEAR_COPY_BITS:
+        raise ValueError(f"near_copies={near_copies}: give 0 (off) to {MOST_NEAR_COPY_BITS} bits; 8 is a good choice.")
+    home = sources.home_of(name, folder)
     if source == "auto":
-        source = _find(name, home)
-    fashion = name == "fashion-mnist"
-    classes = readers.FASHION_CLASSES if fashion else None
-    numbered = classes or [str(number) for number in range(256)]
-    if source == "idx":
-        read = readers.read_idx(home, numbered, readers.official_md5() if fashion else None)
-    elif source == "csv":
-        read = readers.read_csv(home, numbered, readers.FASHION_COUNTS if fashion else None)
-    elif source == "folder":
-        read = readers.read_folder(home, size, channels, classes)
-    else:
-        read, classes = _stand_in(size, channels, seed), tuple(shapes.SHAPES)
-    pixels, frame, ledger = read
+        source = sources.find(name, home)
+    pixels, frame, ledger = sources.read(name, source, home, size, channels, seed)
+    frame = _given_split(frame, source, test_pattern, split_file, ledger)
     manifest, copies = remove_copies(make_manifest(pixels, frame))
     check_classes(manifest)
+    if source == "folder" and near_copies:
+        manifest = group_near_copies(pixels, manifest, near_copies)
     manifest = split_by_group(manifest, {"test": test_fraction, "val": val_fraction}, seed)
-    found = sorted(manifest["label"].unique())
     told = {"stand-in": "STAND-IN: generated drawings of shapes, not the real pictures"}
     dataset = ImageDataset(
         name=name,
         manifest=manifest,
         pixels=pixels,
-        classes=tuple(classes if classes and set(found) <= set(classes) else found),
+        classes=sources.class_order(name, source, set(manifest["label"])),
         source=told.get(source, f"{source} files"),
         stand_in=source == "stand-in",
     )
     return dataset, pd.concat([ledger, copies], ignore_index=True)
 
 
-def _home(name: str, folder: str) -> Path:
-    if folder:
-        return resources.project_root() / Path(folder).expanduser()
-    places = FASHION_FOLDERS if name == "fashion-mnist" else (name,)
-    found = [resources.data_root() / place for place in places if (resources.data_root() / place).is_dir()]
-    return (found or [resources.data_root() / places[0]])[0]
-
-
-def _find(name: str, home: Path) -> str:
-    """Say which source "auto" means, downloading Fashion-MNIST if it is neither here nor forbidden."""
-    if home.is_dir() and any(home.glob("*-ubyte.gz")):
-        return "idx"
-    if any((home / csv).exists() for csv in readers.CSV_FILES.values()):
-        return "csv"
-    if home.is_dir() and any(p.is_dir() for p in home.iterdir()):
-        return "folder"
-    if name != "fashion-mnist":
-        raise readers.BadData(f"{home} holds no pictures in class folders: point `folder` at yours.")
-    reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
-    if not resources.offline():
-        try:
-            resources.download_fashion_mnist(home)
-            return "idx"
-        except (OSError, RuntimeError) as error:
-            reason = f"the download failed ({error})"
-    print(f"STAND-IN: {home} holds no Fashion-MNIST and {reason}: using generated shapes. No figure below is real.")
-    return "stand-in"
-
-
-def _stand_in(size: int, channels: int, seed: int) -> readers.Read:
-    pixels, frame = shapes.draw_shapes(300, views=4, size=size, channels=channels, seed=seed)
-    return pixels, frame.rename(columns={"object": "group"}), pd.DataFrame(columns=["picture", "reason"])
+def _given_split(
+    frame: pd.DataFrame, source: str, test_pattern: str, split_file: str, ledger: pd.DataFrame
+) -> pd.DataFrame:
+    """Take the split from file names or a table, where asked to; a stand-in has neither."""
+    if source == "stand-in" or not (test_pattern or split_file):
+        return frame
+    if test_pattern and split_file:
+        raise readers.BadData("test_pattern and split_file are both given: choose one way to split.")
+    if source != "folder":
+        raise readers.BadData(f"test_pattern and split_file go by file names, which {source} files do not have.")
+    if test_pattern:
+        return split_by_pattern(frame, test_pattern)
+    return split_by_file(frame, resources.project_root() / Path(split_file).expanduser(), ledger["picture"])
 
 
 def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
@@ -185,70 +173,6 @@ def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
     manifest = manifest.assign(**{k: v for k, v in defaults.items() if k not in manifest})
     first = ["image_id", "row", "label", "split", "group", "width", "height"]
     return manifest[[*first, *manifest.columns.difference(first, sort=False)]]
-
-
-def remove_copies(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one of pictures that are equal to the byte, the test picture where there is one.
-
-    Returns:
-        The manifest without copies, and a ledger of what was left out.
-    """
-    order = manifest.assign(_late=manifest["split"].ne("test")).sort_values(["_late", "label", "row"]).index
-    copy = manifest.loc[order].duplicated("image_id").reindex(manifest.index)
-    kept = manifest[~copy].reset_index(drop=True)
-    twin = kept.set_index("image_id")["label"]
-    ledger = pd.DataFrame(
-        {
-            "picture": manifest.loc[copy].get("path", manifest.loc[copy, "row"]).astype(str),
-            "reason": [f"copy of a picture labelled {twin[i]}" for i in manifest.loc[copy, "image_id"]],
-        }
-    )
-    return kept, ledger
-
-
-def check_classes(manifest: pd.DataFrame) -> None:
-    """Refuse what triplets cannot be made of.
-
-    Raises:
-        readers.BadData: if there are fewer than two classes, or a class has fewer than two pictures.
-    """
-    counts = manifest["label"].value_counts()
-    if len(counts) < 2:
-        raise readers.BadData(f"Only one class, {list(counts.index)}: a triplet needs a negative from another.")
-    if counts.min() < 2:
-        lonely = ", ".join(sorted(counts.index[counts < 2])[:5])
-        raise readers.BadData(
-            f"Class {lonely} has a single picture: a triplet needs an anchor and a positive. Add pictures or remove it."
-        )
-
-
-def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
-    """Split every class by whole groups; what the source calls test stays test.
-
-    A group's place follows from a hash of seed and group name alone: the split does not depend on the order of rows.
-    A split that the source brings is kept; one that it lacks is drawn from the rest.
-
-    Args:
-        manifest: with `label`, `group` and `split` ("train", "val", "test" or empty).
-        fractions: share of each class to draw for "test" and "val".
-        seed: another seed, another split.
-
-    Returns:
-        The manifest with `split` filled, no group on two sides.
-    """
-    given = manifest["split"].fillna("")
-    wanted = {split: fraction for split, fraction in fractions.items() if not given.eq(split).any()}
-    fixed = given.where(given.isin(["val", "test"])).groupby(manifest["group"]).min()  # "test" before "val"
-    groups = manifest.groupby("group").agg(label=("label", "min"), size=("label", "size")).join(fixed.rename("split"))
-    groups["key"] = [hashlib.blake2b(f"{seed}|{g}".encode(), digest_size=8).hexdigest() for g in groups.index]
-    for _, members in groups[groups["split"].isna()].sort_values("key").groupby("label"):
-        left, total = list(members.index[:-1]), members["size"].sum()  # the last group always stays in train
-        for split, fraction in wanted.items():
-            taken = 0
-            while left and taken + groups.at[left[0], "size"] / 2 <= fraction * total:
-                taken += groups.at[left[0], "size"]
-                groups.at[left.pop(0), "split"] = split
-    return manifest.assign(split=manifest["group"].map(groups["split"].fillna("train")))
 
 
 def save_dataset(dataset: ImageDataset, ledger: pd.DataFrame | None = None) -> Path:

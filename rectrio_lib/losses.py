@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, DistanceWeightedMiner
 
 MINERS = ("all", "semihard", "distance-weighted", "hard", "soft-margin")
+CONTRASTIVE = "supervised-contrastive"  # no triplets: to compare with
 HARD_AFTER = 0.3  # share of the training that "hard" spends on all triplets first: from scratch it collapses
 
 Loss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -53,6 +54,8 @@ def make_loss(miner: str, margin: float) -> Loss:
             "hard": hardest positive and hardest negative of each anchor, after a warm-up on "all".
             "soft-margin": log(1 + sum over n of exp((d(a, p)^2 - d(a, n)^2) / margin)) of each pair, mean over pairs:
                 no kink at the margin, and all negatives of a pair at once, the nearest counting most.
+            "supervised-contrastive": no triplets: the similarities of an anchor go through a softmax, and positives
+                are to have all of it; `margin` is twice its temperature, as in "soft-margin".
         margin: in distances of unit vectors, above 0.
 
     Raises:
@@ -60,14 +63,18 @@ def make_loss(miner: str, margin: float) -> Loss:
 
     Source: Schroff et al., "FaceNet", CVPR 2015 (semi-hard); Wu et al., "Sampling matters", ICCV 2017
         (distance-weighted); Hermans et al., "In defense of the triplet loss", 2017 (hard, non-zero mean, soft margin);
-        Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016 (all negatives at once).
+        Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016 (all negatives at once);
+        Khosla et al., "Supervised contrastive learning", NeurIPS 2020.
     """
-    if miner not in MINERS:
-        raise ValueError(f"miner={miner!r} is unknown: choose one of {', '.join(MINERS)}.")
+    if miner not in (*MINERS, CONTRASTIVE):
+        raise ValueError(f"miner={miner!r} is unknown: choose one of {', '.join((*MINERS, CONTRASTIVE))}.")
     if margin <= 0:
         raise ValueError(f"margin={margin} should be above 0: with none, all pictures may sit in one point.")
     if miner == "distance-weighted":
         return _mined(DistanceWeightedMiner(), margin)
+    if miner == CONTRASTIVE:
+        contrastive = SupConLoss(temperature=margin / 2)
+        return lambda vectors, targets, progress: contrastive(vectors, targets)
     if miner == "hard":
         hard, everything = _mined(BatchHardMiner(), margin), _dense("all", margin)
         return lambda v, t, progress: (everything if progress < HARD_AFTER else hard)(v, t, progress)
@@ -101,6 +108,28 @@ def _soft_margin(margin: float) -> Loss:
         return (F.softplus(squared + nearest) * pair).sum() / pair.sum().clamp_min(1)
 
     return loss
+
+
+@torch.no_grad()
+def triplet_accuracy(vectors: torch.Tensor, targets: torch.Tensor) -> float:
+    """Share of all triplets of a set whose negative is farther than the positive: d(a, p) < d(a, n).
+
+    Args:
+        vectors: unit vectors (N, D); memory grows with N squared.
+        targets: class numbers (N,).
+
+    Returns:
+        0..1, one half for vectors without meaning; NaN if there is no triplet.
+    """
+    fulfilled = triplets = 0
+    similarity = vectors @ vectors.T
+    for row, (scores, target) in enumerate(zip(similarity, targets, strict=True)):
+        same = targets == target
+        negatives = scores[~same].sort().values
+        same[row] = False
+        fulfilled += int(torch.searchsorted(negatives, scores[same]).sum())  # negatives of a lower score
+        triplets += int(same.sum()) * len(negatives)
+    return fulfilled / triplets if triplets else float("nan")
 
 
 @torch.no_grad()

@@ -129,16 +129,19 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss, active triplets, distances and validation recall over the epochs, as `training.fit` recorded them."""
+    """Loss, active triplets, distances and validation figures over the epochs, as `training.fit` recorded them."""
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.2))
     axes[0].plot(history["epoch"], history["loss"], color=QUERY)
     axes[1].plot(history["epoch"], history["active"], color=QUERY)
     axes[2].plot(history["epoch"], history["positive_distance"], color=HIT, label="anchor to positive")
     axes[2].plot(history["epoch"], history["negative_distance"], color=MISS, label="anchor to negative")
     axes[2].legend(fontsize=8)
-    validated = history.dropna(subset="recall_at_1")
-    axes[3].plot(validated["epoch"], validated["recall_at_1"], "o-", color=QUERY)
-    titles = ("loss", "share of active triplets", "mean distance", "validation recall@1")
+    validated = history[history["validated"]]
+    for name, label, colour in (("recall_at_1", "recall@1", QUERY), ("map_at_r", "mAP@R", HIT)):
+        if name in validated:
+            axes[3].plot(validated["epoch"], validated[name], "o-", color=colour, label=label)
+    axes[3].legend(fontsize=8)
+    titles = ("loss", "share of active triplets", "mean distance", "validation")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
@@ -165,14 +168,69 @@ def mistaken_classes(truth: Sequence[str], found: Sequence[str], classes: Sequen
     matrix = matrix.reindex(index=classes, columns=classes, fill_value=0.0).to_numpy()
     side = 0.5 * len(classes) + 2
     figure, axis = plt.subplots(figsize=(side, side))
-    axis.imshow(matrix**0.5, cmap="Blues", vmin=0, vmax=1)  # the root makes mistakes of a few per cent visible
+    _matrix(axis, matrix, classes, matrix**0.5)  # the root makes mistakes of a few per cent visible
+    axis.set(xlabel="class of the nearest neighbour", ylabel="class of the query", title=title)
+    return figure
+
+
+def class_similarities(panels: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Matrices side by side: mean similarity of the queries of a class (row) to the gallery pictures of each (column).
+
+    Args:
+        panels: {title: cosine similarities (classes, classes)}.
+        classes: names of rows and columns.
+    """
+    side = 0.5 * len(classes) + 2
+    figure, axes = plt.subplots(1, len(panels), figsize=(side * len(panels), side), squeeze=False)
+    for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
+        _matrix(axis, matrix, classes, matrix)
+        axis.set(title=title)
+    figure.tight_layout()
+    return figure
+
+
+def _matrix(axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.ndarray) -> None:
+    """Draw a matrix of classes, its entries in per cent, in the shades 0..1 given."""
+    axis.imshow(shades, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(matrix):
-        if share >= 0.005:
-            colour = "white" if share > 0.4 else "black"
+        if abs(share) >= 0.005:
+            colour = "white" if shades[row, column] > 0.63 else "black"
             axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="class of the nearest neighbour", ylabel="class of the query", title=title)
+
+
+def captioned_pictures(pictures: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
+    """Pictures uint8 (N, C, H, W), each under its caption."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for axis, picture, caption in zip(axes.ravel(), pictures, captions, strict=False):
+        _show(axis, picture, caption)
+    figure.tight_layout()
+    return figure
+
+
+def similarity_maps(
+    couples: Sequence[tuple[np.ndarray, np.ndarray]], maps: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> Figure:
+    """Pairs of pictures, each beside itself with what made the two similar laid over it.
+
+    Args:
+        couples: uint8 (C, H, W) each.
+        maps: the same shape of list, each map (h, w) at least 0, of any size.
+    """
+    figure, axes = plt.subplots(len(couples), 4, figsize=(6.4, 1.6 * len(couples)), squeeze=False)
+    for line, pair, heat in zip(axes, couples, maps, strict=True):
+        for place, picture, warmth in zip((0, 2), pair, heat, strict=True):
+            _show(line[place], picture)
+            _show(line[place + 1], picture)
+            extent = (-0.5, picture.shape[2] - 0.5, picture.shape[1] - 0.5, -0.5)
+            line[place + 1].imshow(warmth, cmap="inferno", alpha=0.6, interpolation="bilinear", extent=extent)
+    for axis, title in zip(axes[0], ("query", "", "its nearest", ""), strict=True):
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout()
     return figure
 
 

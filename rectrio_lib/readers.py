@@ -11,7 +11,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,10 @@ FASHION_CLASSES = (
     "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 FASHION_COUNTS = {"train": 60_000, "test": 10_000}
+ANIMALS_FOLDERS = {
+    "cane": "dog", "cavallo": "horse", "elefante": "elephant", "farfalla": "butterfly", "gallina": "chicken",
+    "gatto": "cat", "mucca": "cow", "pecora": "sheep", "ragno": "spider", "scoiattolo": "squirrel",
+}  # fmt: skip
 IDX_FILES = {"train": "train", "test": "t10k"}
 CSV_FILES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 SPLIT_FOLDERS = ("train", "val", "test")
@@ -138,49 +142,70 @@ def _class_names(numbers: np.ndarray, classes: Sequence[str], where: Path) -> np
     return np.array(classes, dtype=object)[numbers]
 
 
-def read_folder(folder: Path, size: int = 28, channels: int = 1, classes: Sequence[str] | None = None) -> Read:
+def read_folder(folder: Path, size: int = 28, channels: int = 1, names: Mapping[str, str] | None = None) -> Read:
     """Read pictures sorted into class folders: FOLDER/<class>/… or FOLDER/{train,val,test}/<class>/….
 
     Pictures are turned upright (EXIF), laid on white where transparent, and fitted to a square by a centre crop.
+    All of them are in memory once, as the array that is returned.
 
     Args:
         folder: the top folder.
         size: side of the square pictures in pixels.
         channels: 1 for grey, 3 for colour.
-        classes: if given, folders named by a number are shown under classes[number].
+        names: class name by folder name; a folder that is not in it is called as it is.
 
     Returns:
         pixels, frame and ledger; the frame also has `path` relative to `folder`, and `width` and `height` of the file.
+        The ledger also names class folders without any picture.
 
     Raises:
         BadData: if the folder is missing, or no class folder holds a readable picture.
     """
     if not folder.is_dir():
         raise BadData(f"{folder} is no folder. It should hold one sub-folder of pictures for each class.")
-    rows = list(_pictures_in(folder, classes))
+    rows, bad = _pictures_in(folder, names or {})
+    pixels = np.empty((len(rows), channels, size, size), np.uint8)
+
+    def read(position: int) -> tuple[int, int] | str:
+        decoded = decode(folder / rows[position]["path"], size, channels)
+        if isinstance(decoded, str):
+            return decoded
+        pixels[position], shape = decoded
+        return shape
+
     with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(lambda row: decode(folder / row["path"], size, channels), rows))
-    bad = [
-        {"picture": row["path"], "reason": got} for row, got in zip(rows, decoded, strict=True) if isinstance(got, str)
-    ]
-    good = [(row, got) for row, got in zip(rows, decoded, strict=True) if not isinstance(got, str)]
+        shapes = list(pool.map(read, range(len(rows))))
+    good = [i for i, shape in enumerate(shapes) if not isinstance(shape, str)]
+    bad += [(row["path"], reason) for row, reason in zip(rows, shapes, strict=True) if isinstance(reason, str)]
     if not good:
-        raise BadData(f"{folder} holds no readable picture in class folders ({len(bad)} unreadable).")
-    frame = pd.DataFrame([{**row, "width": shape[0], "height": shape[1]} for row, (_, shape) in good])
-    return np.stack([array for _, (array, _) in good]), frame.dropna(axis=1, how="all"), _ledger(bad)
+        raise BadData(f"{folder} holds no readable picture in class folders ({len(rows)} unreadable).")
+    for to, i in enumerate(good):  # close the gaps in place: pixels[good] would be a second array of all
+        pixels[to] = pixels[i]
+    frame = pd.DataFrame([{**rows[i], "width": shapes[i][0], "height": shapes[i][1]} for i in good])
+    ledger = _ledger([{"picture": path, "reason": reason} for path, reason in sorted(bad)])
+    return pixels[: len(good)], frame.dropna(axis=1, how="all"), ledger
 
 
-def _pictures_in(folder: Path, classes: Sequence[str] | None) -> Iterator[dict]:
+def _pictures_in(folder: Path, names: Mapping[str, str]) -> tuple[list[dict], list[tuple[str, str]]]:
+    """List the picture files with label and split, and the class folders that hold none with the reason."""
     tops = [(None, folder)]
     if any(p.is_dir() for p in (folder / "train").glob("*")):  # else "train" is a class: the railway's
         tops = [(name, folder / name) for name in SPLIT_FOLDERS if (folder / name).is_dir()]
+    rows, empty = [], []
     for split, top in tops:
-        for home in sorted(p for p in top.iterdir() if p.is_dir()):
-            numbered = classes is not None and home.name.isdigit() and int(home.name) < len(classes)
-            label = classes[int(home.name)] if numbered else home.name
-            for path in sorted(home.rglob("*")):
-                if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-                    yield {"path": path.relative_to(folder).as_posix(), "label": label, "split": split}
+        for home in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            paths = [] if top.resolve().is_relative_to(home.resolve()) else _picture_files(home)
+            label = names.get(home.name, home.name)
+            rows += [{"path": p.relative_to(folder).as_posix(), "label": label, "split": split} for p in paths]
+            if not paths:
+                empty.append((home.relative_to(folder).as_posix(), "class folder without any picture"))
+    return rows, empty
+
+
+def _picture_files(home: Path) -> list[Path]:
+    """List what is called a picture below a folder, broken links included; links to folders are not followed."""
+    files = (p for p in home.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(p for p in files if p.is_file() or p.is_symlink())
 
 
 def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, tuple[int, int]] | str:

@@ -17,7 +17,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def away_from_the_checkout(tmp_path_factory):  # not for the session: notebooks are run after the tests
     with pytest.MonkeyPatch.context() as patch:
-        for variable in ("RECTRIO_DATA", "RECTRIO_OUTPUTS"):
+        for variable in ("RECTRIO_DATA", "RECTRIO_WEIGHTS", "RECTRIO_OUTPUTS"):
             patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
         for variable in ("RECTRIO_OFFLINE", "RECTRIO_QUIET"):
             patch.setenv(variable, "1")
@@ -27,4 +27,5 @@ def away_from_the_checkout(tmp_path_factory):  # not for the session: notebooks 
 @pytest.fixture(autouse=True)
 def own_folders(away_from_the_checkout, monkeypatch, tmp_path):
     monkeypatch.setenv("RECTRIO_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RECTRIO_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "outputs"))

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from rectrio_lib import bench, datasets, shapes
-from rectrio_lib.encoders import ConvNet
+from rectrio_lib.networks import ConvNet
 
 
 def small_dataset() -> datasets.ImageDataset:
@@ -33,7 +33,7 @@ def test_usual_way_stops_at_the_target_and_learns(monkeypatch):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     answers = iter([0.1, 0.2, 0.5, 0.9])
     triplets = bench.RandomTriplets(data.images, data.targets, network.prepare)
-    curve = bench.train_the_usual_way(network, triplets, lambda _: next(answers), validate_every=2)
+    curve = bench.train_the_usual_way(network, triplets, lambda _: {"recall_at_1": next(answers)}, validate_every=2)
     assert [(row["step"], row["recall_at_1"]) for row in curve] == [(2, 0.1), (4, 0.2), (6, 0.5)]
     assert [row["seconds"] for row in curve] == sorted(row["seconds"] for row in curve)
     assert any(not torch.equal(before[name], value) for name, value in network.state_dict().items())

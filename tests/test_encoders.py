@@ -1,139 +1,18 @@
 import json
-import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from network_maker import pictures, small
 
-from rectrio_lib import encoders, resources
-from rectrio_lib.encoders import ConvNet, RawPixels, count_parameters, fingerprint, load_encoder, save_encoder
+from rectrio_lib import resources
+from rectrio_lib.encoders import count_parameters, fingerprint, load_encoder, relatives, save_encoder
+from rectrio_lib.networks import ConvNet, RawPixels
 
 ROOT = Path(__file__).resolve().parents[1]
-NATIVE_TOLERANCE = 0.03  # bfloat16 keeps eight bits
-
-
-def pictures(count=7, channels=1, size=12, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, channels, size, size), dtype=np.uint8)
-
-
-def small(seed=0, **changes):
-    """A small network that has seen a few batches, so that its running statistics are not the initial ones."""
-    torch.manual_seed(seed)
-    network = ConvNet(**{"size": 12, "plan": (8, "M", 16), "dim": 10, "mean": 0.4, "std": 0.3, **changes})
-    channels, size = network.preprocessing["channels"], network.preprocessing["size"]
-    with torch.no_grad():
-        for step in range(3):
-            network.train()(network.prepare(torch.as_tensor(pictures(20, channels, size, step))))
-    return network.eval()
-
-
-@pytest.fixture
-def full_precision(monkeypatch):
-    monkeypatch.setattr(encoders, "best_precision", lambda device: "no")
-
-
-# --- what comes out
-
-
-@pytest.mark.parametrize("encoder", [small(), small(channels=3), RawPixels(1, 12)], ids=["grey", "colour", "raw"])
-def test_vectors_are_float32_of_unit_length_one_a_picture(encoder):
-    vectors = encoder.encode(pictures(channels=encoder.preprocessing["channels"]))
-    assert (vectors.shape, vectors.dtype) == ((7, encoder.dim), np.float32)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-
-
-def test_no_pictures_give_no_vectors():
-    assert small().encode(pictures(0)).shape == (0, 10)
-
-
-def test_raw_pixels_are_the_flattened_picture_at_unit_length():
-    images = pictures(channels=3)
-    flat = images.reshape(7, -1) / 255.0
-    expected = flat / np.linalg.norm(flat, axis=1, keepdims=True)
-    np.testing.assert_allclose(RawPixels(3, 12).encode(images), expected, atol=1e-6)
-    assert RawPixels(3, 12).dim == 3 * 12 * 12
-
-
-def test_a_black_picture_has_a_raw_pixel_vector_of_unit_length_too():
-    vector = RawPixels(1, 12).encode(np.zeros((1, 1, 12, 12), np.uint8))
-    np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-5)
-
-
-def test_encode_gives_what_forward_gives_in_evaluation_mode(full_precision):
-    network = small()
-    with torch.no_grad():
-        expected = network(network.prepare(torch.as_tensor(pictures()))).numpy()
-    np.testing.assert_allclose(network.encode(pictures()), expected, atol=1e-6)
-    np.testing.assert_allclose(network.encode(torch.as_tensor(pictures())), expected, atol=1e-6)
-
-
-def test_the_processors_own_precision_stays_close_to_float32(monkeypatch):
-    native = small().encode(pictures())
-    monkeypatch.setattr(encoders, "best_precision", lambda device: "no")
-    np.testing.assert_allclose(native, small().encode(pictures()), atol=NATIVE_TOLERANCE)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_encode_neither_depends_on_the_mode_nor_changes_it_or_the_running_statistics(training):
-    expected, network = small().encode(pictures()), small().train(training)
-    before = fingerprint(network)
-    np.testing.assert_array_equal(network.encode(pictures()), expected)
-    assert network.training is training
-    assert fingerprint(network) == before
-
-
-def test_a_picture_and_its_mirror_image_get_the_same_vector(full_precision):
-    images = pictures()
-    vectors = small().encode(images)
-    np.testing.assert_allclose(small().encode(images[..., ::-1]), vectors, atol=1e-6)
-    assert np.abs(small().encode(images[..., ::-1, :]) - vectors).max() > 1e-3
-
-
-def test_batches_do_not_matter(monkeypatch, full_precision):
-    whole = small().encode(pictures())
-    for size in (1, 3, 7):
-        monkeypatch.setattr(encoders, "BATCH", size)
-        np.testing.assert_allclose(small().encode(pictures()), whole, atol=1e-6)
-
-
-def test_a_read_only_memory_mapped_array_is_encoded_without_a_warning(tmp_path):
-    np.save(tmp_path / "pixels.npy", pictures())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        vectors = small().encode(np.load(tmp_path / "pixels.npy", mmap_mode="r"))
-    np.testing.assert_array_equal(vectors, small().encode(pictures()))
-
-
-def test_prepare_scales_pixels_by_the_encoders_own_mean_and_deviation():
-    prepared = small(mean=0.25, std=0.5).prepare(torch.as_tensor(pictures()))
-    np.testing.assert_allclose(prepared.numpy(), (pictures() / 255.0 - 0.25) / 0.5, atol=1e-6)
-    assert prepared.dtype == torch.float32
-
-
-@pytest.mark.parametrize("shape", [(3, 12, 12), (1, 11, 12), (1, 12, 13)])
-def test_pictures_of_another_shape_are_refused_with_both_shapes_named(shape):
-    with pytest.raises(ValueError, match=re.escape(f"takes pictures of shape (1, 12, 12), not {shape}")):
-        small().encode(np.zeros((2, *shape), np.uint8))
-
-
-# --- the default network
-
-
-def test_the_default_network_gives_128_numbers_and_has_at_most_half_a_million_parameters():
-    network = ConvNet()
-    assert network.encode(pictures(2, size=28)).shape == (2, 128)
-    assert 100_000 < count_parameters(network) <= 500_000
-
-
-def test_the_plan_decides_widths_and_poolings():
-    layers = ConvNet(plan=(4, "M", 6, 8, "M"), dim=5).features
-    widths = [(m.in_channels, m.out_channels) for m in layers if isinstance(m, torch.nn.Conv2d)]
-    assert widths == [(1, 4), (4, 6), (6, 8)]
-    assert sum(isinstance(m, torch.nn.MaxPool2d) for m in layers) == 2
 
 
 def test_frozen_parameters_are_not_counted():
@@ -206,6 +85,21 @@ def test_the_card_says_what_the_encoder_is_and_where_it_comes_from():
     assert card["versions"].keys() == {"rectrio", "torch"}
 
 
+def test_relatives_are_the_encoders_saved_under_the_longer_names():
+    for name in ("shapes-untrained", "shapes", "shapes-pixels", "shapeless-pixels"):
+        save_encoder(small(), name)
+    assert relatives("shapes") == ["shapes-pixels", "shapes-untrained"]
+    assert relatives("nothing") == []
+
+
+def test_a_card_without_golden_vectors_is_refused():
+    card = save_encoder(small(), "shapes") / "encoder.json"
+    content = json.loads(card.read_text(encoding="utf-8"))
+    card.write_text(json.dumps({k: v for k, v in content.items() if k != "golden"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="Train it again"):
+        load_encoder("shapes")
+
+
 def test_saving_again_replaces_the_encoder():
     save_encoder(small(0), "net")
     save_encoder(small(1), "net")
@@ -269,24 +163,3 @@ def test_a_single_changed_byte_of_the_weights_is_noticed():
     path.write_bytes(content)
     with pytest.raises(ValueError, match="not the ones its"):
         load_encoder("net")
-
-
-# --- what the machine can do
-
-
-def test_precision_is_bfloat16_only_where_the_processor_computes_in_it(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert encoders.best_precision("cpu") == "bf16"
-    assert encoders.best_precision("mps") == "no"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert encoders.best_precision("cpu") == "no"
-    for supported, expected in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda answer=supported: answer)
-        assert encoders.best_precision("cuda") == expected
-
-
-def test_the_first_device_of_cuda_mps_cpu_is_taken(monkeypatch):
-    for cuda, mps, expected in [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda answer=cuda: answer)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda answer=mps: answer)
-        assert encoders.best_device() == expected

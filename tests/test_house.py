@@ -82,7 +82,7 @@ def test_lock_pins_every_dependency_once_and_within_its_range(python, system):
     }
     pins = [Requirement(line) for line in read("requirements.lock").splitlines()[1:]]
     here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
-    for name, wanted in requirements("dev").items():
+    for name, wanted in requirements("clip", "dev").items():
         found = [pin for pin in here if pin.name == name]
         assert len(found) == 1, f"{name} is pinned {len(found)} times for Python {python} on {system}"
         version = str(found[0].specifier).removeprefix("==")
@@ -91,7 +91,7 @@ def test_lock_pins_every_dependency_once_and_within_its_range(python, system):
 
 def test_lock_says_how_it_is_made_and_holds_no_address():
     header, *pins = read("requirements.lock").splitlines()
-    assert header.startswith("# uv pip compile --universal --python-version 3.10 --extra dev")
+    assert header.startswith("# uv pip compile --universal --python-version 3.10 --extra clip --extra dev")
     assert all(re.match(r"[a-z0-9.-]+==[\w.]+( ; |$)", pin) for pin in pins)
     assert not re.search(r"://|[/\\@]", "\n".join([header, *pins]))
 

@@ -11,7 +11,15 @@ from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 
 from rectrio_lib import losses
-from rectrio_lib.losses import HARD_AFTER, MINERS, batch_statistics, make_loss, pairwise_distances
+from rectrio_lib.losses import (
+    CONTRASTIVE,
+    HARD_AFTER,
+    MINERS,
+    batch_statistics,
+    make_loss,
+    pairwise_distances,
+    triplet_accuracy,
+)
 
 BATCHES = st.tuples(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(1, 4))
 MARGINS = st.sampled_from([0.05, 0.2, 1.0])
@@ -65,11 +73,25 @@ def naive_hard(vectors, targets, margin):
     return mean(terms, vectors)
 
 
+def naive_contrastive(vectors, targets, margin):
+    """Of each anchor with a positive: the mean of -log(softmax over all others) at its positives."""
+    terms = []
+    for a, label in enumerate(targets if len(set(targets)) > 1 else []):
+        others = [i for i in range(len(targets)) if i != a]
+        positives = [i for i in others if targets[i] == label]
+        if positives:
+            logits = torch.stack([vectors[a] @ vectors[i] for i in others]) / (margin / 2)
+            chances = dict(zip(others, logits.log_softmax(0), strict=True))
+            terms.append(-torch.stack([chances[i] for i in positives]).mean())
+    return mean(terms, vectors)
+
+
 NAIVE = {
     "all": naive_margin,
     "semihard": lambda *arguments: naive_margin(*arguments, semihard=True),
     "soft-margin": naive_soft,
     "hard": naive_hard,
+    CONTRASTIVE: naive_contrastive,
 }
 
 
@@ -155,7 +177,7 @@ def test_a_batch_without_triplets_costs_nothing_and_moves_nothing(miner, targets
     assert gradient.abs().max().item() == 0
 
 
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", [*MINERS, CONTRASTIVE])
 @pytest.mark.parametrize("targets", [[0, 0, 1, 1], [0, 1, 0, 1]], ids=["positives", "negatives"])
 def test_coinciding_vectors_have_a_finite_gradient(miner, targets):
     raw = torch.eye(4)[[0, 0, 1, 2]].requires_grad_()  # so that distances are 0 to the last bit
@@ -183,12 +205,14 @@ def test_pairwise_distances_are_euclidean():
 
 
 def test_an_unknown_miner_is_refused_with_the_known_ones_named():
-    with pytest.raises(ValueError, match="miner='easy' is unknown: choose one of all, semihard, distance-weighted"):
+    with pytest.raises(
+        ValueError, match=r"miner='easy' is unknown: choose one of all, semihard, .*, supervised-contrastive"
+    ):
         make_loss("easy", 0.2)
 
 
 @pytest.mark.parametrize("margin", [0, -0.1])
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", [*MINERS, CONTRASTIVE])
 def test_a_margin_that_is_not_positive_is_refused(miner, margin):
     with pytest.raises(ValueError, match=f"margin={margin} should be above 0"):
         make_loss(miner, margin)
@@ -230,3 +254,30 @@ def test_batch_statistics_look_at_the_first_pictures_only():
     first = batch_statistics(vectors[:10], targets[:10], 0.2)
     assert batch_statistics(vectors, targets, 0.2, sample=10) == first
     assert batch_statistics(vectors, targets, 0.2) != first
+
+
+# --- triplet accuracy
+
+GRID = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # so that many distances are equal to the bit
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawn=st.tuples(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 4)), tied=st.booleans())
+def test_triplet_accuracy_equals_the_naive_triple_loop_and_ties_are_not_fulfilled(drawn, tied):
+    raw, targets = batch(*drawn, dim=2)
+    vectors = GRID[(raw[:, 0].detach() * 7).long() % 4] if tied else F.normalize(raw.detach())
+    found = [(p < n).item() for p, n in triplets(vectors, targets.tolist())]
+    expected = np.mean(found) if found else math.nan
+    assert triplet_accuracy(vectors, targets) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_triplet_accuracy_of_separate_classes_is_one_of_swapped_ones_zero_and_of_one_point_zero():
+    vectors = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]))
+    assert triplet_accuracy(vectors, torch.tensor([0, 0, 1, 1])) == 1
+    assert triplet_accuracy(GRID[[0, 2, 1, 3]], torch.tensor([0, 0, 1, 1])) == 0
+    assert triplet_accuracy(GRID[[0, 0, 0, 0]], torch.tensor([0, 0, 1, 1])) == 0
+
+
+def test_triplet_accuracy_of_vectors_without_meaning_is_about_one_half():
+    raw, targets = batch(0, 200, 5)
+    assert abs(triplet_accuracy(F.normalize(raw.detach()), targets) - 0.5) < 0.02

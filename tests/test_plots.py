@@ -131,15 +131,17 @@ def test_training_curves_draw_what_was_recorded_and_skip_epochs_without_validati
             "active": [0.9, 0.5, 0.4],
             "positive_distance": [0.6, 0.5, 0.3],
             "negative_distance": [0.7, 1.0, 1.2],
+            "validated": [True, False, True],
             "recall_at_1": [0.7, np.nan, 0.9],
+            "map_at_r": [0.4, np.nan, 0.6],
         }
     )
     figure = plots.training_curves(history)
     drawn = [[list(line.get_ydata()) for line in axis.lines] for axis in figure.axes]
-    assert drawn == [[[0.3, 0.2, 0.1]], [[0.9, 0.5, 0.4]], [[0.6, 0.5, 0.3], [0.7, 1.0, 1.2]], [[0.7, 0.9]]]
-    assert list(figure.axes[3].lines[0].get_xdata()) == [1, 3]
-    told = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
-    assert told == ["anchor to positive", "anchor to negative"]
+    assert drawn == [[[0.3, 0.2, 0.1]], [[0.9, 0.5, 0.4]], [[0.6, 0.5, 0.3], [0.7, 1.0, 1.2]], [[0.7, 0.9], [0.4, 0.6]]]
+    assert [list(line.get_xdata()) for line in figure.axes[3].lines] == [[1, 3], [1, 3]]
+    told = [[text.get_text() for text in figure.axes[n].get_legend().get_texts()] for n in (2, 3)]
+    assert told == [["anchor to positive", "anchor to negative"], ["recall@1", "mAP@R"]]
 
 
 def test_class_bars_have_the_height_of_their_figures():
@@ -195,3 +197,32 @@ def test_recall_against_latency_draws_a_line_a_kind_and_names_every_setting():
         "ef 64": (0.3, 0.99),
     }
     assert axis.get_xscale() == "log"
+
+
+def test_class_similarities_write_every_entry_of_each_panel_in_per_cent():
+    panels = {"before": np.full((3, 3), 0.5), "after": np.diag([1.0, 0.9, 0.8])}
+    before, after = plots.class_similarities(panels, CLASSES).axes
+    assert set(written(before).values()) == {"50"} and len(written(before)) == 9
+    assert written(after) == {(0, 0): "100", (1, 1): "90", (2, 2): "80"}
+    assert (before.get_title(), after.get_title()) == ("before", "after")
+
+
+def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
+    shown = pictures(5, channels=channels)
+    axes = plots.captioned_pictures(shown, list("abcde"), columns=3).axes
+    assert [axis.get_title() for axis in axes] == [*"abcde", ""]
+    for axis, picture in zip(axes, shown, strict=False):
+        assert_shows(axis, picture)
+    assert not axes[5].get_images()
+
+
+def test_similarity_maps_lie_over_the_whole_picture_whatever_their_size():
+    query, nearest = pictures(2, channels=3)
+    axes = plots.similarity_maps([(query, nearest)], [(np.eye(2), np.eye(4))]).axes
+    assert [len(axis.get_images()) for axis in axes] == [1, 2, 1, 2]
+    assert_shows(axes[0], query)
+    assert_shows(axes[2], nearest)
+    for axis, warmth in ((axes[1], np.eye(2)), (axes[3], np.eye(4))):
+        picture, heat = axis.get_images()
+        assert heat.get_extent() == picture.get_extent()
+        np.testing.assert_array_equal(heat.get_array(), warmth)

@@ -1,66 +1,9 @@
-import hashlib
 import json
-import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from torchvision.datasets import FashionMNIST
 
 from rectrio_lib import resources
-
-FILES = {f"file-{n}.gz": f"content of file {n} ".encode() * 500 for n in range(4)}
-
-
-class Mirror(BaseHTTPRequestHandler):
-    """Serves FILES below /good/, and misbehaves in its own way below every other folder."""
-
-    def do_GET(self):
-        kind, name = self.path.strip("/").split("/")
-        self.server.asked.append(name)
-        content = FILES[name]
-        if kind == "hangs":
-            self.server.released.wait(20)
-        elif kind == "no-http":
-            self.wfile.write(b"welcome to the guest network\n\n")
-        elif kind == "gone":
-            self.send_error(404)
-        else:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            body = {"good": content, "wrong": bytes(len(content)), "cut": content[:100]}[kind]
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    checksums = [(name, hashlib.md5(content).hexdigest()) for name, content in FILES.items()]
-    monkeypatch.setattr(FashionMNIST, "resources", checksums)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        server.asked, server.released = [], threading.Event()
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        server.address = f"http://127.0.0.1:{server.server_port}"
-        yield server
-        server.released.set()
-        server.shutdown()
-
-
-@pytest.fixture
-def use_mirrors(server, monkeypatch):
-    def use(*kinds: str) -> None:
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            dead = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        mirrors = [dead if kind == "dead" else f"{server.address}/{kind}/" for kind in kinds]
-        monkeypatch.setattr(FashionMNIST, "mirrors", mirrors)
-
-    return use
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -69,82 +12,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def files_below(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
-
-
-def test_download_leaves_the_four_files_and_nothing_else(use_mirrors, tmp_path):
-    use_mirrors("good")
-    resources.download_fashion_mnist(tmp_path / "sets" / "fashion")
-    assert contents(tmp_path / "sets" / "fashion") == FILES
-    assert files_below(tmp_path / "sets") == files_below(tmp_path / "sets" / "fashion")
-
-
-@pytest.mark.parametrize("kind", ["dead", "gone", "wrong", "cut", "no-http"])
-def test_download_goes_on_to_the_second_mirror(use_mirrors, tmp_path, kind):
-    use_mirrors(kind, "good")
-    resources.download_fashion_mnist(tmp_path / "fashion")
-    assert contents(tmp_path / "fashion") == FILES
-
-
-@pytest.mark.parametrize("kind", ["wrong", "cut"])
-def test_wrong_checksum_names_file_and_md5_and_leaves_no_half_file(use_mirrors, tmp_path, kind):
-    use_mirrors(kind)
-    md5 = hashlib.md5(FILES["file-0.gz"]).hexdigest()
-    with pytest.raises(RuntimeError, match=rf"file-0\.gz has another checksum than the published {md5}"):
-        resources.download_fashion_mnist(tmp_path / "fashion")
-    assert files_below(tmp_path) == []
-
-
-@pytest.mark.parametrize("kind", ["dead", "gone", "no-http"])
-def test_unreachable_mirrors_raise_an_os_error_that_names_the_address(use_mirrors, tmp_path, kind):
-    use_mirrors(kind)
-    with pytest.raises(OSError, match=r"http://127\.0\.0\.1.*file-0\.gz: "):
-        resources.download_fashion_mnist(tmp_path / "fashion")
-    assert files_below(tmp_path) == []
-
-
-def test_silent_server_is_given_up_and_the_time_out_of_others_stays(use_mirrors, tmp_path, monkeypatch):
-    use_mirrors("hangs")
-    monkeypatch.setattr(resources, "DOWNLOAD_TIMEOUT_SECONDS", 0.1)
-    before = socket.getdefaulttimeout()
-    with pytest.raises(OSError, match="timed out"):
-        resources.download_fashion_mnist(tmp_path / "fashion")
-    assert socket.getdefaulttimeout() == before
-
-
-def test_intact_files_are_not_fetched_again_and_damaged_ones_are(use_mirrors, server, tmp_path):
-    use_mirrors("good")
-    resources.download_fashion_mnist(tmp_path)
-    server.asked.clear()
-    resources.download_fashion_mnist(tmp_path)
-    assert server.asked == []
-
-    (tmp_path / "file-1.gz").write_bytes(b"damaged")
-    resources.download_fashion_mnist(tmp_path)
-    assert set(server.asked) == {"file-1.gz"}
-    assert contents(tmp_path) == FILES
-
-
-def test_killed_download_leaves_nothing_for_readers_and_goes_on_where_it_stopped(
-    use_mirrors, server, tmp_path, monkeypatch
-):
-    use_mirrors("good")
-    fetch = resources._download_from_any
-
-    def killed_at_third(mirrors, name, md5, folder):
-        if name == "file-2.gz":
-            raise KeyboardInterrupt
-        fetch(mirrors, name, md5, folder)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(resources, "_download_from_any", killed_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            resources.download_fashion_mnist(tmp_path / "fashion")
-    assert files_below(tmp_path / "fashion") == []
-
-    server.asked.clear()
-    resources.download_fashion_mnist(tmp_path / "fashion")
-    assert set(server.asked) == {"file-2.gz", "file-3.gz"}
-    assert contents(tmp_path / "fashion") == FILES
 
 
 # --- where things live
@@ -170,6 +37,14 @@ def test_absolute_and_home_folders_are_taken_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("RECTRIO_OUTPUTS", "~/outputs")
     assert resources.data_root() == tmp_path / "elsewhere"
     assert resources.outputs_root() == Path.home() / "outputs"
+
+
+def test_weights_lie_below_the_data_folder_of_the_checkout_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECTRIO_WEIGHTS", raising=False)
+    assert resources.weights_root() == tmp_path / "data" / "weights"
+    monkeypatch.setenv("RECTRIO_WEIGHTS", "~/weights")
+    assert resources.weights_root() == Path.home() / "weights"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("0", False), ("", False), (None, False)])

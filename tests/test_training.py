@@ -1,93 +1,16 @@
-import errno
-import math
-import os
-import subprocess
-import sys
-import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from training_maker import CONFIG, drawn, figures, nearest_hits, same_run, train
 
-from rectrio_lib import training
-from rectrio_lib.encoders import ConvNet, Encoder, fingerprint, load_encoder, save_encoder
-from rectrio_lib.losses import MINERS
-from rectrio_lib.shapes import draw_shapes
-from rectrio_lib.training import CollapseWarning, TrainConfig, augment, fit
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = TrainConfig(epochs=3, batch_size=30, learning_rate=0.01, shift=1, erase=0.5, precision="no")
-
-
-def drawn(objects=9, seed=0):
-    """Pictures of 12 x 12 pixels and their class numbers."""
-    pixels, frame = draw_shapes(objects, views=1, size=12, seed=seed)
-    return pixels, np.unique(frame["label"], return_inverse=True)[1]
-
-
-def small():
-    return ConvNet(1, 12, (8, "M", 8), 6, 0.2, 0.2)
-
-
-def nearest_hits(encoder, pixels, targets):
-    """recall@1, each picture searched among all others."""
-    similarity = (vectors := encoder.encode(pixels)) @ vectors.T
-    np.fill_diagonal(similarity, -2)
-    return float((targets[similarity.argmax(1)] == targets).mean())
-
-
-def validate(encoder):
-    return nearest_hits(encoder, *drawn(4, seed=1))
-
-
-def train(folder, config=CONFIG, validation=validate, make=small, data=None):
-    return fit(make, *(data or drawn()), config, validation, Path(folder))
-
-
-class Stopper:
-    """Validates as usual, except that the given call never returns."""
-
-    def __init__(self, call, stop):
-        self.calls, self.call, self.stop = 0, call, stop
-
-    def __call__(self, encoder):
-        self.calls += 1
-        if self.calls == self.call:
-            self.stop()
-        return validate(encoder)
-
-
-def train_until_killed(folder):
-    """Run in a process of its own: stops in the second epoch and waits for the end."""
-
-    def wait():
-        Path(folder, "waiting").touch()
-        time.sleep(600)
-
-    train(folder, validation=Stopper(2, wait))
-
-
-def raising(error):
-    def stop():
-        raise error
-
-    return stop
-
-
-def figures(history):
-    return history.drop(columns="seconds")
-
-
-def same_run(one, other):
-    pd.testing.assert_frame_equal(figures(one.history), figures(other.history), check_exact=True)
-    assert fingerprint(one.encoder) == fingerprint(other.encoder)
+from rectrio_lib.encoders import fingerprint, load_encoder, save_encoder
+from rectrio_lib.losses import CONTRASTIVE, MINERS, make_loss
+from rectrio_lib.networks import ConvNet, Encoder
+from rectrio_lib.training import CollapseWarning, OutOfMemory, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +32,13 @@ def test_training_makes_unseen_shapes_find_their_class(tmp_path):
     untrained = nearest_hits(make(), *unseen)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
-        trained = train(tmp_path, config, lambda e: nearest_hits(e, *unseen), make, drawn(60))
+        trained = train(tmp_path, config, lambda e: {"recall_at_1": nearest_hits(e, *unseen)}, make, drawn(60))
     assert nearest_hits(trained.encoder, *unseen) > untrained + 0.15
     assert trained.history["loss"].iloc[-1] < trained.history["loss"].iloc[0]
     assert not trained.encoder.training
 
 
-@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("miner", [*MINERS, CONTRASTIVE])
 def test_the_same_seed_gives_the_same_curves_and_weights_and_another_one_others(tmp_path, miner):
     config = replace(CONFIG, epochs=2, miner=miner)
     first, again, other = (train(tmp_path / str(i), replace(config, seed=s)) for i, s in enumerate((0, 0, 1)))
@@ -139,6 +62,8 @@ def test_long_epochs_are_looked_at_every_ten_steps_and_validated_at_their_end(tm
     run = train(tmp_path, replace(CONFIG, epochs=2, batch_size=6))
     assert run.history["step"].tolist() == [10, 15, 20, 30]
     assert run.validations["step"].tolist() == [15, 30]
+    assert run.history["validated"].tolist() == [False, True, False, True]
+    assert run.history["recall_at_1"].isna().tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize(("every", "steps"), [(2, [2, 4, 6, 8, 9]), (100, [9])])
@@ -148,12 +73,13 @@ def test_validation_follows_its_own_rhythm_and_always_the_last_step(tmp_path, ev
 
 
 @pytest.mark.parametrize("average", [0.0, 0.999])
-def test_the_encoder_returned_and_best_pt_hold_the_weights_that_validated_best(tmp_path, average):
+def test_the_encoder_returned_and_best_pt_hold_the_weights_of_the_best_first_figure(tmp_path, average):
     seen = []
 
     def scripted(encoder):
         seen.append({key: value.clone() for key, value in encoder.state_dict().items()})
-        return np.float64([0.2, 0.9, 0.4][len(seen) - 1])
+        call = len(seen) - 1
+        return {"map_at_r": np.float64([0.2, 0.9, 0.4][call]), "recall_at_1": [0.1, 0.2, 0.3][call]}
 
     run = train(tmp_path, replace(CONFIG, average=average), scripted)
     best = torch.load(tmp_path / "best.pt", weights_only=True)
@@ -162,6 +88,7 @@ def test_the_encoder_returned_and_best_pt_hold_the_weights_that_validated_best(t
             torch.testing.assert_close(state[key], value, rtol=0, atol=0)
     assert not torch.equal(seen[1]["project.0.weight"], seen[2]["project.0.weight"])
     assert torch.load(tmp_path / "last.pt", weights_only=True)["best"] == 0.9
+    assert run.validations[["map_at_r", "recall_at_1"]].to_numpy().tolist() == [[0.2, 0.1], [0.9, 0.2], [0.4, 0.3]]
 
 
 def test_the_average_of_the_weights_is_what_is_kept_unless_it_is_switched_off(tmp_path):
@@ -183,122 +110,6 @@ def test_two_runs_in_one_process_may_have_different_precisions(tmp_path, uninter
     assert not half.history["loss"].equals(uninterrupted.history["loss"])
 
 
-# --- stopped, and continued
-
-
-@pytest.mark.parametrize("call", [1, 2, 3])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")], ids=["interrupt", "exception"])
-def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_been_stopped(tmp_path, capsys, uninterrupted, call, error):
-    with pytest.raises(type(error)):
-        train(tmp_path, validation=Stopper(call, raising(error)))
-    said = capsys.readouterr().out
-    assert ("Stopped in epoch" in said) is isinstance(error, KeyboardInterrupt)
-    counted = Stopper(0, None)
-    same_run(train(tmp_path, validation=counted), uninterrupted)
-    assert counted.calls == 3 - (call - 1)
-    assert (f"Going on after epoch {call - 1} of 3" in capsys.readouterr().out) is (call > 1)
-
-
-def test_a_run_stopped_twice_between_the_validations_of_an_epoch_goes_on_too(tmp_path):
-    config = replace(CONFIG, validate_every=2, miner="distance-weighted")
-    for call in (3, 2):
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "a", config, Stopper(call, raising(KeyboardInterrupt())))
-    same_run(train(tmp_path / "a", config), train(tmp_path / "b", config))
-
-
-def test_a_killed_process_is_continued_by_another_one(tmp_path, uninterrupted):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    code = "import sys, test_training; test_training.train_until_killed(sys.argv[1])"
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
-    try:
-        while not (tmp_path / "waiting").exists():
-            assert child.poll() is None, "the training ended by itself"
-            time.sleep(0.05)
-    finally:
-        child.kill()
-        child.wait()
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 1
-    counted = Stopper(0, None)
-    same_run(train(tmp_path, validation=counted), uninterrupted)
-    assert counted.calls == 2
-
-
-def full_disk_at(call):
-    """A torch.save that leaves half a file and fails from the given call on."""
-    calls = []
-
-    def save(content, file):
-        calls.append(1)
-        if len(calls) >= call:
-            file.write(b"half a file")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(content, file)
-
-    real = torch.save
-    return save
-
-
-@pytest.mark.parametrize(("call", "whole"), [(1, None), (2, None), (3, 1), (4, 1), (6, 2)])
-def test_a_full_disk_keeps_the_last_checkpoint_whole_and_the_run_goes_on_from_it(tmp_path, monkeypatch, call, whole):
-    def better_and_better(encoder):  # so that each epoch writes best.pt, then last.pt
-        return float(encoder.project[1].num_batches_tracked)
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(training.torch, "save", full_disk_at(call))
-        train(tmp_path / "a", validation=better_and_better)
-    last = tmp_path / "a" / "last.pt"
-    assert (torch.load(last, weights_only=True)["epoch"] if last.exists() else None) == whole
-    same_run(*(train(tmp_path / name, validation=better_and_better) for name in "ab"))
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_is_really_full_is_reported_as_such(tmp_path):
-    (tmp_path / "last.pt.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device"):
-        train(tmp_path)
-
-
-def test_checkpoints_hold_no_pickled_objects_and_leave_no_partial_file(tmp_path):
-    train(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 3
-    assert torch.load(tmp_path / "best.pt", weights_only=True).keys() == small().state_dict().keys()
-
-
-CHANGES = {
-    "configuration": {"config": replace(CONFIG, margin=0.3)},
-    "network": {"make": lambda: ConvNet(1, 12, (8, "M", 8), 7, 0.2, 0.2)},
-    "pictures": {"data": drawn(seed=5)},
-    "targets": {"data": (drawn()[0], drawn()[1][::-1].copy())},
-}
-
-
-@pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES.keys())
-def test_an_unfinished_run_of_something_else_is_not_continued(tmp_path, capsys, changed):
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "a", validation=Stopper(3, raising(KeyboardInterrupt())))
-    run = train(tmp_path / "a", **changed)
-    assert "Going on" not in capsys.readouterr().out
-    same_run(run, train(tmp_path / "b", **changed))
-
-
-def test_best_weights_of_another_run_are_never_taken_for_this_ones(tmp_path, uninterrupted):
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, validation=Stopper(3, raising(KeyboardInterrupt())))
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, replace(CONFIG, seed=7, validate_every=1), Stopper(3, raising(KeyboardInterrupt())))
-    same_run(train(tmp_path), uninterrupted)
-
-
-def test_a_finished_run_trains_anew_when_it_is_called_again(tmp_path, capsys, uninterrupted):
-    train(tmp_path)
-    counted = Stopper(0, None)
-    same_run(train(tmp_path, validation=counted), uninterrupted)
-    assert counted.calls == 3
-    assert "Going on" not in capsys.readouterr().out
-
-
 # --- collapse
 
 
@@ -317,7 +128,7 @@ class Point(Encoder):
 
 def test_a_collapse_is_reported_with_its_remedy(tmp_path):
     with pytest.warns(CollapseWarning, match=r"Collapse at step \d\d: .* 'all' or 'semihard', a lower learning rate"):
-        train(tmp_path, replace(CONFIG, batch_size=6), lambda encoder: 0.1, Point)
+        train(tmp_path, replace(CONFIG, batch_size=6), lambda encoder: {"recall_at_1": 0.1}, Point)
 
 
 def test_healthy_training_and_batches_without_a_negative_raise_no_alarm(tmp_path):
@@ -327,28 +138,153 @@ def test_healthy_training_and_batches_without_a_negative_raise_no_alarm(tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         train(tmp_path, replace(CONFIG, batch_size=6))
-        run = train(tmp_path, replace(CONFIG, batch_size=6), lambda encoder: 0.1, data=(images, rare))
+        run = train(tmp_path, replace(CONFIG, batch_size=6), lambda encoder: {"recall_at_1": 0.1}, data=(images, rare))
     assert run.history["negative_distance"].isna().any()
+
+
+# --- batches and steps
+
+
+class Watcher(torch.nn.Module):
+    """A disguise that changes nothing and keeps what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images.clone())
+        return images
+
+
+class Slope(Encoder):
+    """Points in a plane at the angle of the first pixel, moved by one parameter: a gradient that is easily compared."""
+
+    kind, dim = "slope", 2
+
+    def __init__(self):
+        super().__init__(size=12)
+        self.weight = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+
+    def forward(self, images):
+        x = images[:, 0, 0]
+        return F.normalize(torch.stack([x[:, 0] - x[:, 1] * self.weight[0], x[:, 1] + x[:, 2] * self.weight[1]], 1))
+
+
+def unequal(count=60):
+    """Noise whose first pixel tells pictures apart, of three classes of unequal size."""
+    rng = np.random.default_rng(0)
+    targets = rng.choice(3, count, p=[0.7, 0.2, 0.1])
+    return rng.integers(0, 256, (count, 1, 12, 12), dtype=np.uint8), targets
+
+
+def classes_of(batch, data):
+    names = {picture.tobytes(): target for picture, target in zip(*data, strict=True)}
+    return [int(names[picture.numpy().tobytes()]) for picture in batch]
+
+
+@pytest.mark.parametrize(("per_class", "classes"), [(4, 3), (6, 2), (2, 3)])
+def test_per_class_fills_every_batch_with_so_many_pictures_of_so_many_classes(tmp_path, per_class, classes):
+    watcher, data = Watcher(), unequal()
+    config = replace(CONFIG, epochs=2, batch_size=per_class * classes, per_class=per_class)
+    train(tmp_path, config, lambda e: {"figure": 1.0}, Slope, data, watcher)
+    assert len(watcher.seen) == 2 * (60 // config.batch_size)
+    drawn_classes = [classes_of(batch, data) for batch in watcher.seen]
+    for row in drawn_classes:
+        assert sorted(map(row.count, set(row))) == [per_class] * classes
+    assert {number for row in drawn_classes for number in row} == {0, 1, 2}
+
+
+def test_without_per_class_every_picture_is_seen_once_an_epoch_in_another_order(tmp_path):
+    watcher, data = Watcher(), unequal()
+    train(tmp_path, replace(CONFIG, epochs=2, batch_size=20), lambda e: {"figure": 1.0}, Slope, data, watcher)
+    first, second = (torch.cat(watcher.seen[i : i + 3]).numpy() for i in (0, 3))
+    assert sorted(p.tobytes() for p in first) == sorted(p.tobytes() for p in second)
+    assert sorted(p.tobytes() for p in first) == sorted(p.tobytes() for p in data[0])
+    assert not np.array_equal(first, second)
+
+
+def spy_on_steps(monkeypatch):
+    """Collect the gradients that the optimizer is given."""
+    steps, real = [], torch.optim.AdamW.step
+
+    def step(self, *arguments, **options):
+        steps.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    return steps
+
+
+def test_accumulate_steps_once_in_so_many_batches_with_the_mean_of_their_gradients(tmp_path, monkeypatch):
+    steps, watcher, data = spy_on_steps(monkeypatch), Watcher(), unequal()
+    config = replace(CONFIG, epochs=2, batch_size=12, accumulate=2, learning_rate=1e-12, weight_decay=0.0)
+    train(tmp_path, config, lambda e: {"figure": 1.0}, Slope, data, watcher)
+    assert len(watcher.seen) == 2 * 4, "the fifth batch of an epoch would be left over"
+    assert len(steps) == 2 * 2
+    for number, (gradient,) in enumerate(steps):
+        means = []
+        for batch in watcher.seen[2 * number : 2 * number + 2]:
+            slope, targets = Slope(), torch.tensor(classes_of(batch, data))
+            loss = make_loss("all", config.margin)(slope(slope.prepare(batch)), targets, 0.0)
+            means.append(torch.autograd.grad(loss, slope.weight)[0] / 2)
+        torch.testing.assert_close(gradient, sum(means), rtol=1e-3, atol=1e-6)
+        assert (means[0] - means[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+def test_the_learning_rate_runs_through_the_whole_cycle_however_many_batches_make_a_step(tmp_path, accumulate):
+    config = replace(CONFIG, epochs=2, batch_size=6, accumulate=accumulate)
+    rates = train(tmp_path, config, lambda e: {"figure": 1.0}, Slope, unequal()).history["learning_rate"]
+    assert rates.max() > 0.5 * config.learning_rate
+    assert rates.iloc[-1] < 1e-3 * config.learning_rate
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("warm_up", [0.0, 0.25, 0.5, 1.0])
+def test_runs_of_a_few_steps_train_at_a_rate_that_is_neither_negative_nor_too_high(tmp_path, epochs, warm_up):
+    config = replace(CONFIG, epochs=epochs, batch_size=60, warm_up=warm_up)
+    run = train(tmp_path, config, lambda e: {"figure": 1.0}, Slope, unequal())
+    assert run.history["learning_rate"].between(0, config.learning_rate).all()
+    assert not torch.equal(run.encoder.weight, Slope().weight)
+
+
+def test_a_disguise_takes_the_place_of_the_configured_augmentation(tmp_path):
+    config = replace(CONFIG, epochs=1, shift=1, flip=True, erase=1.0)
+    watcher, data = Watcher(), unequal()
+    train(tmp_path, config, lambda e: {"figure": 1.0}, Slope, data, watcher)
+    assert len(classes_of(torch.cat(watcher.seen), data)) == 60
 
 
 # --- what is refused
 
 
+class TooLarge(Slope):
+    message = ""
+
+    def forward(self, images):
+        raise RuntimeError(self.message)
+
+
 @pytest.mark.parametrize(
-    ("targets", "counted"),
-    [([3] * 20, "20 pictures of 1 classes"), (list(range(20)), "20 pictures of 20 classes"), ([], "0 pictures of 0")],
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+    ],
 )
-def test_targets_that_make_no_triplet_are_refused(tmp_path, targets, counted):
-    data = (np.zeros((len(targets), 1, 12, 12), np.uint8), np.array(targets, np.int64))
-    with pytest.raises(ValueError, match=f"at least two classes, and two pictures of one.*{counted}"):
-        train(tmp_path, replace(CONFIG, batch_size=4), data=data)
+def test_a_batch_that_does_not_fit_the_memory_is_answered_with_what_to_lower(tmp_path, monkeypatch, message):
+    monkeypatch.setattr(TooLarge, "message", message)
+    with pytest.raises(OutOfMemory, match="A batch of 30 does not fit the memory: lower batch_size") as caught:
+        train(tmp_path, make=TooLarge)
+    assert str(caught.value.__cause__) == message
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 91}, {"batch_size": 2}])
-def test_impossible_epochs_and_batch_sizes_are_refused_with_the_bounds_named(tmp_path, change):
-    with pytest.raises(ValueError, match="do not fit 90 training pictures: at least one epoch, and batches of 3 to 90"):
-        train(tmp_path, replace(CONFIG, **change))
-    assert not any(tmp_path.iterdir())
+def test_another_error_of_the_network_is_passed_on_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(TooLarge, "message", "size mismatch")
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"):
+        train(tmp_path, make=TooLarge)
 
 
 @pytest.mark.parametrize(("change", "sentence"), [({"miner": "x"}, "miner='x' is unknown"), ({"margin": 0}, "above 0")])
@@ -356,80 +292,3 @@ def test_an_impossible_loss_is_refused_before_anything_is_written(tmp_path, chan
     with pytest.raises(ValueError, match=sentence):
         train(tmp_path, replace(CONFIG, **change))
     assert not any(tmp_path.iterdir())
-
-
-# --- augmentation
-
-SIZES = st.tuples(st.integers(1, 6), st.sampled_from([1, 3]), st.integers(7, 16))
-
-
-def noise(shape, low=1):
-    count, channels, size = shape
-    return torch.randint(low, 256, (count, channels, size, size), dtype=torch.uint8)
-
-
-@settings(deadline=None, max_examples=40)
-@given(SIZES, st.integers(0, 4), st.booleans(), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 2**32))
-def test_augmented_pictures_keep_shape_and_type_and_follow_the_seed(shape, shift, flip, erase, seed):
-    images = noise(shape)
-    found = []
-    for _ in range(2):
-        torch.manual_seed(seed)
-        found.append(augment(images, shift, flip, erase))
-    assert (found[0].shape, found[0].dtype) == (images.shape, torch.uint8)
-    assert torch.equal(*found)
-
-
-def test_augmentation_that_is_switched_off_changes_nothing():
-    images = noise((5, 3, 9))
-    assert torch.equal(augment(images, shift=0, flip=False, erase=0.0), images)
-
-
-def moved(image, down, right):
-    """The picture moved over black, pixel by pixel."""
-    result = torch.zeros_like(image)
-    _, height, width = image.shape
-    for y in range(height):
-        for x in range(width):
-            if 0 <= y - down < height and 0 <= x - right < width:
-                result[:, y, x] = image[:, y - down, x - right]
-    return result
-
-
-@pytest.mark.parametrize("shift", [1, 2])
-def test_shift_moves_each_picture_by_itself_by_up_to_so_many_pixels_over_black(shift):
-    torch.manual_seed(0)
-    image = noise((1, 3, 7))[0]
-    steps = range(-shift, shift + 1)
-    places = {moved(image, down, right).numpy().tobytes() for down in steps for right in steps}
-    batch = augment(image.expand(400, -1, -1, -1), shift, flip=False)
-    assert {picture.numpy().tobytes() for picture in batch} == places
-    assert len(places) == (2 * shift + 1) ** 2
-
-
-def test_flip_mirrors_about_half_of_the_pictures_and_leaves_the_others():
-    torch.manual_seed(0)
-    images = noise((400, 1, 8))
-    batch = augment(images, shift=0, flip=True)
-    mirrored = (batch == images.flip(-1)).flatten(1).all(1)
-    assert ((batch == images).flatten(1).all(1) ^ mirrored).all()
-    assert 160 < mirrored.sum() < 240
-
-
-@pytest.mark.parametrize("share", [0.3, 1.0])
-def test_erase_blanks_one_box_of_the_named_size_in_about_the_asked_share_of_the_pictures(share):
-    torch.manual_seed(0)
-    images = noise((600, 3, 28))
-    batch = augment(images, shift=0, flip=False, erase=share)
-    blank = (batch == 0).all(1)
-    assert torch.equal(batch, images.masked_fill(blank[:, None], 0))
-    hit = blank.flatten(1).any(1)
-    assert abs(hit.float().mean().item() - share) < 0.06
-    sides = []
-    for box in blank[hit]:
-        tall, wide = box.any(1).nonzero(), box.any(0).nonzero()
-        sides.append((int(tall.max() - tall.min()) + 1, int(wide.max() - wide.min()) + 1))
-        assert box.sum() == math.prod(sides[-1])
-    assert {side for pair in sides for side in pair} == set(range(28 // 7, 3 * 28 // 7 + 1))
-    corners = blank[:, 0].any(1).any() and blank[:, -1].any(1).any()
-    assert corners and blank[:, :, 0].any() and blank[:, :, -1].any()

@@ -1,0 +1,58 @@
+"""What a frozen backbone sees, computed once: with it a head trains without the backbone."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import nn
+
+from rectrio_lib import resources
+from rectrio_lib.encoders import fingerprint
+from rectrio_lib.networks import BATCH, Encoder
+
+
+def cache_features(
+    encoder: Encoder, images: np.ndarray, disguise: nn.Module | None = None, views: int = 1, seed: int = 0
+) -> np.ndarray:
+    """Encode every picture as it is, and in further disguises; what was computed before is read from disk.
+
+    Args:
+        encoder: usually a frozen backbone without a head.
+        images: uint8 (N, C, H, W).
+        disguise: changes a batch of pictures by chance, and is told apart by its repr.
+        views: vectors a picture: the first of the picture itself, the others of disguises.
+        seed: of the disguises.
+
+    Returns:
+        Unit vectors float32 (N, views, dim), memory-mapped from outputs/features/.
+
+    Raises:
+        ValueError: if there is no view, or several and no disguise.
+    """
+    if views < 1 or (views > 1 and disguise is None):
+        raise ValueError(f"views={views}: choose at least 1, and for more than 1 name a disguise.")
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(repr((fingerprint(encoder), images.shape, disguise, views, seed)).encode())
+    path = resources.outputs_root() / "features" / f"{digest.hexdigest()[:16]}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        found = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), views, encoder.dim))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for view in range(views):
+                found[:, view] = _encode(encoder, images, disguise if view else None)
+        found.flush()
+        del found  # an open map cannot be renamed on Windows
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _encode(encoder: Encoder, images: np.ndarray, disguise: nn.Module | None) -> np.ndarray:
+    if disguise is None:
+        return encoder.encode(images, progress="features")
+    starts = range(0, len(images), BATCH)
+    batches = (torch.from_numpy(np.array(images[start : start + BATCH])) for start in starts)
+    return np.concatenate([encoder.encode(disguise(batch)) for batch in batches])

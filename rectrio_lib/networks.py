@@ -1,0 +1,194 @@
+"""What an encoder is: pictures in, unit vectors out, so that inner product = cosine similarity; and two small ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from rectrio_lib import resources
+
+PLAN = (32, 32, "M", 64, 64, "M", 128, 128, 128)
+BATCH = 512  # pictures a step when only encoding
+
+
+def best_device() -> str:
+    """Return "cuda", "mps" or "cpu", the first that this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_precision(device: str) -> str:
+    """Return "bf16" where the processor computes in bfloat16, "fp16" on older GPUs, else "no" (float32 throughout)."""
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16") else "no"
+
+
+def autocast(device: str) -> torch.autocast:
+    """Compute in `best_precision` inside the context."""
+    precision = best_precision(device)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device, dtype, enabled=dtype is not None)
+
+
+class Encoder(nn.Module):
+    """Base of all encoders: a network with its own preprocessing.
+
+    `forward` takes float32 (B, C, H, W) as `prepare` returns it and gives float32 (B, dim) of unit length.
+
+    Attributes:
+        kind: name under which the class is saved.
+        arguments: what the constructor was called with.
+        dim: length of the vectors.
+        preprocessing: {"channels", "size", "mean", "std"}; mean and std are for pixels in 0..1, of all or each channel.
+        activation: names of the activations inside.
+        stand_in: whether random weights took the place of pretrained ones.
+    """
+
+    kind: str
+    dim: int
+    activation = ""
+    stand_in = False
+
+    def __init__(self, **arguments):
+        super().__init__()
+        self.arguments = arguments
+        shared = {k: arguments.get(k, default) for k, default in {"channels": 1, "size": 28}.items()}
+        self.preprocessing = {**shared, "mean": arguments.get("mean", 0.0), "std": arguments.get("std", 1.0)}
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn uint8 (B, C, H, W) into the network's float32 input.
+
+        Raises:
+            ValueError: if the pictures have another number of channels or another size than the network was made for.
+        """
+        wanted = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
+        if tuple(images.shape[1:]) != wanted:
+            raise ValueError(f"This encoder takes pictures of shape {wanted}, not {tuple(images.shape[1:])}.")
+        mean, std = (torch.tensor(self.preprocessing[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
+        scaled = self.resize(images.float().div_(255)).sub_(mean).div_(std)
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring float32 (B, C, size, size) to the side that the network sees; by default they are the same."""
+        return images
+
+    def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
+        """Return what training may change, as an optimizer takes it; a pretrained backbone may go slower."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": learning_rate}]
+
+    def encode(self, images: np.ndarray | torch.Tensor, progress: str = "") -> np.ndarray:
+        """Encode pictures in batches on the best device, in evaluation mode, without gradients.
+
+        Args:
+            images: uint8 (N, C, H, W), or what else `prepare` takes; memory-mapped, it is read a batch at a time.
+            progress: caption of a progress bar; empty shows none.
+
+        Returns:
+            float32 (N, dim), rows of unit length.
+        """
+        device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing["size"])
+        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # what is inside the network grows with the pictures
+        vectors = np.empty((len(images), self.dim), np.float32)
+        before = self.training
+        self.to(device).eval()
+        starts = range(0, len(images), size)
+        with torch.inference_mode(), autocast(device):
+            for start in tqdm(starts, desc=progress, disable=not progress or resources.quiet()):
+                batch = images[start : start + size]
+                if not isinstance(batch, torch.Tensor):
+                    batch = torch.from_numpy(np.array(batch))  # a copy: torch warns of read-only memory maps
+                vectors[start : start + size] = self(self.prepare(batch.to(device))).float().cpu()
+        self.train(before)
+        return vectors
+
+
+class RawPixels(Encoder):
+    """The floor to beat: the picture itself as a vector. A black picture counts as an evenly grey one."""
+
+    kind = "raw-pixels"
+
+    def __init__(self, channels: int = 1, size: int = 28):
+        super().__init__(channels=channels, size=size)
+        self.dim = channels * size * size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Flatten and scale to unit length: (B, C, H, W) -> (B, C * H * W)."""
+        return F.normalize(images.float().flatten(1) + 1e-9)  # zero has no direction
+
+
+class ConvNet(Encoder):
+    """A small Conv-BN-ReLU-MaxPool network, trained from scratch.
+
+    Pooling comes before batch norm and ReLU: maximum and ReLU commute, and a quarter of the pixels is left to
+    normalise. In evaluation mode the vector is the mean over several looks at the picture.
+
+    Args:
+        channels: 1 for grey, 3 for colour.
+        size: side of the square pictures in pixels.
+        plan: channels of each 3 x 3 convolution; "M" after one stands for a 2 x 2 max-pooling of its output.
+        dim: length of the unit vectors.
+        mean: mean of the training pixels, 0..1.
+        std: standard deviation of the training pixels.
+        looks: 1, the picture alone; 2, and its mirror image; 6, and both moved by a pixel along each diagonal.
+
+    Raises:
+        ValueError: if `looks` is another number.
+
+    Source: the plan's notation from Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015.
+    """
+
+    kind = "convnet"
+    activation = "relu"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        size: int = 28,
+        plan: tuple[int | str, ...] = PLAN,
+        dim: int = 128,
+        mean: float = 0.0,
+        std: float = 1.0,
+        looks: int = 2,
+    ):
+        super().__init__(channels=channels, size=size, plan=list(plan), dim=dim, mean=mean, std=std, looks=looks)
+        if looks not in (1, 2, 6):
+            raise ValueError(f"looks={looks}: choose 1, 2 or 6.")
+        self.dim, self.looks = dim, looks
+        layers: list[nn.Module] = []
+        width = channels
+        for step, following in zip(plan, [*plan[1:], None], strict=True):
+            if step == "M":
+                continue
+            pool = [nn.MaxPool2d(2)] if following == "M" else []
+            layers += [
+                nn.Conv2d(width, step, 3, padding=1, bias=False),
+                *pool,
+                nn.BatchNorm2d(step),
+                nn.ReLU(inplace=True),
+            ]
+            width = step
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.project = nn.Sequential(nn.Linear(width, dim, bias=False), nn.BatchNorm1d(dim))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, dim), unit length."""
+        if self.training:
+            return self._embed(images)
+        return F.normalize(sum(self._embed(look) for look in self._looks(images)))
+
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.project(self.features(images)).float())
+
+    def _looks(self, images: torch.Tensor) -> list[torch.Tensor]:
+        moved = [images]
+        if self.looks == 6:
+            black = -self.preprocessing["mean"] / self.preprocessing["std"]
+            padded, size = F.pad(images, [1] * 4, value=black), images.shape[-1]
+            moved += [padded[..., :size, :size], padded[..., 2:, 2:]]
+        return moved if self.looks == 1 else [*moved, *(look.flip(-1) for look in moved)]

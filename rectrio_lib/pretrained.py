@@ -1,0 +1,122 @@
+"""A pretrained backbone with a projection head: the encoder that fine-tuning makes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rectrio_lib.backbones import build_backbone, load_backbone
+from rectrio_lib.networks import Encoder
+
+
+class ProjectionHead(Encoder):
+    """Turns features (B, F), whatever their length, into unit vectors (B, dim).
+
+    Args:
+        features: F.
+        dim: length of the vectors.
+        hidden: width of the hidden layer; 0 leaves it out.
+    """
+
+    kind = "projection-head"
+
+    def __init__(self, features: int, dim: int = 128, hidden: int = 0):
+        super().__init__(features=features, dim=dim, hidden=hidden)
+        self.dim = dim
+        layers: list[nn.Module] = []
+        if hidden:
+            layers = [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        self.project = nn.Sequential(*layers, nn.Linear(hidden or features, dim, bias=False))
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Take features as they are."""
+        return images.float()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, F) -> (B, dim), unit length."""
+        return F.normalize(self.project(F.normalize(images)).float())
+
+
+class Pretrained(Encoder):
+    """A pretrained backbone (see `backbones`), with a projection head or without.
+
+    The batch-norm statistics of the backbone stay as they were pretrained. The constructor gives random weights:
+    `load_pretrained` gives the real ones.
+
+    Args:
+        backbone: such as "clip:ViT-B/32".
+        size: side in pixels of the square colour pictures it takes.
+        resolution: side to which they are enlarged or reduced before the backbone sees them; 0: that of pretraining.
+        dim: length of the vectors; 0 leaves the head out, and the vectors are the features.
+        hidden: of the head.
+        stand_in: whether the weights are random; CLIP is then a tiny network of its kind.
+
+    Raises:
+        ValueError: if the backbone is unknown, or takes no other resolution than its own.
+    """
+
+    kind = "pretrained"
+
+    def __init__(
+        self,
+        backbone: str,
+        size: int = 224,
+        resolution: int = 0,
+        dim: int = 0,
+        hidden: int = 0,
+        stand_in: bool = False,
+    ):
+        super().__init__(backbone=backbone, size=size, resolution=resolution, dim=dim, hidden=hidden, stand_in=stand_in)
+        self.backbone = build_backbone(backbone, tiny=stand_in)
+        native, self.stand_in = self.backbone.resolution, stand_in
+        if self.backbone.fixed and not stand_in and resolution not in (0, native):
+            raise ValueError(f"resolution={resolution}: {backbone} takes {native} only (or 0, which means the same).")
+        resolution = native if self.backbone.fixed else resolution or native
+        self.preprocessing |= {"channels": 3, "resolution": resolution, **self.backbone.preprocessing}
+        self.head = ProjectionHead(self.backbone.dim, dim, hidden) if dim else None
+        self.dim = dim or self.backbone.dim
+
+    @property
+    def activation(self) -> str:
+        """Names of the activations inside the backbone."""
+        return self.backbone.activation
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic."""
+        side = self.preprocessing["resolution"]
+        if images.shape[-1] == side:
+            return images
+        return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp_(0, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, dim), unit length."""
+        features = self.backbone(images).float()
+        return self.head(features) if self.head else F.normalize(features)
+
+    def train(self, mode: bool = True) -> Pretrained:
+        """Switch between training and evaluation, where a frozen backbone, and any batch norm in one, stays."""
+        super().train(mode)
+        frozen = not any(p.requires_grad for p in self.backbone.parameters())
+        for module in self.backbone.modules():
+            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = False
+        return self
+
+    def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
+        """Return head and freed backbone, the latter at `backbone_rate` times the learning rate."""
+        parts = [(self.head, learning_rate), (self.backbone, learning_rate * backbone_rate)]
+        groups = [{"params": [p for p in m.parameters() if p.requires_grad], "lr": lr} for m, lr in parts if m]
+        return [group for group in groups if group["params"]]
+
+
+def load_pretrained(backbone: str, size: int = 224, resolution: int = 0, dim: int = 0, hidden: int = 0) -> Pretrained:
+    """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` for the arguments.
+
+    Raises:
+        ValueError, ModuleNotFoundError: see `Pretrained` and `backbones.load_backbone`.
+    """
+    loaded, stand_in = load_backbone(backbone)
+    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in)
+    encoder.backbone = loaded
+    return encoder.eval()

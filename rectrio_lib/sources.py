@@ -1,0 +1,120 @@
+"""Data sets by name: where their pictures are looked for, how they are fetched, and what stands in for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from rectrio_lib import readers, resources, shapes
+
+SOURCES = ("auto", "idx", "csv", "folder", "stand-in")
+FASHION_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")  # ours, and where torchvision's own class puts it
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set that has an official download.
+
+    Attributes:
+        title: its own name.
+        folders: where it may live below `RECTRIO_DATA`; the download goes to the first.
+        download: fetches it into a folder.
+        downloaded: the source, "idx" or "folder", that the download brings.
+        names: class names by folder name.
+        drawn: objects a class in its stand-in.
+    """
+
+    title: str
+    folders: tuple[str, ...]
+    download: Callable[[Path], None]
+    downloaded: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    drawn: int = 300
+
+
+FASHION = Published(
+    "Fashion-MNIST",
+    FASHION_FOLDERS,
+    lambda folder: resources.download_fashion_mnist(folder),
+    "idx",
+    {str(number): name for number, name in enumerate(readers.FASHION_CLASSES)},
+)
+ANIMALS = Published(
+    "Animals-10",
+    ("animals10/raw-img", "animals10"),
+    lambda folder: resources.download_animals10(folder),
+    "folder",
+    readers.ANIMALS_FOLDERS,
+    drawn=60,
+)
+PUBLISHED = {"fashion-mnist": FASHION, "animals10": ANIMALS}
+
+
+def home_of(name: str, folder: str = "") -> Path:
+    """Return `folder`, counted from the checkout, or else where the pictures called `name` live or should go."""
+    if folder:
+        return resources.project_root() / Path(folder).expanduser()
+    places = PUBLISHED[name].folders if name in PUBLISHED else (name,)
+    homes = [resources.data_root() / place for place in places]
+    return next((home for home in homes if _source_in(home)), homes[0])
+
+
+def _source_in(home: Path) -> str:
+    """Say what a folder holds: "idx", "csv" or "folder"; "" if it is none of these."""
+    if any(home.glob("*-ubyte.gz")):
+        return "idx"
+    if any((home / csv).exists() for csv in readers.CSV_FILES.values()):
+        return "csv"
+    return "folder" if any(home.glob("*/*")) else ""
+
+
+def find(name: str, home: Path) -> str:
+    """Say which source "auto" means, downloading a published set if it is neither here nor forbidden.
+
+    Raises:
+        readers.BadData: if there is nothing to read, and no download of that name.
+    """
+    found = _source_in(home)
+    if found:
+        return found
+    if name not in PUBLISHED:
+        raise readers.BadData(f"{home} holds no pictures in class folders: point `folder` at yours.")
+    published = PUBLISHED[name]
+    reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
+    if not resources.offline():
+        try:
+            published.download(home)
+            return published.downloaded
+        except (OSError, RuntimeError) as error:
+            reason = f"the download failed ({error})"
+    print(f"STAND-IN: {home} holds no {published.title} and {reason}: using generated shapes. No figure below is real.")
+    return "stand-in"
+
+
+def read(name: str, source: str, home: Path, size: int, channels: int, seed: int) -> readers.Read:
+    """Read pictures of one source, or draw its stand-in, whose views of one object share a `group`.
+
+    Raises:
+        readers.BadData: if a file is missing or damaged.
+    """
+    fashion = name == "fashion-mnist"
+    classes = readers.FASHION_CLASSES if fashion else [str(number) for number in range(256)]
+    if source == "idx":
+        return readers.read_idx(home, classes, readers.official_md5() if fashion else None)
+    if source == "csv":
+        return readers.read_csv(home, classes, readers.FASHION_COUNTS if fashion else None)
+    published = PUBLISHED.get(name)
+    if source == "folder":
+        return readers.read_folder(home, size, channels, published.names if published else None)
+    objects = published.drawn if published else Published.drawn
+    pixels, frame = shapes.draw_shapes(objects, views=4, size=size, channels=channels, seed=seed)
+    return pixels, frame.rename(columns={"object": "group"}), pd.DataFrame(columns=["picture", "reason"])
+
+
+def class_order(name: str, source: str, found: set[str]) -> tuple[str, ...]:
+    """Return class names in the order of their numbers: as published, as drawn, or by alphabet."""
+    order = tuple(shapes.SHAPES) if source == "stand-in" else readers.FASHION_CLASSES if name == "fashion-mnist" else ()
+    return order if order and found <= set(order) else tuple(sorted(found))
