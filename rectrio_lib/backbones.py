@@ -25,7 +25,7 @@ CLIP_NETWORKS = {
 }
 _TINY_TEXT = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1, "image_resolution": 64}
 _TINY = {  # same classes of network, small enough to stand in within seconds
-    "ViT": {**_TINY_TEXT, "vision_layers": 2, "vision_width": 64, "vision_patch_size": 16},
+    "ViT": {**_TINY_TEXT, "vision_layers": 4, "vision_width": 64, "vision_patch_size": 16},
     "RN5": {**_TINY_TEXT, "vision_layers": (1, 1, 1, 1), "vision_width": 16},
 }
 
@@ -112,7 +112,7 @@ def build_backbone(name: str, tiny: bool = False) -> Backbone:
 
     Args:
         name: family and network: "clip:ViT-B/32", "torchvision:squeezenet1_0".
-        tiny: for CLIP, the stand-in: two blocks, 64 pixels.
+        tiny: for CLIP, the stand-in: four blocks, 64 pixels.
 
     Raises:
         ValueError: if the name is unknown; the message lists what there is.

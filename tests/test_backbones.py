@@ -11,7 +11,7 @@ from rectrio_lib import backbones, resources
 from rectrio_lib.backbones import build_backbone, build_clip, encode_texts, load_backbone, load_clip
 
 CLIP_KINDS = [VIT, RN]
-BLOCKS = {SQUEEZENET: 9, RESNET: 9, VIT: 2, RN: 4}
+BLOCKS = {SQUEEZENET: 9, RESNET: 9, VIT: 4, RN: 4}
 
 
 def build(name):

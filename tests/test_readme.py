@@ -31,16 +31,26 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: Path):
-    (command,) = blocks(OWN, "sh")
-    assert "~/pictures" in command and "epochs=20" in command
-    command = command.replace("~/pictures", pictures.as_posix()).replace("epochs=20", "epochs=8")
-    command = command.replace("size=64", "size=32") + " -p batch_size=32"
-    environment = {**os.environ, "RECTRIO_OUTPUTS": str(tmp_path / "outputs")}
-    rectrio = [sys.executable, "-m", "rectrio_lib.cli", *shlex.split(command)[1:]]
-    done = subprocess.run(rectrio, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "STAND-IN" not in done.stdout
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "RECTRIO_OUTPUTS": str(tmp_path / "outputs")}
+
+
+def run_commands(block: str, pictures: Path, environment: dict[str, str], **smaller: str) -> None:
+    """Run a block of the README on the pictures, with some of its values replaced."""
+    assert "~/pictures" in block
+    for line in block.replace("~/pictures", pictures.as_posix()).strip().splitlines():
+        for wanted, instead in smaller.items():
+            line = re.sub(rf"\b{wanted}=\S+", f"{wanted}={instead}", line)
+        rectrio = [sys.executable, "-m", "rectrio_lib.cli", *shlex.split(line)[1:]]
+        done = subprocess.run(rectrio, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert "STAND-IN" not in done.stdout or "clip" in line  # no weights in a test
+
+
+def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: Path, environment: dict[str, str]):
+    block = blocks(OWN, "sh")[0].replace("epochs=20", "epochs=20 -p batch_size=32")
+    run_commands(block, pictures, environment, epochs="8", size="32")
     ledger = (tmp_path / "outputs" / "datasets" / "mine" / "ledger.csv").read_text(encoding="utf-8")
     assert "star/broken.jpg" in ledger
 
@@ -53,6 +63,15 @@ def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: P
     )
     assert answer.returncode == 0, answer.stderr
     assert "ring" in answer.stdout and "score" in answer.stdout
+
+
+def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path: Path, environment: dict[str, str]):
+    block = blocks(OWN, "sh")[1]
+    assert "encoder=mine-clip" in block and "backbone=clip:ViT-B/32" in block
+    run_commands(block.replace("--only 03", "--only 03 -p batch_size=32 -p epochs=1"), pictures, environment, size="64")
+    saved = sorted(path.name for path in (tmp_path / "outputs" / "encoders").iterdir())
+    assert saved == ["mine-clip", "mine-clip-frozen", "mine-clip-phase1"]
+    assert (tmp_path / "outputs" / "indexes" / "mine-clip--mine").is_dir()
 
 
 def test_every_option_that_the_readme_names_exists():
