@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 # Nothing heavy up here: `rectrio --help` answers at once because each command imports what it needs.
-from rectrio_lib import __version__
+from rectrio_lib import __version__, cli_search
 
 
 class OneSentence(TyperGroup):
@@ -35,7 +36,7 @@ class OneSentence(TyperGroup):
 def _is_known(error: Exception) -> bool:
     from rectrio_lib.running import ChapterError
 
-    return isinstance(error, ValueError | OSError | ChapterError)
+    return isinstance(error, ValueError | OSError | ModuleNotFoundError | ChapterError)
 
 
 app = typer.Typer(cls=OneSentence, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -56,7 +57,7 @@ def main(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
     ] = False,
 ) -> None:
-    """Find pictures that look alike: run the chapters, publish their results."""
+    """Find pictures that look alike: in any folder, or chapter by chapter."""
 
 
 @app.command()
@@ -70,8 +71,19 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter; repeat for more.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Your own pictures: check, train if in class folders, index, report."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="With --images: what to call them; else as the folder is called.")] = "",
 ) -> None:
-    """Run the chapters in order with papermill."""
+    """Run the chapters in order with papermill, or go through a folder of your own pictures."""
+    if images is not None:
+        if only or start or profile:
+            raise ValueError("--images goes with -p and --name alone: --only, --from and --profile choose chapters.")
+        return cli_search.run_images(images, name, parameter or [])
+    if name:
+        raise ValueError(f"--name {name} goes with --images FOLDER alone.")
     from rectrio_lib import chapters, reports, resources, running
 
     chosen = chapters.select_chapters(only or (), start)
@@ -82,6 +94,10 @@ def run(
     if (outputs / "figures").is_dir():
         typer.echo(f"Figures             {outputs / 'figures'}")
     typer.echo(f"Results             {outputs / 'results.json'}")
+
+
+for command in (cli_search.index, cli_search.search, cli_search.embed, cli_search.info):
+    app.command()(command)
 
 
 @app.command()
@@ -140,6 +156,35 @@ def bench_finetune(
         typer.echo(json.dumps(outcome))
     else:
         measure.print_finetune(outcome)
+
+
+@bench.command("search")
+def bench_search(
+    count: Annotated[int, typer.Option(help="Vectors to search among.")] = 1_000_000,
+    dim: Annotated[int, typer.Option(help="Their length.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Milliseconds of a query at equal recall, against bare FAISS, usearch and hnswlib; what asked recall is kept."""
+    from rectrio_lib import bench_search as measure
+
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = measure.bench_search(count, dim)
+    typer.echo(json.dumps(outcome)) if as_json else measure.print_search(outcome)
+
+
+@bench.command("embed")
+def bench_embed(
+    backbone: Annotated[str, typer.Option(help="Family and network.")] = "clip:ViT-B/32",
+    count: Annotated[int, typer.Option(help="Pictures to embed, at most.")] = 256,
+    folder: Annotated[Path | None, typer.Option(help="Where to take them from; without, they are generated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Pictures a second from disk to vectors, against the bare forward pass of the same network."""
+    from rectrio_lib import bench_embed as measure
+
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = measure.bench_embed(backbone, count, folder)
+    typer.echo(json.dumps(outcome)) if as_json else measure.print_embed(outcome)
 
 
 if __name__ == "__main__":

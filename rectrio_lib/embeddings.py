@@ -1,54 +1,77 @@
-"""The embedding store: vectors of a data set on disk, in shards, never computed twice."""
+"""Vectors of pictures, never computed twice: a reader, the encoder and a writer, each timed; here of a data set."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from tqdm.auto import tqdm
 
-from rectrio_lib import resources
+from rectrio_lib import resources, stores
 from rectrio_lib.datasets import ImageDataset
-from rectrio_lib.encoders import Encoder, fingerprint
+from rectrio_lib.encoders import fingerprint
+from rectrio_lib.networks import Encoder, autocast, best_device
+from rectrio_lib.stores import SHARD_ROWS, EmbeddingStore, Writer, open_store
 
-SHARD_ROWS = 16_384
-MADE_BY = "04_build_embeddings"
+BATCH = 128  # pictures handed to the encoder at once
+STAGES = ("listing", "reading", "encoding", "writing")
+Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
 
 
-@dataclass(frozen=True)
-class EmbeddingStore:
-    """Vectors and, in the same order, what is known of their pictures.
+@dataclass
+class Report:
+    """What a call found, and how long each stage took; printed, one line.
 
     Attributes:
-        folder: holds vectors-*.npy, rows.parquet and card.json.
-        rows: one row a vector: the manifest's columns, and `shard`.
-        card: encoder and its hash, data set and its hash, count, dim, dtype, normalised, stand_in.
+        files: how many there are; the other counts are of these.
+        embedded: new contents.
+        copies: equal to the byte to a file before them.
+        bad: could not be read.
+        deleted: rows whose files are gone, still in the store.
+        seconds: by stage; "reading" is what the encoder waited for pictures, which are decoded while it works.
+        ledger: files left out or joined with another one (picture, reason).
     """
 
-    folder: Path
-    rows: pd.DataFrame
-    card: dict
+    files: int = 0
+    embedded: int = 0
+    copies: int = 0
+    bad: int = 0
+    deleted: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    ledger: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["picture", "reason"]), repr=False)
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the duration of the block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
 
-    def vectors(self, *splits: str) -> np.ndarray:
-        """Return the vectors float32 (N, dim), of all pictures or of the given splits, in the order of `select`."""
-        shards = [np.load(self.folder / _shard_name(i), mmap_mode="r") for i in sorted(self.rows["shard"].unique())]
-        if not shards:
-            return np.empty((0, self.card["dim"]), np.float32)
-        wanted = self.rows["split"].isin(splits or self.rows["split"].unique()).to_numpy()
-        ends = np.cumsum([len(shard) for shard in shards])
-        parts = [s[wanted[e - len(s) : e]] for s, e in zip(shards, ends, strict=True)]
-        return np.concatenate(parts).astype(np.float32)
+    @property
+    def timings(self) -> dict[str, Any]:
+        """Pictures per second, share of each stage, and the stage that limits."""
+        total = sum(self.seconds.values())
+        shares = {stage: seconds / total if total else 0.0 for stage, seconds in self.seconds.items()}
+        rate = self.embedded / total if total else 0.0
+        return {"pictures_per_second": rate, **shares, "limit": max(shares, key=shares.get)}
 
-    def select(self, *splits: str) -> pd.DataFrame:
-        """Return the rows of the given splits, or all of them."""
-        chosen = self.rows[self.rows["split"].isin(splits)] if splits else self.rows
-        return chosen.drop(columns="shard").reset_index(drop=True)
+    def __str__(self) -> str:
+        timings = self.timings
+        shares = ", ".join(f"{stage} {timings[stage]:.0%}" for stage in self.seconds)
+        return (
+            f"{self.embedded:,} of {self.files:,} embedded in {sum(self.seconds.values()):.1f} s, "
+            f"{timings['pictures_per_second']:.1f} a second ({shares}: {timings['limit']} limits); "
+            f"{self.copies:,} copies, {self.bad:,} unreadable, {self.deleted:,} deleted"
+        )
 
 
 def build_store(
@@ -56,9 +79,8 @@ def build_store(
 ) -> tuple[EmbeddingStore, int]:
     """Embed every picture of a data set that is not embedded yet.
 
-    A shard counts once rows.parquet, renamed into place after it, names it: killed at any moment, the next call goes
-    on with the first picture that is missing. New pictures are appended; pictures that left the data set are dropped
-    from the rows. A store made by another encoder or in another dtype is made anew.
+    Killed at any moment, the next call goes on with the first picture that is missing. New pictures are appended;
+    pictures that left the data set are dropped. A store made by another encoder or in another dtype is made anew.
 
     Args:
         encoder: what turns pictures into vectors.
@@ -72,104 +94,86 @@ def build_store(
 
     Raises:
         ValueError: if dtype is neither of the two, or the pictures do not fit the encoder.
+        stores.StoreInUse: if another process is writing the store.
     """
-    if dtype not in ("float16", "float32"):
-        raise ValueError(f"dtype={dtype!r}: choose float16 or float32.")
-    folder = resources.outputs_root() / "embeddings" / f"{encoder_name}--{dataset.name}"
-    card = {"encoder": encoder_name, "encoder_hash": fingerprint(encoder), "dim": encoder.dim, "dtype": dtype}
-    card |= {"normalised": True, "dataset": dataset.name, "dataset_hash": dataset.hash, "count": len(dataset)}
-    card |= {"stand_in": dataset.stand_in}
-    resources.restore_folder(folder)
-    rows = _open_rows(folder, card, dataset)
-    resources.write_json(folder / "card.json", card)
-    missing = dataset.manifest[~dataset.manifest["image_id"].isin(rows["image_id"])]
-    first = int(rows["shard"].max()) + 1 if len(rows) else 0
-    for number, start in enumerate(range(0, len(missing), shard_rows), start=first):
-        part = missing.iloc[start : start + shard_rows]
-        vectors = encoder.encode(dataset.pixels[part["row"].to_numpy()], progress=f"{encoder_name}, shard {number}")
-        _save_array(folder / _shard_name(number), vectors.astype(dtype))
-        rows = pd.concat([rows, part.assign(shard=number)], ignore_index=True)
-        _save_rows(folder, rows)
-    return open_store(encoder_name, dataset.name), len(missing)
+    card = new_card(encoder, encoder_name, dataset.name, dtype) | {"folder": "", "stand_in": dataset.stand_in}
+    card |= {"dataset_hash": dataset.hash, "count": len(dataset)}
+    home, report = stores.home_of(encoder_name, dataset.name), Report()
+    with stores.writing(home):
+        writer = Writer(home, _dataset_rows(home, card, dataset, shard_rows), dtype, shard_rows)
+        missing = dataset.manifest[~dataset.manifest["image_id"].isin(writer.rows["image_id"])]
+        if len(missing):
+            resources.write_json(home / "card.json", card | {"finished": False})
+        fill(encoder, writer, _slices(dataset, missing, shard_rows), report, len(missing))
+        finish(writer, writer.rows, card)
+    return open_store(encoder_name, dataset.name), report.embedded
 
 
-def _open_rows(folder: Path, card: dict, dataset: ImageDataset) -> pd.DataFrame:
-    """Rows of the store that still hold for this encoder and data set; an empty frame starts anew."""
-    empty = dataset.manifest.iloc[:0].assign(shard=np.empty(0, np.int64))
-    whole = (folder / "card.json").exists() and (folder / "rows.parquet").exists()
-    old = json.loads((folder / "card.json").read_text(encoding="utf-8")) if whole else {}
-    if any(old.get(key) != card[key] for key in ("encoder_hash", "dim", "dtype")):
-        if folder.exists():
-            shutil.rmtree(folder)
-        return empty
-    kept = pd.read_parquet(folder / "rows.parquet")
-    gone = ~kept["image_id"].isin(dataset.manifest["image_id"])
+def _dataset_rows(home: Path, card: dict, dataset: ImageDataset, shard_rows: int) -> pd.DataFrame:
+    """Rows of the store that still hold for this encoder and data set."""
+    kept = stores.kept_rows(home, card)
+    if kept is None:
+        return dataset.manifest.iloc[:0].assign(shard=np.empty(0, np.int64))
+    gone = ~kept["image_id"].isin(dataset.manifest["image_id"]).to_numpy()
     if gone.any():
-        _drop_rows(folder, kept, gone.to_numpy())
-        return _open_rows(folder, card, dataset)
+        kept = stores.drop_rows(home, kept, gone, shard_rows)
     now = dataset.manifest.set_index("image_id").loc[kept["image_id"]].reset_index()  # labels and splits may be new
     rows = now[dataset.manifest.columns].assign(shard=kept["shard"].to_numpy())
     if not rows.equals(kept):
-        _save_rows(folder, rows)
+        stores.save_table(home / "rows.parquet", rows)
     return rows
 
 
-def _drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray) -> None:
-    """Rewrite the store without some rows."""
-    with resources.replaced_folder(folder) as fresh:
-        shutil.copy(folder / "card.json", fresh)
-        renumbered = []
-        for shard, members in rows.groupby("shard"):
-            stay = ~gone[members.index]
-            if stay.any():
-                vectors = np.load(folder / _shard_name(shard), mmap_mode="r")[stay]
-                _save_array(fresh / _shard_name(len(renumbered)), vectors)
-                renumbered.append(members[stay].assign(shard=len(renumbered)))
-        kept = pd.concat(renumbered, ignore_index=True) if renumbered else rows.iloc[:0]
-        kept.to_parquet(fresh / "rows.parquet")
+def _slices(dataset: ImageDataset, missing: pd.DataFrame, shard_rows: int) -> Batches:
+    step = min(BATCH, shard_rows)
+    for start in range(0, len(missing), step):
+        part = missing.iloc[start : start + step]
+        yield part, torch.from_numpy(dataset.pixels[part["row"].to_numpy()])
 
 
-def open_store(encoder_name: str, dataset_name: str) -> EmbeddingStore:
-    """Open a store for reading.
+def fill(encoder: Encoder, writer: Writer, batches: Batches, report: Report, total: int) -> None:
+    """Take pictures from a reader through the encoder to the writer, each timed, until all are on disk.
+
+    Args:
+        encoder: what turns pictures into vectors.
+        writer: of the store.
+        batches: the reader: B rows and their pictures uint8 (B, C, H, W), in memory only until the next are asked for.
+        report: what is counted and timed.
+        total: pictures to expect at most, for the progress bar.
+    """
+    caption, cast = f"embed {writer.folder.name}", autocast(best_device())
+    # Around all batches, autocast keeps the weights that it has cast; in `encode` it would forget them after each.
+    with cast, tqdm(total=total, desc=caption, disable=resources.quiet() or not total, unit="picture") as bar:
+        while True:
+            with report.timed("reading"):
+                rows, images = next(batches, (None, None))
+            if rows is None:
+                break
+            with report.timed("encoding"):
+                vectors = encoder.encode(images)
+            with report.timed("writing"):
+                writer.add(rows, vectors)
+            report.embedded += len(rows)
+            bar.update(len(rows))
+    with report.timed("writing"):
+        writer.flush()
+
+
+def new_card(encoder: Encoder, encoder_name: str, name: str, dtype: str) -> dict[str, Any]:
+    """Say which encoder makes the vectors of what, and how they are kept.
 
     Raises:
-        resources.MissingArtefact: if chapter 04 has not made it.
-        ValueError: if the build was stopped half way, or a shard is missing or of another length than the rows say.
+        ValueError: if dtype is neither float16 nor float32.
     """
-    folder = resources.artefact(f"embeddings/{encoder_name}--{dataset_name}", MADE_BY)
-    rows = pd.read_parquet(resources.artefact(f"embeddings/{folder.name}/rows.parquet", MADE_BY))
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    for shard, count in rows["shard"].value_counts().items():
-        path = folder / _shard_name(shard)
-        if _count_vectors(path) != count:
-            raise ValueError(f"{path} does not hold the {count:,} vectors that rows.parquet names: delete {folder}.")
-    if len(rows) != card["count"]:
-        raise ValueError(
-            f"{folder} holds {len(rows):,} of {card['count']:,} vectors: run chapter {MADE_BY} to finish it."
-        )
-    return EmbeddingStore(folder, rows, card)
+    if dtype not in ("float16", "float32"):
+        raise ValueError(f"dtype={dtype!r}: choose float16 or float32.")
+    card = {"encoder": encoder_name, "encoder_hash": fingerprint(encoder), "dim": encoder.dim, "dtype": dtype}
+    return card | {"normalised": True, "dataset": name}
 
 
-def _count_vectors(path: Path) -> int:
-    """Return how many vectors a shard holds, 0 if it is missing or damaged."""
-    try:
-        return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):
-        return 0
-
-
-def _shard_name(number: int) -> str:
-    return f"vectors-{number:05d}.npy"
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
-
-
-def _save_rows(folder: Path, rows: pd.DataFrame) -> None:
-    partial = folder / "rows.part"
-    rows.to_parquet(partial)
-    partial.replace(folder / "rows.parquet")
+def finish(writer: Writer, rows: pd.DataFrame, card: dict[str, Any]) -> None:
+    """Write the rows if they are other than the writer's, and then the card, which says that the store is whole."""
+    path = writer.folder / "rows.parquet"
+    if not path.exists() or not rows.equals(writer.rows):
+        stores.save_table(path, rows)
+    resources.write_json(writer.folder / "card.json", card | {"finished": True})

@@ -81,12 +81,14 @@ def neighbour_grid(
 ) -> Figure:
     """Queries on the left, their neighbours to the right: a green frame is a hit, a red one a miss.
 
+    The neighbours of a query without a label have no frame, and a place without an answer stays empty.
+
     Args:
         queries: uint8 (Q, C, H, W).
-        query_labels: (Q,).
+        query_labels: (Q,), empty text where none is known.
         neighbours: uint8 (Q, k, C, H, W).
         neighbour_labels: (Q, k).
-        scores: cosine similarities (Q, k).
+        scores: cosine similarities (Q, k); NaN where there is no answer.
         title: above the grid.
     """
     count, k = neighbour_labels.shape
@@ -94,9 +96,12 @@ def neighbour_grid(
     for q in range(count):
         _show(axes[q, 0], queries[q], str(query_labels[q]), QUERY)
         for n in range(k):
-            hit = neighbour_labels[q, n] == query_labels[q]
-            label = "" if hit else f"{neighbour_labels[q, n]} "
-            _show(axes[q, n + 1], neighbours[q, n], f"{label}{scores[q, n]:.2f}", HIT if hit else MISS)
+            if np.isnan(scores[q, n]):
+                axes[q, n + 1].axis("off")
+                continue
+            hit, known = neighbour_labels[q, n] == query_labels[q], query_labels[q] != ""
+            caption = f"{'' if hit else neighbour_labels[q, n]} {scores[q, n]:.2f}".strip()
+            _show(axes[q, n + 1], neighbours[q, n], caption, (HIT if hit else MISS) if known else None)
     figure.suptitle(title)
     figure.tight_layout()
     return figure

@@ -83,7 +83,8 @@ def test_run_ends_with_the_results_and_where_to_look(project, asked):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("too bad."), resources.MissingArtefact("too bad."), running.ChapterError("too bad.")]
+    "error",
+    [error("too bad.") for error in (ValueError, ModuleNotFoundError, resources.MissingArtefact, running.ChapterError)],
 )
 def test_a_known_error_is_one_line_on_stderr(project, monkeypatch, error):
     monkeypatch.setattr(running, "run_chapters", raising(error))

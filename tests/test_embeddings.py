@@ -1,96 +1,17 @@
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
+from store_maker import SHARD, Counting, Killed, Negative, build, content, die, holds, keep, picture_set
 
-from rectrio_lib import resources
-from rectrio_lib.datasets import ImageDataset, make_manifest
-from rectrio_lib.embeddings import build_store, open_store
+from rectrio_lib import embeddings, resources
+from rectrio_lib.embeddings import Report, build_store, open_store
 from rectrio_lib.encoders import RawPixels
-from rectrio_lib.shapes import SHAPES, draw_shapes
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARD = 7
-
-
-class Killed(BaseException):
-    """Nothing catches it, as nothing catches a killed process."""
-
-
-class Counting(RawPixels):
-    """Raw pixels that count what they embed, and stop before a given call."""
-
-    def __init__(self, stop_at=None, stop=None, size=6):
-        super().__init__(1, size)
-        self.embedded, self.calls, self.stop_at, self.stop = 0, 0, stop_at, stop
-        self.arguments = {"channels": 1, "size": size}
-
-    def encode(self, images, progress=""):
-        if self.calls == self.stop_at:
-            self.stop()
-        self.calls += 1
-        self.embedded += len(images)
-        return super().encode(images, progress)
-
-
-class Negative(Counting):
-    """Another encoder of the same length."""
-
-    kind = "negative"
-
-    def encode(self, images, progress=""):
-        return -super().encode(images, progress)
-
-
-def die():
-    raise Killed
-
-
-def picture_set(count=30, seed=0):
-    pixels, frame = draw_shapes(3, views=1, size=6, seed=seed)
-    splits = np.resize(["train", "test", "train", "val"], len(pixels))
-    manifest = make_manifest(pixels, frame[["label"]].assign(split=splits)).iloc[:count]
-    return ImageDataset("toy", manifest, pixels, tuple(SHAPES), "drawn")
-
-
-def keep(dataset, chosen):
-    return replace(dataset, manifest=dataset.manifest[chosen].reset_index(drop=True))
-
-
-def build(dataset, encoder=None, dtype="float32", shard_rows=SHARD):
-    encoder = encoder or Counting()
-    store, embedded = build_store(encoder, "net", dataset, dtype, shard_rows)
-    assert encoder.embedded == embedded
-    return store, embedded
-
-
-def holds(store, dataset, sign=1):
-    """Every picture of the data set is in the store once, with its own vector and what the manifest says of it."""
-    assert len(store) == len(dataset)
-    rows = store.select()
-    told = dataset.manifest.set_index("image_id").loc[rows["image_id"]].reset_index()
-    pd.testing.assert_frame_equal(rows, told[rows.columns], check_dtype=False)
-    np.testing.assert_allclose(
-        store.vectors(), sign * RawPixels(1, 6).encode(dataset.pixels[rows["row"].to_numpy()]), atol=1e-6
-    )
-
-
-def content(store):
-    """Everything in the store's folder, to the byte, and whatever lies beside it."""
-    files = {p.name: p.read_bytes() for p in store.folder.iterdir()}
-    beside = sorted(p.name for p in store.folder.parent.iterdir())
-    assert pd.read_parquet(store.folder / "rows.parquet").equals(store.rows)
-    return {name: data for name, data in files.items() if name != "rows.parquet"}, store.rows.to_dict("list"), beside
-
+from rectrio_lib.stores import StoreInUse
 
 # --- what a store holds
 
@@ -208,151 +129,13 @@ def test_the_card_says_which_encoder_and_data_set_the_vectors_come_from():
     assert store.folder == resources.outputs_root() / "embeddings" / "net--toy"
 
 
-# --- killed, and continued
-
-
-def first_build():
-    return lambda encoder: build(picture_set(), encoder)
-
-
-def appended():
-    build(picture_set(17))
-    return lambda encoder: build(picture_set(30), encoder)
-
-
-def thinned():
-    build(picture_set(20))
-    return lambda encoder: build(keep(picture_set(30), np.arange(30) % 4 != 1), encoder)
-
-
-def relabelled():
-    build(picture_set())
-    changed = replace(picture_set(), manifest=picture_set().manifest.assign(label="ring"))
-    return lambda encoder: build(changed, encoder)
-
-
-def other_encoder():
-    store, _ = build_store(Negative(), "net", picture_set(), "float32", 5)
-    assert len(store) == 30
-    return lambda encoder: build(picture_set(), encoder)
-
-
-SCENARIOS = [first_build, appended, thinned, relabelled, other_encoder]
-
-
-def in_folder(monkeypatch, path):
-    monkeypatch.setenv("RECTRIO_OUTPUTS", str(path))
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_killed_before_any_rename_the_next_call_finishes_as_if_nothing_had_happened(tmp_path, monkeypatch, scenario):
-    in_folder(monkeypatch, tmp_path / "whole")
-    expected, needed = scenario()(Counting())
-    expected, kills = content(expected), 0
-    rename = Path.replace
-    while True:
-        in_folder(monkeypatch, tmp_path / str(kills))
-        run, left = scenario(), [kills]
-
-        def replace_or_die(path, target, left=left):
-            left[0] -= 1
-            return rename(path, target) if left[0] >= 0 else die()
-
-        killed = Counting()
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", replace_or_die)
-            try:
-                run(killed)
-                break
-            except Killed:
-                kills += 1
-        last = Counting()
-        store, _ = run(last)
-        assert content(store) == expected
-        assert killed.embedded + last.embedded <= needed + SHARD
-    assert kills >= (2 if scenario is relabelled else 3)
-
-
-def test_killed_while_it_deletes_and_again_while_it_starts_no_old_vector_survives(tmp_path, monkeypatch):
-    in_folder(monkeypatch, tmp_path / "whole")
-    expected = content(other_encoder()(Counting())[0])
-    for victim in ("card.json", "rows.parquet", "vectors-00000.npy"):
-        in_folder(monkeypatch, tmp_path / victim)
-        run = other_encoder()
-
-        def delete_one_and_die(folder, victim=victim, **options):
-            (Path(folder) / victim).unlink()
-            die()
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(shutil, "rmtree", delete_one_and_die)
-            run(Counting())
-        with pytest.raises(Killed):
-            run(Counting(0, die))
-        assert content(run(Counting())[0]) == expected
-
-
-@pytest.mark.parametrize("shards", range(5))
-def test_killed_after_some_shards_the_next_call_embeds_only_the_rest(tmp_path, monkeypatch, shards):
-    in_folder(monkeypatch, tmp_path / "whole")
-    expected = content(build(picture_set())[0])
-    in_folder(monkeypatch, tmp_path / "killed")
-    with pytest.raises(Killed):
-        build(picture_set(), Counting(shards, die))
-    store, embedded = build(picture_set())
-    assert embedded == 30 - shards * SHARD
-    assert content(store) == expected
-
-
-def test_orphans_of_a_killed_call_are_overwritten(tmp_path, monkeypatch):
-    in_folder(monkeypatch, tmp_path / "whole")
-    expected = content(build(picture_set())[0])
-    in_folder(monkeypatch, tmp_path / "killed")
-    with pytest.raises(Killed):
-        build(picture_set(), Counting(2, die))
-    folder = resources.outputs_root() / "embeddings" / "net--toy"
-    np.save(folder / "vectors-00002.npy", np.zeros((3, 36), np.float32))
-    for name in ("vectors-00002.part", "vectors-00003.part", "rows.part", "card.json.part"):
-        (folder / name).write_bytes(b"half")
-    assert content(build(picture_set())[0]) == expected
-
-
-def build_until_killed():
-    """Run in a process of its own: waits for the end before the third shard."""
-
-    def wait():
-        (resources.outputs_root() / "waiting").touch()
-        time.sleep(600)
-
-    build(picture_set(), Counting(2, wait))
-
-
-def test_a_killed_process_is_continued_by_another_one(tmp_path, monkeypatch):
-    in_folder(monkeypatch, tmp_path / "whole")
-    expected = content(build(picture_set())[0])
-    in_folder(monkeypatch, tmp_path / "killed")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    code = "import test_embeddings; test_embeddings.build_until_killed()"
-    child = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    try:
-        while not (tmp_path / "killed" / "waiting").exists():
-            assert child.poll() is None, "the build ended by itself"
-            time.sleep(0.05)
-    finally:
-        child.kill()
-        child.wait()
-    store, embedded = build(picture_set())
-    assert embedded == 30 - 2 * SHARD
-    assert content(store) == expected
-
-
 # --- what is refused
 
 
 def test_a_store_that_was_stopped_half_way_is_not_opened():
     with pytest.raises(Killed):
         build(picture_set(), Counting(2, die))
-    with pytest.raises(ValueError, match=r"holds 14 of 30 vectors: .*04_build_embeddings"):
+    with pytest.raises(ValueError, match=r"stopped half way, it holds 14 vectors: .*04_build_embeddings"):
         open_store("net", "toy")
 
 
@@ -388,3 +171,40 @@ def test_an_unknown_dtype_is_refused_before_anything_is_written():
 def test_pictures_that_do_not_fit_the_encoder_are_refused():
     with pytest.raises(ValueError, match="takes pictures of shape"):
         build_store(RawPixels(1, 9), "net", picture_set())
+
+
+def test_a_second_writer_is_refused_while_the_first_one_works_and_not_afterwards():
+    def meanwhile():
+        with pytest.raises(StoreInUse, match="is being written by another process: call again when that has ended"):
+            build_store(Counting(), "net", picture_set(5), "float32", SHARD)
+
+    store, embedded = build(picture_set(), Counting(2, meanwhile))
+    assert embedded == 30
+    holds(store, picture_set())
+    assert build(picture_set(5))[1] == 0
+
+
+# --- what a call reports
+
+
+def test_a_report_says_how_fast_and_which_stage_limits():
+    seconds = {"listing": 1.0, "reading": 2.0, "encoding": 6.0, "writing": 1.0}
+    report = Report(files=40, embedded=30, copies=4, bad=5, deleted=2, seconds=seconds)
+    shares = {"listing": 0.1, "reading": 0.2, "encoding": 0.6, "writing": 0.1}
+    assert report.timings == {"pictures_per_second": 3.0, **shares, "limit": "encoding"}
+    assert str(report) == (
+        "30 of 40 embedded in 10.0 s, 3.0 a second (listing 10%, reading 20%, encoding 60%, writing 10%: encoding "
+        "limits); 4 copies, 5 unreadable, 2 deleted"
+    )
+    assert Report().timings["pictures_per_second"] == 0
+
+
+def test_time_is_counted_for_the_stage_even_if_it_fails(monkeypatch):
+    ticks = iter([10.0, 12.5, 20.0, 21.0])
+    monkeypatch.setattr(embeddings, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    report = Report()
+    with report.timed("reading"):
+        pass
+    with pytest.raises(Killed), report.timed("reading"):
+        die()
+    assert report.seconds == {"listing": 0, "reading": 3.5, "encoding": 0, "writing": 0}

@@ -100,6 +100,17 @@ def test_neighbour_grid_frames_hits_green_misses_red_and_queries_blue(channels):
         assert_shows(grid[q, n + 1], neighbours[q, n])
 
 
+def test_neighbour_grid_leaves_missing_answers_empty_and_unlabelled_queries_without_verdict(channels):
+    queries, neighbours = pictures(2, channels=channels), pictures(2, 2, channels=channels)
+    found = np.array([["ant", ""], ["bee", "bee"]], dtype=object)
+    scores = np.array([[0.9, np.nan], [0.5, 0.25]])
+    figure = plots.neighbour_grid(queries, ["ant", ""], neighbours, found, scores)
+    grid = np.reshape(figure.axes, (2, 3))
+    assert [[frame_of(axis) for axis in row[1:]] for row in grid] == [[{plots.HIT}, set()], [set(), set()]]
+    assert [[axis.get_title() for axis in row[1:]] for row in grid] == [["0.90", ""], ["bee 0.50", "bee 0.25"]]
+    assert not grid[0, 2].axison and not grid[0, 2].get_images()
+
+
 def test_green_is_green_and_red_is_red():
     for colour, strongest in ((plots.MISS, 0), (plots.HIT, 1), (plots.QUERY, 2)):
         assert np.argmax([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) == strongest

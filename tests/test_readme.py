@@ -36,38 +36,70 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "RECTRIO_OUTPUTS": str(tmp_path / "outputs")}
 
 
-def run_commands(block: str, pictures: Path, environment: dict[str, str], **smaller: str) -> None:
-    """Run a block of the README on the pictures, with some of its values replaced."""
-    assert "~/pictures" in block
-    for line in block.replace("~/pictures", pictures.as_posix()).strip().splitlines():
+def run_commands(block: str, pictures: Path, environment: dict[str, str], **smaller: str) -> str:
+    """Run a block of the README on the pictures, with some of its values replaced; return what was printed."""
+    printed, asked = [], next((pictures / "ring").glob("*.png"))
+    for line in block.strip().splitlines():
+        line = line.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", asked.as_posix())
         for wanted, instead in smaller.items():
             line = re.sub(rf"\b{wanted}=\S+", f"{wanted}={instead}", line)
         rectrio = [sys.executable, "-m", "rectrio_lib.cli", *shlex.split(line)[1:]]
         done = subprocess.run(rectrio, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
-        assert "STAND-IN" not in done.stdout or "clip" in line  # no weights in a test
+        printed.append(done.stdout)
+    return "".join(printed)
+
+
+def run_python(code: str, environment: dict[str, str]) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_any_folder_is_trained_on_indexed_reported_and_searched(
+    pictures: Path, tmp_path: Path, environment: dict[str, str]
+):
+    whole, again = blocks(OWN, "sh")[:2]
+    assert "--images ~/pictures" in whole and "--show answers.png" in whole
+    grid = (tmp_path / "answers.png").as_posix()
+    small = "--images ~/pictures -p size=64 -p epochs=1"
+    said = run_commands(whole.replace("--images ~/pictures", small).replace("answers.png", grid), pictures, environment)
+    page = (tmp_path / "outputs" / "reports" / "pictures" / "index.html").read_text(encoding="utf-8")
+    assert "star/broken.jpg" in page and "test pictures, which were not trained on" in page
+    assert "STAND-IN" in page  # there are no weights in a test
+    assert "pictures-tuned" in said and Path(grid).stat().st_size > 10_000
+    assert "rectrio index ~/pictures" in again
+    said = run_commands(again, pictures, environment)
+    assert "0 of 241 embedded" in said and re.search("^Encoder +pictures-tuned", said, re.MULTILINE)
+
+
+def test_the_three_functions_train_build_and_search(pictures: Path, environment: dict[str, str]):
+    (code,) = blocks(OWN, "python")
+    asked = next((pictures / "ring").glob("*.png"))
+    assert "some picture.jpg" in code and 'galleries.train("~/pictures")' in code
+    code = code.replace('train("~/pictures")', 'train("~/pictures", size=64, epochs=1)')
+    said = run_python(
+        code.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", asked.as_posix()), environment
+    )
+    assert "240 of 241 embedded" in said and f"ring/{asked.name}" in said
 
 
 def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[0].replace("epochs=20", "epochs=20 -p batch_size=32")
-    run_commands(block, pictures, environment, epochs="8", size="32")
+    block = blocks(OWN, "sh")[2].replace("epochs=20", "epochs=20 -p batch_size=32")
+    assert "~/pictures" in block
+    said = run_commands(block, pictures, environment, epochs="8", size="32")
+    assert "STAND-IN" not in said
     ledger = (tmp_path / "outputs" / "datasets" / "mine" / "ledger.csv").read_text(encoding="utf-8")
     assert "star/broken.jpg" in ledger
-
-    asked = next((pictures / "ring").glob("*.png"))
-    (code,) = blocks(OWN, "python")
-    assert "some picture.jpg" in code
-    code = code.replace("some picture.jpg", asked.as_posix())
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert "ring" in answer.stdout and "score" in answer.stdout
+    assert "`mine-triplet--mine`" in OWN
+    said = run_commands('rectrio search "some picture.jpg" --index mine-triplet--mine', pictures, environment)
+    assert re.search(r"^1 +1\.000 +ring +ring/", said, re.MULTILINE)
 
 
 def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[1]
-    assert "encoder=mine-clip" in block and "backbone=clip:ViT-B/32" in block
+    block = blocks(OWN, "sh")[3]
+    assert "encoder=mine-clip" in block and "backbone=clip:ViT-B/32" in block and "~/pictures" in block
     run_commands(block.replace("--only 03", "--only 03 -p batch_size=32 -p epochs=1"), pictures, environment, size="64")
     saved = sorted(path.name for path in (tmp_path / "outputs" / "encoders").iterdir())
     assert saved == ["mine-clip", "mine-clip-frozen", "mine-clip-phase1"]
@@ -75,11 +107,20 @@ def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path:
 
 
 def test_every_option_that_the_readme_names_exists():
-    shown = subprocess.run(
-        [sys.executable, "-m", "rectrio_lib.cli", "run", "--help"],
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    for option in ("--only", "--from", "--profile", "-p"):
-        assert option in shown.stdout and option in README
+    named = {
+        "run": ("--only", "--from", "--profile", "-p", "--images"),
+        "index": ("--recall", "--backbone", "--encoder"),
+        "search": (
+            *("--index", "--k", "--show", "--where", "--minimum", "--distinct", "--mmr"),
+            *("--expand", "--reciprocal", "--combine", "--json"),
+        ),
+    }
+    for command, options in named.items():
+        shown = subprocess.run(
+            [sys.executable, "-m", "rectrio_lib.cli", command, "--help"],
+            env={**os.environ, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+        for option in options:
+            assert option in shown.stdout and option in README

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from rectrio_lib import searching
 from rectrio_lib.encoders import ConvNet, RawPixels, fingerprint
 from rectrio_lib.indexing import Index
 from rectrio_lib.readers import BadData
-from rectrio_lib.searching import Results, search_files, search_images, search_vectors
+from rectrio_lib.searching import Results, search_files, search_images, search_stream, search_vectors
 from rectrio_lib.shapes import draw_shapes
 
 SIZE = 16
@@ -53,12 +54,25 @@ def test_a_column_has_the_answers_shape(results):
         results.column("colour")
 
 
+def test_empty_places_are_nan_in_a_column_and_left_out_of_a_frame():
+    rows = pd.DataFrame({"image_id": ["a", "b"], "number": [1, 2]})
+    scores, positions = np.array([[0.9, np.nan], [np.nan, np.nan]], np.float32), np.array([[1, -1], [-1, -1]])
+    results = Results(["q1", "q2"], scores, positions, rows)
+    assert results.frame()[["query", "rank", "image_id", "number"]].to_numpy().tolist() == [["q1", 1, "b", 2]]
+    assert results.frame()["number"].dtype == np.int64
+    np.testing.assert_array_equal(results.column("number"), [[2, np.nan], [np.nan, np.nan]])
+    assert results.column("image_id")[0, 0] == "b" and pd.isna(results.column("image_id")).sum() == 3
+    none = Results(["q1", "q2"], scores[[1, 1]], positions[[1, 1]], rows.iloc[:0])
+    assert none.frame().columns.tolist() == ["query", "rank", "score", "image_id", "number"] and none.frame().empty
+    assert pd.isna(none.column("image_id")).all() and none.column("image_id").shape == (2, 2)
+
+
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_pictures_of_the_gallery_find_themselves_first(kind):
     index, encoder, pixels = gallery(kind=kind)
     found = search_images(index, encoder, pixels, k=3)
     assert found.column("image_id")[:, 0].tolist() == index.rows["image_id"].tolist()
-    np.testing.assert_allclose(found.scores[:, 0], 1, atol=1e-5)
+    np.testing.assert_allclose(found.scores[:, 0], 1, atol=1e-3)
     assert found.positions.shape == found.scores.shape == (len(pixels), 3)
 
 
@@ -102,10 +116,20 @@ def test_pictures_seen_by_another_encoder_are_refused_with_both_named(other):
         search_images(index, other, pixels[:1], k=1)
 
 
-def test_more_answers_than_pictures_are_refused():
+def test_more_answers_than_pictures_leave_places_empty():
     index, encoder, pixels = gallery()
-    with pytest.raises(ValueError, match="k=41, but the index holds 40 pictures"):
-        search_images(index, encoder, pixels[:1], k=41)
+    found = search_images(index, encoder, pixels[:1], k=50)
+    assert sorted(found.positions[0, :40].tolist()) == list(range(40))
+    assert found.positions[0, 40:].tolist() == [-1] * 10
+
+
+def test_a_known_fingerprint_is_not_computed_again(monkeypatch):
+    index, encoder, pixels = gallery()
+    known = fingerprint(encoder)
+    monkeypatch.setattr(searching, "fingerprint", lambda encoder: pytest.fail("computed again"))
+    assert search_images(index, encoder, pixels[:1], 1, encoder_hash=known).positions.tolist() == [[0]]
+    with pytest.raises(ValueError, match="the query was made by encoder xyz"):
+        search_images(index, encoder, pixels[:1], 1, encoder_hash="xyz")
 
 
 def test_pictures_of_another_size_are_refused():
@@ -159,3 +183,40 @@ def test_a_cut_picture_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(BadData, match=r"cut\.png cannot be read as a picture"):
         search_files(index, encoder, [path], k=1)
+
+
+def test_files_are_searched_with_every_option(tmp_path):
+    index, encoder, pixels = gallery()
+    paths = [write_picture(tmp_path / f"{i}.png", pixels[i], "L") for i in (0, 4)]
+    label = index.rows["label"][4]
+    found = search_files(index, encoder, paths, k=99, where=f"label == '{label}'", minimum=-1.0)
+    assert (index.rows["label"] == label).sum() == (found.positions[0] >= 0).sum() < 40
+    assert found.positions[1, 0] == 4 and set(found.frame()["label"]) == {label}
+    assert len(search_files(index, encoder, paths, k=3, combine=True)) == 1
+    assert search_files(index, encoder, [], k=3).positions.shape == (0, 3)
+
+
+# --- streams
+
+
+def test_a_stream_takes_vectors_pictures_and_files_and_hashes_the_encoder_once(tmp_path, monkeypatch):
+    index, encoder, pixels = gallery()
+    files = [write_picture(tmp_path / f"{i}.png", pixels[i], "L") for i in (7, 8)]
+    hashed = []
+    monkeypatch.setattr(searching, "fingerprint", lambda encoder: hashed.append(encoder) or index.encoder_hash)
+    batches = [pixels[:3], encoder.encode(pixels[3:5]), files, pixels[20:21]]
+    pieces = list(search_stream(index, iter(batches), 1, encoder))
+    assert [piece.positions[:, 0].tolist() for piece in pieces] == [[0, 1, 2], [3, 4], [7, 8], [20]]
+    assert [piece.query_ids for piece in pieces] == [["0", "1", "2"], ["3", "4"], [str(f) for f in files], ["7"]]
+    assert hashed == [encoder]
+
+
+@pytest.mark.parametrize("batch", [np.zeros((2, 1, SIZE, SIZE), np.uint8), ["a.png"]], ids=["pictures", "files"])
+def test_a_stream_of_pictures_needs_their_encoder(batch):
+    index, _, _ = gallery()
+    with pytest.raises(ValueError, match="pictures and files need the encoder of the index"):
+        next(search_stream(index, [batch]))
+    with pytest.raises(ValueError, match="the query was made by encoder"):
+        next(
+            search_stream(index, [np.zeros((2, 1, SIZE, SIZE), np.uint8)], encoder=ConvNet(1, SIZE, (4,), SIZE * SIZE))
+        )

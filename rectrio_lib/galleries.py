@@ -1,0 +1,286 @@
+"""Any folder of pictures: train on it, build an index of it, search it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rectrio_lib import chapters, indexing, inventory, kinds, pictures, running, searching
+from rectrio_lib.embeddings import Report
+from rectrio_lib.encoders import Encoder, load_encoder, save_encoder
+from rectrio_lib.folders import embed_folder
+from rectrio_lib.indexing import Index
+from rectrio_lib.pretrained import load_pretrained
+from rectrio_lib.readers import BadData
+from rectrio_lib.searching import Results
+from rectrio_lib.stores import EmbeddingStore
+
+BACKBONE = "torchvision:squeezenet1_0"  # five megabytes, and quick on any processor
+CHAPTER = "03"
+TRAINED_SIDE = 128  # pixels: a compromise between what a backbone sees and how long training takes on a processor
+FORBIDDEN = r'[<>:"/\\|?*\x00-\x1f]|^\.|[ .]$|\.(new|old|part|lock)$'  # not in names of folders, or used by `resources`
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """An index, and what it takes to ask it with pictures.
+
+    Attributes:
+        name: of the index, below outputs/indexes/.
+        index: where to search.
+        encoder: name of the encoder that made it, below outputs/encoders/; empty if it is gone or was trained anew.
+        folder: of the pictures; None if the index is of a data set without files.
+        stand_in: whether random weights or drawn pictures stood in.
+    """
+
+    name: str
+    index: Index
+    encoder: str
+    folder: Path | None
+    stand_in: bool
+
+    def load_encoder(self) -> Encoder:
+        """Open the encoder that made the index.
+
+        Raises:
+            ValueError: if it is gone or was trained anew, or its files are damaged.
+        """
+        if not self.encoder:
+            raise ValueError(
+                f"Index {self.name} was built with encoder {self.index.encoder_hash}, which is gone or was trained "
+                f"anew: build the index again, `rectrio index {self.folder or 'FOLDER'}`."
+            )
+        return load_encoder(self.encoder)
+
+    def search(self, asked: str | Path | Sequence[str | Path], k: int = 10, **options: Any) -> Results:
+        """Search the index; see the function `search`."""
+        names = [str(one) for one in ([asked] if isinstance(asked, str | Path) else asked)]
+        files = [path for path in (Path(name).expanduser() for name in names) if path.is_file()]
+        if not names:
+            raise ValueError("Nothing was asked: name a picture file, or a picture of the index.")
+        if not files:
+            found = searching.search_ids(self.index, [self.row(name)["image_id"] for name in names], k, **options)
+            return replace(found, query_ids=names if len(found) == len(names) else [" + ".join(names)])
+        if len(files) < len(names):
+            other = next(name for name in names if not Path(name).expanduser().is_file())
+            raise ValueError(f"{other} is no file, but {files[0]} is: ask with files, or with pictures of the index.")
+        known = self.index.encoder_hash  # by which the encoder was found
+        return searching.search_files(self.index, self.load_encoder(), files, k, known, **options)
+
+    def row(self, asked: str) -> pd.Series:
+        """Return what is known of a picture of the index, asked for by image_id or by path below the folder.
+
+        Raises:
+            ValueError: if it is not in the index.
+        """
+        rows = self.index.rows
+        same = rows["image_id"].eq(asked)
+        if "path" in rows:
+            same |= rows["path"].isin([asked, asked.replace("\\", "/")])
+        if not same.any():
+            raise ValueError(f"{asked} is no file, and no image_id or path of a picture in index {self.name}.")
+        return rows[same].iloc[0]
+
+
+def train(folder: str | Path, name: str = "", **parameters: Any) -> str:
+    """Train an encoder on class folders of pictures: chapter 03, run strictly by papermill.
+
+    Args:
+        folder: FOLDER/<class>/… or FOLDER/{train,val,test}/<class>/….
+        name: of the data set; empty: that of the folder.
+        **parameters: of chapter 03, such as backbone="clip:ViT-B/32" or epochs=10. Without, pictures are kept and seen
+            at 128 pixels a side (CLIP: 224), and small folders get small batches.
+
+    Returns:
+        The name of the encoder, <name>-tuned.
+
+    Raises:
+        ValueError: if there is no picture, or a parameter is unknown.
+        running.ChapterError: if the chapter fails; the message says why and where to look.
+    """
+    folder, name = _named(folder, name)
+    (chapter,) = chapters.select_chapters([CHAPTER])
+    clip = parameters.get("backbone", BACKBONE).startswith("clip:")
+    chosen = {"size": 224, "resolution": 0} if clip else {"size": TRAINED_SIDE, "resolution": TRAINED_SIDE}
+    third = len(pictures.find_pictures(folder)) // 3  # what is left of a class without test, validation and a fold
+    chosen |= {"batch_size": min(chapter.parameters["batch_size"], max(3, third)), "backbone": BACKBONE}
+    chosen |= {"dataset": name, "folder": str(folder), "encoder": f"{name}-tuned", **parameters}
+    running.run_chapters([chapter], None, chosen)
+    return chosen["encoder"]
+
+
+def embed(
+    folder: str | Path, encoder: str = "", name: str = "", manifest: pd.DataFrame | None = None
+) -> tuple[EmbeddingStore, Report]:
+    """Embed what is new in a folder of pictures; what was left out is listed in ledger.csv of the store.
+
+    Args:
+        folder: of pictures, sorted into folders or not.
+        encoder: name of a saved encoder, or a pretrained backbone such as "clip:ViT-B/32", which is saved; empty: what
+            made the index of that name, so that it stays as good as it was, else BACKBONE.
+        name: of the pictures; empty: that of the folder.
+        manifest: see `folders.embed_folder`.
+
+    Returns:
+        The store, and what happened; printed, one line.
+
+    Raises:
+        ValueError: if there is no readable picture, no such encoder, or the name belongs to other pictures.
+        OSError: if the store cannot be written, or is being written by another process.
+    """
+    folder, name = _named(folder, name)
+    encoder = _saved(encoder or _usual(name))
+    store, report = embed_folder(load_encoder(encoder), encoder, folder, name, manifest)
+    ledger = store.folder / "ledger.csv"
+    report.ledger.to_csv(ledger, index=False)
+    if not len(store):
+        first = report.ledger.iloc[0]
+        raise BadData(f"{folder} holds no readable picture: {first['picture']}: {first['reason']} (all: {ledger}).")
+    return store, report
+
+
+def build(
+    folder: str | Path,
+    encoder: str = "",
+    name: str = "",
+    kind: str = "auto",
+    recall: float = 0.95,
+    manifest: pd.DataFrame | None = None,
+) -> tuple[Gallery, Report]:
+    """Embed what is new in a folder of pictures, and build and save an index of it, unless nothing has changed.
+
+    Args:
+        folder: of pictures, sorted into folders or not.
+        encoder: as for `embed`.
+        name: of the index; empty: that of the folder.
+        kind: of the index, see `indexing.Index.build`.
+        recall: share of the true ten nearest neighbours to be found, in (0, 1].
+        manifest: see `folders.embed_folder`.
+
+    Returns:
+        The gallery, ready to be searched, and what happened; printed, one line.
+
+    Raises:
+        ValueError: as `embed` and `indexing.Index.build`, or if an index of other pictures has that name.
+        OSError: as `embed`.
+    """
+    folder, name = _named(folder, name)
+    kinds.candidates(kind, 1, 0)  # said now, not after an hour of embedding
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall={recall} should be above 0 and at most 1.")
+    _refuse_foreign(folder, name)
+    store, report = embed(folder, encoder, name, manifest)
+    report.seconds["indexing"] = 0.0
+    with report.timed("indexing"):
+        if not _is_current(name, store, kind, recall):
+            indexing.build(store, kind, recall).save(name)
+    return open_gallery(name), report
+
+
+def search(asked: str | Path | Sequence[str | Path], index: str = "", k: int = 10, **options: Any) -> Results:
+    """Search an index.
+
+    Args:
+        asked: picture files, or pictures of the index by image_id or by path below its folder: these are no answers to
+            themselves. A file that is there is always asked as a file.
+        index: its name; empty: the only one there is.
+        k: answers a picture.
+        **options: fields of `answering.Options`: where, minimum, distinct, mmr, expand, reciprocal, combine, ….
+
+    Returns:
+        The answers; `.frame()` gives a table.
+
+    Raises:
+        ValueError: if there is no such index or picture, the encoder of the index is gone, or k or an option does not
+            fit.
+    """
+    return open_gallery(index).search(asked, k, **options)
+
+
+def open_gallery(name: str = "") -> Gallery:
+    """Open a saved index with what belongs to it.
+
+    Args:
+        name: of the index; empty: the only one there is.
+
+    Raises:
+        ValueError: if there is none of that name, none at all, or none was named of several; or it is damaged.
+    """
+    names = list(inventory.cards("indexes"))
+    if not names:
+        raise ValueError("There is no index yet: build one with `rectrio index FOLDER`.")
+    if name not in names and (name or len(names) > 1):
+        problem = f"There is no index {name!r}" if name else "There are several indexes, and none was named"
+        raise ValueError(f"{problem}: choose one of {', '.join(names)}.")
+    index = Index.load(name or names[0])
+    store = inventory.store_of(name or names[0], index.encoder_hash)
+    encoder, card = inventory.encoder_of(index.encoder_hash, store.get("encoder", ""))
+    folder = Path(store["folder"]) if store.get("folder") else None
+    stand_in = bool(store.get("stand_in") or card.get("stand_in"))
+    return Gallery(name or names[0], index, encoder, folder, stand_in)
+
+
+def _usual(name: str) -> str:
+    """Return the encoder of the index of that name; of a stand-in its backbone, whose weights may have come by now."""
+    made = inventory.cards("indexes").get(name, {}).get("encoder_hash", "")
+    encoder, card = inventory.encoder_of(made, inventory.store_of(name, made).get("encoder", ""))
+    if encoder and (card.get("trained_on") or not card.get("stand_in")):
+        return encoder
+    return card.get("arguments", {}).get("backbone", BACKBONE)
+
+
+def _saved(encoder: str) -> str:
+    """Return the name of a saved encoder; a pretrained backbone is saved first, once."""
+    there = inventory.cards("encoders")
+    name = encoder.replace(":", "-").replace("/", "-")
+    if ":" in encoder and there.get(name, {}).get("stand_in", True):
+        save_encoder(load_pretrained(encoder), name)
+    elif name not in there:
+        known = f"there are {', '.join(there)}, and" if there else "there are none yet, but"
+        raise ValueError(f"There is no encoder {encoder!r}: {known} pretrained backbones such as {BACKBONE}.")
+    return name
+
+
+def _named(folder: str | Path, name: str) -> tuple[Path, str]:
+    """Return the whole path of a folder of pictures, and the name to file them under.
+
+    Raises:
+        BadData: if there is no such folder.
+        ValueError: if the name cannot be that of a folder.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if not folder.is_dir():
+        raise BadData(f"{folder} is no folder. It should hold pictures, in class folders or not.")
+    name = name or folder.name
+    if not name or len(name) > LONGEST_NAME or re.search(FORBIDDEN, name):
+        raise ValueError(f"{name!r} cannot be the name of an index: give it a short and plain one (--name).")
+    return folder, name
+
+
+def _refuse_foreign(folder: Path, name: str) -> None:
+    card = inventory.cards("indexes").get(name, {})
+    store = inventory.store_of(name, card.get("encoder_hash", ""))
+    then = store.get("folder", "")
+    if store and then != str(folder) and (not then or Path(then).is_dir()):
+        owner = f"the pictures in {then}" if then else f"the data set {store['dataset']}"
+        raise ValueError(f"The index {name} is of {owner}: give this one another name (--name).")
+
+
+def _is_current(name: str, store: EmbeddingStore, kind: str, recall: float) -> bool:
+    """Tell whether the saved index is of just these vectors, and as it was asked for."""
+    if name not in inventory.cards("indexes"):
+        return False
+    try:
+        index = Index.load(name)
+        same = index.rows.equals(store.select())
+    except ValueError:  # damaged, or of another version: it will be replaced
+        return False
+    wanted = kinds.candidates(kind, index.dim, len(store))[0]
+    made = (index.encoder_hash, index.kind) == (store.card["encoder_hash"], wanted)
+    return same and made and (index.recall or 0) >= recall

@@ -1,0 +1,95 @@
+import base64
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from gallery_maker import ENCODER, save_classes, save_encoder_of_pixels
+from picture_maker import photograph
+from PIL import Image
+
+from rectrio_lib import galleries, plots, previews
+
+
+@pytest.fixture(autouse=True)
+def drawn_in_memory():
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    save_encoder_of_pixels()
+    return galleries.build(save_classes(tmp_path / "pets"), ENCODER)[0]
+
+
+def opened(address):
+    kind, _, data = address.partition(";base64,")
+    picture = Image.open(BytesIO(base64.b64decode(data)))
+    assert kind == f"data:image/{picture.format.lower()}"
+    return picture
+
+
+def test_thumbnails_are_the_pictures_in_small_and_empty_where_there_is_none(gallery):
+    (gallery.folder / "broken.png").write_bytes(b"no picture")
+    paths = ["cat/02.png", "dog/50.png", "broken.png", "gone.png", "cat/02.png"]
+    found = previews.thumbnails(gallery.folder, paths, 24)
+    assert list(found) == paths[:4]
+    assert (found["broken.png"], found["gone.png"]) == ("", "")
+    for path, seed in (("cat/02.png", 2), ("dog/50.png", 50)):
+        shown = np.asarray(opened(found[path]), int)
+        expected = np.asarray(photograph(seed).resize((24, 24), Image.Resampling.BICUBIC), int)
+        assert shown.shape == (24, 24, 3) and np.abs(shown - expected).mean() < 25
+
+
+def test_a_figure_becomes_an_address_and_is_closed():
+    figure = plots.example_grid({"ant": np.zeros((1, 3, 8, 8), np.uint8)})
+    assert min(opened(previews.figure_address(figure)).size) > 20
+    assert not plt.fignum_exists(figure.number)
+
+
+def shown(figure, columns):
+    """Return titles, and which places show a picture."""
+    axes = np.reshape(figure.axes, (-1, columns))
+    there = [[bool(axis.get_images()) for axis in line] for line in axes]
+    return [[axis.get_title() for axis in line] for line in axes], there
+
+
+def test_a_grid_shows_questions_and_answers_with_their_labels_and_leaves_missing_places_empty(gallery):
+    asked = ["cat/00.png", "dog/51.png"]
+    results = gallery.search(asked, k=8, where="label == 'dog'")
+    titles, there = shown(previews.answer_grid(gallery, asked, results), 9)
+    assert (titles[0][0], titles[1][0]) == ("cat", "dog")
+    assert [sum(line) for line in there] == [1 + 6, 1 + 5]
+    assert all(title.startswith("dog 0.") for title in titles[0][1:7])
+    assert all(title.startswith(("0.", "1.")) for title in titles[1][1:6])
+    assert titles[0][7:] == ["", ""]
+
+
+def test_a_grid_shows_the_pixels_of_the_files(gallery):
+    file = gallery.folder / "cat" / "03.png"
+    figure = previews.answer_grid(gallery, [file], gallery.search(file, k=1))
+    expected = np.asarray(photograph(3).resize((previews.GRID_SIDE,) * 2, Image.Resampling.BICUBIC), int)
+    for axis in figure.axes:
+        (image,) = axis.get_images()
+        assert np.abs(np.asarray(image.get_array(), int) - expected).max() <= 2
+    assert figure.axes[0].get_title() == "cat"
+
+
+def test_a_file_from_elsewhere_has_no_label_and_an_answer_that_is_gone_is_white(gallery, tmp_path):
+    stranger = tmp_path / "stranger.png"
+    photograph(3).save(stranger)
+    (gallery.folder / "cat" / "03.png").unlink()
+    figure = previews.answer_grid(gallery, [stranger], gallery.search(stranger, k=2))
+    (titles,), _ = shown(figure, 3)
+    assert titles[:2] == ["", "cat 1.00"]
+    assert (np.asarray(figure.axes[1].get_images()[0].get_array()) == 255).all()
+    frames = [side.get_visible() for axis in figure.axes[1:] for side in axis.spines.values()]
+    assert not any(frames)
+
+
+def test_of_a_combined_question_the_first_picture_is_shown(gallery):
+    asked = ["cat/00.png", "cat/01.png"]
+    titles, there = shown(previews.answer_grid(gallery, asked, gallery.search(asked, k=2, combine=True)), 3)
+    assert len(titles) == 1 and there == [[True] * 3]

@@ -1,0 +1,93 @@
+import faiss
+import numpy as np
+import pytest
+from index_maker import DIM, built, named
+
+from rectrio_lib import kinds
+from rectrio_lib import vectors as vectors_room
+from rectrio_lib.indexing import Index
+from rectrio_lib.vectors import Among
+
+
+def test_a_graph_answers_in_full_even_where_its_walk_ends_early():
+    """Many copies of two opposite vectors make a graph of two islands."""
+    vectors = np.repeat(np.eye(2, DIM, dtype=np.float32), 400, axis=0)
+    index = Index.build("hnsw", vectors, named(0, 800), "abc", effort=64)
+    index.remove([f"p{i}" for i in range(100)])
+    parameters = kinds.search_parameters("hnsw", 64, 600, 7 / 8, index._kept.selector)
+    _, positions = vectors_room._search(index._vectors.faiss, vectors[:1], 600, parameters)
+    assert (positions < 0).any(), "the walk did not end early: this test shows nothing"
+    scores, positions = index.search(vectors[[0, 799]], 600)
+    for row in positions:
+        assert len(set(row.tolist())) == 600 and row.min() >= 100
+    expected = [[1.0] * 300 + [0.0] * 300, [1.0] * 400 + [0.0] * 200]
+    np.testing.assert_array_equal(scores, expected)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "total", "few"),
+    [
+        *((20_000, 100_000, True), (20_001, 100_000, False)),
+        *((50_000, 1_000_000, True), (50_001, 1_000_000, False)),
+        *((79, 100, True), (80, 100, False)),
+    ],
+)
+def test_few_of_many_are_compared_one_by_one(allowed, total, few):
+    among = Among(np.arange(total) < allowed)
+    assert (among.count, among.few) == (allowed, few)
+
+
+def test_a_few_removed_vectors_do_not_make_a_walk_compare_everyone(monkeypatch):
+    index, vectors = built("hnsw", 300)
+    index.remove([f"p{i}" for i in range(60)])
+    monkeypatch.setattr(vectors_room.Vectors, "exact", die)
+    assert (index.search(vectors, 5)[1] >= 60).all()
+
+
+def test_who_may_answer_is_written_down_for_faiss_once():
+    index, vectors = built()
+    assert index._kept.selector is None
+    index.remove(["p1"])
+    assert index._kept.selector is index._kept.selector is not None
+    assert (index.search(vectors, 39)[1] != 1).all()
+
+
+def die(*arguments, **options):
+    raise OSError("killed")
+
+
+@pytest.fixture
+def two_threads():
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+class Watched:
+    """An index that notes how many threads a search may use, and may fail."""
+
+    def __init__(self, inner, fail=False):
+        self.inner, self.fail, self.seen = inner, fail, []
+
+    def search(self, vectors, k, params):
+        self.seen.append(faiss.omp_get_max_threads())
+        return die() if self.fail else vectors_room._search(self.inner, vectors, k, params)
+
+
+@pytest.mark.parametrize(("queries", "threads"), [(1, 1), (2, 2)])
+def test_a_single_query_takes_one_thread_and_gives_the_others_back(two_threads, queries, threads):
+    index, vectors = built()
+    index._vectors.faiss = Watched(index._vectors.faiss)
+    index.search(vectors[:queries], 3)
+    assert index._vectors.faiss.seen == [threads]
+    assert faiss.omp_get_max_threads() == 2
+
+
+def test_threads_are_given_back_after_a_failed_search(two_threads):
+    index, vectors = built()
+    index._vectors.faiss = Watched(index._vectors.faiss, fail=True)
+    with pytest.raises(OSError, match="killed"):
+        index.search(vectors[:1], 3)
+    assert index._vectors.faiss.seen == [1]
+    assert faiss.omp_get_max_threads() == 2
