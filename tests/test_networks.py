@@ -149,11 +149,11 @@ REPEATED = """
 import resource, torch
 from rectrio_lib import networks
 kept = networks.keep_freed_memory()
-torch.ones(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
+fetched = []
+for _ in range(40):
     torch.ones(2**24)
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    fetched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(kept, fetched[-1] - fetched[19])
 """
 
 
@@ -163,4 +163,4 @@ def test_freed_memory_is_not_fetched_again_from_the_system():
     if told[0] == "False":
         pytest.skip("this C library has no mallopt")
     pages = 2**24 * 4 // 4096
-    assert int(told[1]) < 3 * pages  # twenty times as many where each tensor is fetched anew
+    assert int(told[1]) < pages  # twenty times as many where each tensor is fetched anew
