@@ -10,19 +10,19 @@ from torch import nn
 
 from rectrio_lib import resources
 from rectrio_lib.encoders import fingerprint
-from rectrio_lib.networks import BATCH, Encoder
+from rectrio_lib.networks import BATCH, Encoder, best_device, best_precision
 
 
 def cache_features(
     encoder: Encoder, images: np.ndarray, disguise: nn.Module | None = None, views: int = 1, seed: int = 0
 ) -> np.ndarray:
-    """Encode every picture as it is, and in further disguises; what was computed before is read from disk.
+    """Encode every picture as it is, or in disguises; what was computed before is read from disk.
 
     Args:
         encoder: usually a frozen backbone without a head.
         images: uint8 (N, C, H, W).
-        disguise: changes a batch of pictures by chance, and is told apart by its repr.
-        views: vectors a picture: the first of the picture itself, the others of disguises.
+        disguise: changes a batch of pictures by chance, and is told apart by its repr; None takes them as they are.
+        views: vectors a picture, each of another disguise.
         seed: of the disguises.
 
     Returns:
@@ -34,7 +34,8 @@ def cache_features(
     if views < 1 or (views > 1 and disguise is None):
         raise ValueError(f"views={views}: choose at least 1, and for more than 1 name a disguise.")
     digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(repr((fingerprint(encoder), images.shape, disguise, views, seed)).encode())
+    precision = best_precision(best_device())  # bfloat16 features are coarser
+    digest.update(repr((fingerprint(encoder), images.shape, disguise, views, seed, precision)).encode())
     path = resources.outputs_root() / "features" / f"{digest.hexdigest()[:16]}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def cache_features(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for view in range(views):
-                found[:, view] = _encode(encoder, images, disguise if view else None)
+                found[:, view] = _encode(encoder, images, disguise)
         found.flush()
         del found  # an open map cannot be renamed on Windows
         partial.replace(path)

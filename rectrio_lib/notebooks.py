@@ -161,6 +161,9 @@ def _texts(outputs: Iterable[nbformat.NotebookNode], number: int) -> list[nbform
     for output in outputs:
         data = {kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")}
         if output.output_type == "stream" and output.name == "stdout":
+            if kept and kept[-1].output_type == "stream":  # the kernel cuts a long text where it happens to
+                kept[-1].text += output.text
+                continue
             kept.append(nbformat.v4.new_output("stream", name="stdout", text=output.text))
         elif output.output_type == "execute_result" and data:
             kept.append(nbformat.v4.new_output("execute_result", data=data, execution_count=number))

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -141,3 +143,24 @@ def test_the_first_device_of_cuda_mps_cpu_is_taken(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda answer=cuda: answer)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda answer=mps: answer)
         assert networks.best_device() == expected
+
+
+REPEATED = """
+import resource, torch
+from rectrio_lib import networks
+kept = networks.keep_freed_memory()
+fetched = []
+for _ in range(40):
+    torch.ones(2**24)
+    fetched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(kept, fetched[-1] - fetched[19])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
+def test_freed_memory_is_not_fetched_again_from_the_system():
+    told = subprocess.run([sys.executable, "-c", REPEATED], capture_output=True, text=True, check=True).stdout.split()
+    if told[0] == "False":
+        pytest.skip("this C library has no mallopt")
+    pages = 2**24 * 4 // 4096
+    assert int(told[1]) < pages  # twenty times as many where each tensor is fetched anew

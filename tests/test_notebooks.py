@@ -182,3 +182,10 @@ def test_nbval_compares_a_cleaned_notebook(chapter):
     passed = [f"PASSED notebooks/01_first.ipynb::Cell {i}" for i in range(5)]
     passed += [f"PASSED notebooks/02_altered.ipynb::Cell {i}" for i in (0, 3, 4)]
     assert outcomes == [*(f"FAILED notebooks/02_altered.ipynb::Cell {i}" for i in (1, 2)), *passed], result.stdout
+
+
+def test_cleaning_joins_a_text_that_came_in_pieces():
+    cell = new_code_cell(CHECKED_PRINT)
+    cell.outputs = [new_output("stream", name="stdout", text=text) for text in ("tw", "o\n")]
+    (left,) = notebooks.cleaned(new_notebook(cells=[cell])).cells[0].outputs
+    assert left.text == "two\n"
