@@ -76,6 +76,7 @@ def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode
             kernel_name="python3",
             language="python",
             kernel_manager_class=_own_kernel(),
+            shutdown_kernel="immediate",  # what a chapter makes is on disk: seconds of tidying up would serve nobody
             extra_arguments=["--log-level=CRITICAL"],
             progress_bar=bar if sys.stderr.isatty() and not resources.quiet() else False,
         )
