@@ -76,7 +76,7 @@ class Report:
 
 def build_store(
     encoder: Encoder, encoder_name: str, dataset: ImageDataset, dtype: str = "float16", shard_rows: int = SHARD_ROWS
-) -> tuple[EmbeddingStore, int]:
+) -> tuple[EmbeddingStore, Report]:
     """Embed every picture of a data set that is not embedded yet.
 
     Killed at any moment, the next call goes on with the first picture that is missing. New pictures are appended;
@@ -90,7 +90,7 @@ def build_store(
         shard_rows: vectors a file.
 
     Returns:
-        The store, and how many pictures this call embedded.
+        The store, and what this call did.
 
     Raises:
         ValueError: if dtype is neither of the two, or the pictures do not fit the encoder.
@@ -98,7 +98,7 @@ def build_store(
     """
     card = new_card(encoder, encoder_name, dataset.name, dtype) | {"folder": "", "stand_in": dataset.stand_in}
     card |= {"dataset_hash": dataset.hash, "count": len(dataset)}
-    home, report = stores.home_of(encoder_name, dataset.name), Report()
+    home, report = stores.home_of(encoder_name, dataset.name), Report(len(dataset))
     with stores.writing(home):
         writer = Writer(home, _dataset_rows(home, card, dataset, shard_rows), dtype, shard_rows)
         missing = dataset.manifest[~dataset.manifest["image_id"].isin(writer.rows["image_id"])]
@@ -106,7 +106,7 @@ def build_store(
             resources.write_json(home / "card.json", card | {"finished": False})
         fill(encoder, writer, _slices(dataset, missing, shard_rows), report, len(missing))
         finish(writer, writer.rows, card)
-    return open_store(encoder_name, dataset.name), report.embedded
+    return open_store(encoder_name, dataset.name), report
 
 
 def _dataset_rows(home: Path, card: dict, dataset: ImageDataset, shard_rows: int) -> pd.DataFrame:

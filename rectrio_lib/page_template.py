@@ -128,7 +128,7 @@ pretrained backbone: an edited copy, a crop, the same scene a moment later.
 </div>
 {% endfor %}
 {% else %}
-<p>None were found.</p>
+<p>{{ "Random weights tell no copies." if stand_in else "None were found." }}</p>
 {% endif %}</section>
 
 <section id="neighbours"><h2>Who is next to whom</h2>

@@ -160,7 +160,7 @@ def _figures(found: metrics.Evaluation) -> dict[str, str]:
 
 
 def _near_copies(gallery: Gallery, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
-    groups = surveys.near_copies(vectors, rows)
+    groups = [] if gallery.stand_in else surveys.near_copies(vectors, rows)
     shown = [rows["path"].iloc[members[:MOST_OF_A_GROUP]].tolist() for members in groups[:MOST_GROUPS]]
     seen = previews.thumbnails(gallery.folder, [path for paths in shown for path in paths], THUMBNAIL)
     told = [

@@ -15,7 +15,7 @@ MOST_COMPARED = 10_000  # pictures that are compared with one another, all with 
 MOST_MAPPED = 2_000
 FEWEST_FOR_TSNE = 30
 MOST_CLASSES = 20  # more cannot be told apart by colour, nor read in a matrix
-NEAR_COPY = 0.95  # cosine of vectors without what all have in common, as in chapter 03
+NEAR_COPY = 0.87  # mirrored and bordered copies of photographs lie between 0.84 and 0.95
 NEAREST = 10  # so many neighbours of each picture are looked at for near copies
 FEWEST = 10  # pictures of a class that is worth training on
 
@@ -53,23 +53,40 @@ def vectors_of(store: EmbeddingStore, image_ids: Sequence[str]) -> np.ndarray:
     return found
 
 
-def near_copies(vectors: np.ndarray, rows: pd.DataFrame) -> list[np.ndarray]:
-    """Find groups of pictures that an untrained backbone sees as one: the same scene, a crop, a mirror image.
+def similar_pairs(features: np.ndarray) -> np.ndarray:
+    """Find pairs of pictures that an untrained backbone sees as one: the same scene, a crop, a mirror image.
+
+    All features share a large common part, so what is left without it is compared.
 
     Args:
-        vectors: unit vectors (N, dim) of a pretrained backbone; a trained encoder brings whole classes as close.
+        features: unit vectors (N, dim) of a pretrained backbone; a trained encoder brings whole classes as close, and
+            random weights see copies everywhere.
+
+    Returns:
+        Positions (P, 2), the smaller first; of each picture the ten nearest are looked at.
+    """
+    if len(features) < 3:  # without their mean, two are as unlike as can be
+        return np.empty((0, 2), np.int64)
+    centred = features - features.mean(0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-9)
+    rows = pd.DataFrame({"image_id": np.arange(len(centred)).astype(str)})
+    scores, found = Index.build("flat", centred, rows, "").search(centred, min(NEAREST + 1, len(rows)))
+    left, place = np.nonzero(scores > NEAR_COPY)
+    pairs = np.sort(np.column_stack([left, found[left, place]]), axis=1)
+    return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)
+
+
+def near_copies(features: np.ndarray, rows: pd.DataFrame) -> list[np.ndarray]:
+    """Join similar pairs, see `similar_pairs`, to groups.
+
+    Args:
+        features: unit vectors (N, dim) of a pretrained backbone.
         rows: N rows with `image_id`.
 
     Returns:
         Positions of each group of two or more, the largest group first.
     """
-    if len(rows) < 3:  # without their mean, two are as unlike as can be
-        return []
-    centred = vectors - vectors.mean(0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-9)
-    scores, found = Index.build("flat", centred, rows, "").search(centred, min(NEAREST + 1, len(rows)))
-    left, place = np.nonzero(scores > NEAR_COPY)
-    joined = cleaning.join_groups(rows.assign(group=rows["image_id"]), np.column_stack([left, found[left, place]]))
+    joined = cleaning.join_groups(rows.assign(group=rows["image_id"]), similar_pairs(features))
     groups = [members for members in joined.groupby("group").indices.values() if len(members) > 1]
     return sorted(groups, key=lambda members: (-len(members), members[0]))
 

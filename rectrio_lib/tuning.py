@@ -119,12 +119,13 @@ def curve(
         index: no row of it removed.
         queries: unit vectors (Q, dim) that are not in the index.
         vectors: what the index was built from, exact, in the order of its rows (N, dim).
-        tried: efforts (efSearch or nprobe) to measure; None doubles them until all true neighbours are found.
+        tried: efforts (efSearch or nprobe) to measure; None takes the index's own, and doubles others until all true
+            neighbours are found.
         timed: so many queries are asked one at a time, with one OpenMP thread, to time them.
 
     Returns:
-        One row an effort: `kind`, `setting`, `effort`, `recall_at_10`, `ms` (median of a query), `p95_ms`,
-        `bytes_per_vector`; `plots.recall_against_latency` draws it.
+        One row an effort: `kind`, `setting`, `effort`, `tuned` (whether it is the index's own), `recall_at_10`, `ms`
+        (median of a query), `p95_ms`, `bytes_per_vector`; `plots.recall_against_latency` draws it.
 
     Raises:
         ValueError: if the vectors are not those of the index's rows, or a row was removed.
@@ -135,11 +136,13 @@ def curve(
             "curve needs a vector a row, and none removed."
         )
     exam, tuned, points = Exam(queries, vectors), index.effort, []
+    chosen = {*efforts(index.kind, len(index)), *([tuned] if effort_name(index.kind) else [])}
     try:
-        for effort in tried or efforts(index.kind, len(index)):
+        for effort in tried or sorted(chosen):
             index.effort = effort
-            points.append(_point(index, exam, timed))
-            if tried is None and points[-1]["recall_at_10"] > 0.9995:
+            own = effort == tuned or not effort_name(index.kind)
+            points.append({**_point(index, exam, timed), "tuned": own})
+            if tried is None and effort >= tuned and points[-1]["recall_at_10"] > 0.9995:
                 break
     finally:
         index.effort = tuned

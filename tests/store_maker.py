@@ -66,9 +66,9 @@ def keep(dataset, chosen):
 
 def build(dataset, encoder=None, dtype="float32", shard_rows=SHARD):
     encoder = encoder or Counting()
-    store, embedded = build_store(encoder, "net", dataset, dtype, shard_rows)
-    assert encoder.embedded == embedded
-    return store, embedded
+    store, report = build_store(encoder, "net", dataset, dtype, shard_rows)
+    assert encoder.embedded == report.embedded
+    return store, report.embedded
 
 
 def holds(store, dataset, sign=1):

@@ -210,6 +210,19 @@ def test_recall_against_latency_draws_a_line_a_kind_and_names_every_setting():
     assert axis.get_xscale() == "log"
 
 
+def test_recall_against_latency_shows_percentile_bytes_and_the_task_where_they_were_measured():
+    table = pd.DataFrame({"kind": ["hnsw"] * 2, "setting": ["a", "b"], "ms": [0.1, 0.2], "recall_at_10": [0.8, 0.9]})
+    table = table.assign(p95_ms=[0.3, 0.5], bytes_per_vector=528.0, task_recall=[0.7, 0.75])
+    neighbours, task = plots.recall_against_latency(table).axes
+    assert neighbours.get_legend().get_texts()[0].get_text() == "hnsw, 528 bytes a vector"
+    assert list(task.lines[0].get_ydata()) == [0.7, 0.75] and "task" in task.get_ylabel()
+    (whiskers,) = neighbours.collections
+    assert [segment.tolist() for segment in whiskers.get_segments()] == [
+        [[0.1, 0.8], [0.3, 0.8]],
+        [[0.2, 0.9], [0.5, 0.9]],
+    ]
+
+
 def test_class_similarities_write_every_entry_of_each_panel_in_per_cent():
     panels = {"before": np.full((3, 3), 0.5), "after": np.diag([1.0, 0.9, 0.8])}
     before, after = plots.class_similarities(panels, CLASSES).axes

@@ -183,10 +183,11 @@ def test_the_curve_rises_to_all_true_neighbours_and_leaves_the_index_as_it_was(w
     effort = index.effort
     curve = tuning.curve(index, queries[:300], vectors, timed=20)
     assert index.effort == effort
-    assert curve["effort"].tolist() == [2**i for i in range(len(curve))]
-    assert curve["setting"].tolist() == [f"nprobe {2**i}" for i in range(len(curve))]
+    assert curve["effort"].tolist() == sorted({effort, *(2**i for i in range(curve["effort"].max().bit_length()))})
+    assert curve["effort"][curve["tuned"]].tolist() == [effort]
+    assert curve["setting"].tolist() == [f"nprobe {tried}" for tried in curve["effort"]]
     assert curve["recall_at_10"].is_monotonic_increasing and curve["recall_at_10"].iloc[-1] > 0.9995
-    assert (curve["recall_at_10"].iloc[:-1] <= 0.9995).all() and len(curve) > 3
+    assert len(curve) > 3
     assert (curve["ms"] > 0).all() and (curve["p95_ms"] >= curve["ms"]).all()
     assert curve["bytes_per_vector"].tolist() == [index.bytes_per_vector] * len(curve)
 
@@ -199,7 +200,7 @@ def test_curves_of_several_kinds_make_a_figure(world):
     assert table["setting"].tolist() == ["exact", "efSearch 10", "efSearch 40"]
     assert table["recall_at_10"].iloc[0] == 1
     (axis,) = plots.recall_against_latency(table).axes
-    assert [line.get_label() for line in axis.lines] == ["flat", "hnsw"]
+    assert [line.get_label().split(",")[0] for line in axis.lines] == ["flat", "hnsw"]
 
 
 def test_a_curve_needs_a_vector_for_each_row():
