@@ -243,22 +243,23 @@ def recall_against_latency(table: pd.DataFrame) -> Figure:
     """One point a search setting: milliseconds a query (logarithmic) against the share of true neighbours found.
 
     Args:
-        table: columns `kind` (one line each), `setting` (written at the point), `ms` and `recall_at_10`; further, if
-            they are there, `p95_ms` (where the thin line to the right of a point ends), `bytes_per_vector` (in the
-            legend) and `task_recall` (a second panel: recall@1 of the task).
+        table: columns `kind` (one line each), `setting` (such as "efSearch 64": the number is written at the point),
+            `ms` and `recall_at_10`; further, if they are there, `p95_ms` (where the thin line to the right of a point
+            ends), `bytes_per_vector` (in the legend) and `task_recall` (a second panel: recall@1 of the task).
     """
     panels = {"recall_at_10": "share of true 10 neighbours found", "task_recall": "recall@1 of the task"}
     panels = {column: told for column, told in panels.items() if column in table}
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), squeeze=False, sharey=True)
     for axis, (column, told) in zip(axes[0], panels.items(), strict=True):
         for name, points in table.groupby("kind", sort=False):
+            by, *number = points["setting"].iloc[0].split()
             size = f", {points['bytes_per_vector'].iloc[0]:.0f} bytes a vector" if "bytes_per_vector" in points else ""
-            (line,) = axis.plot(points["ms"], points[column], "o-", label=f"{name}{size}")
+            (line,) = axis.plot(points["ms"], points[column], "o-", label=f"{name}{f', {by}' if number else ''}{size}")
             if "p95_ms" in points:
                 axis.hlines(points[column], points["ms"], points["p95_ms"], color=line.get_color(), alpha=0.5, lw=1)
         for setting, ms, height in zip(table["setting"], table["ms"], table[column], strict=True):
-            axis.annotate(setting, (ms, height), fontsize=7, xytext=(3, -9), textcoords="offset points")
-        percentile = ": median, and to the right the 95th percentile" if "p95_ms" in table else ""
+            axis.annotate(setting.split()[-1], (ms, height), fontsize=7, xytext=(3, -9), textcoords="offset points")
+        percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
         axis.set(xscale="log", xlabel=f"milliseconds a query{percentile}", ylabel=told)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)

@@ -201,20 +201,22 @@ def test_recall_against_latency_draws_a_line_a_kind_and_names_every_setting():
     )
     (axis,) = plots.recall_against_latency(table).axes
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
-    assert lines == {"Flat": ([5.0], [1.0]), "HNSW": ([0.1, 0.3], [0.9, 0.99])}
+    assert lines == {"Flat": ([5.0], [1.0]), "HNSW, ef": ([0.1, 0.3], [0.9, 0.99])}
     assert {text.get_text(): text.xy for text in axis.texts} == {
         "exact": (5.0, 1.0),
-        "ef 16": (0.1, 0.9),
-        "ef 64": (0.3, 0.99),
+        "16": (0.1, 0.9),
+        "64": (0.3, 0.99),
     }
     assert axis.get_xscale() == "log"
 
 
 def test_recall_against_latency_shows_percentile_bytes_and_the_task_where_they_were_measured():
-    table = pd.DataFrame({"kind": ["hnsw"] * 2, "setting": ["a", "b"], "ms": [0.1, 0.2], "recall_at_10": [0.8, 0.9]})
+    table = pd.DataFrame(
+        {"kind": ["hnsw"] * 2, "setting": ["ef 8", "ef 9"], "ms": [0.1, 0.2], "recall_at_10": [0.8, 0.9]}
+    )
     table = table.assign(p95_ms=[0.3, 0.5], bytes_per_vector=528.0, task_recall=[0.7, 0.75])
     neighbours, task = plots.recall_against_latency(table).axes
-    assert neighbours.get_legend().get_texts()[0].get_text() == "hnsw, 528 bytes a vector"
+    assert neighbours.get_legend().get_texts()[0].get_text() == "hnsw, ef, 528 bytes a vector"
     assert list(task.lines[0].get_ydata()) == [0.7, 0.75] and "task" in task.get_ylabel()
     (whiskers,) = neighbours.collections
     assert [segment.tolist() for segment in whiskers.get_segments()] == [

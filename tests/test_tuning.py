@@ -183,7 +183,7 @@ def test_the_curve_rises_to_all_true_neighbours_and_leaves_the_index_as_it_was(w
     effort = index.effort
     curve = tuning.curve(index, queries[:300], vectors, timed=20)
     assert index.effort == effort
-    assert curve["effort"].tolist() == sorted({effort, *(2**i for i in range(curve["effort"].max().bit_length()))})
+    assert curve["effort"].tolist() == sorted({effort, *(2**i for i in range(int(curve["effort"].max()).bit_length()))})
     assert curve["effort"][curve["tuned"]].tolist() == [effort]
     assert curve["setting"].tolist() == [f"nprobe {tried}" for tried in curve["effort"]]
     assert curve["recall_at_10"].is_monotonic_increasing and curve["recall_at_10"].iloc[-1] > 0.9995
