@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import faiss
 import numpy as np
@@ -129,10 +130,14 @@ def search_parameters(
         share: part of the vectors that may be answers, in (0, 1]: the fewer, the farther it looks.
         selector: which these are; None for all.
     """
-    chosen = {} if selector is None else {"sel": selector}
+    effort = math.ceil(effort / share)
+    return _parameters(kind, effort, k) if selector is None else _parameters.__wrapped__(kind, effort, k, sel=selector)
+
+
+@lru_cache(maxsize=64)  # to make them takes as long as a fiftieth of a search
+def _parameters(kind: str, effort: int, k: int, **chosen: faiss.IDSelector) -> faiss.SearchParameters:
     if kind == "flat":
         return faiss.SearchParameters(**chosen)
-    effort = math.ceil(effort / share)
     if kind == "hnsw":
         return faiss.SearchParametersHNSW(efSearch=max(effort + k - TOP_K, k), **chosen)
     cells = faiss.SearchParametersIVF(nprobe=effort, **chosen)

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, TextArea
+from matplotlib.patches import Rectangle
 
 from rectrio_lib import resources
 
@@ -24,30 +25,41 @@ def save_figure(figure: Figure, name: str) -> None:
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
-def _show(axis: Axes, picture: np.ndarray, title: str = "", frame: str | None = None) -> None:
-    """Draw uint8 (C, H, W) with an optional coloured frame."""
-    axis.imshow(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_title(title, fontsize=8, pad=3)
-    for side in axis.spines.values():
-        side.set(visible=frame is not None, color=frame, linewidth=3)
+class _Wall:
+    """Pictures in lines and columns, drawn into one axes: an axes for each would take ten times as long."""
+
+    MARGIN = 0.05
+
+    def __init__(self, lines: int, columns: int, inches: float, caption: float = 0.25):
+        self.height, self.caption = 1 + caption, caption
+        self.figure, self.axis = plt.subplots(figsize=(inches * columns, inches * self.height * lines))
+        self.axis.set(xlim=(0, columns), ylim=(lines * self.height, 0))
+        self.axis.axis("off")
+
+    def show(
+        self, line: int, column: int, picture: np.ndarray, caption: str = "", frame: str | None = None
+    ) -> tuple[float, float, float, float]:
+        """Draw uint8 (C, H, W) with an optional caption above and coloured frame; return its extent."""
+        top, side = line * self.height + self.caption + self.MARGIN, 1 - 2 * self.MARGIN
+        extent = (column + self.MARGIN, column + self.MARGIN + side, top + side, top)
+        colours = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+        self.axis.imshow(colours, cmap="gray", vmin=0, vmax=255, extent=extent)
+        if caption:
+            self.axis.text(column + 0.5, top - 0.06, caption, ha="center", va="bottom", fontsize=8)
+        if frame:
+            self.axis.add_patch(Rectangle((extent[0], top), side, side, fill=False, edgecolor=frame, linewidth=3))
+        return extent
 
 
 def example_grid(pictures: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """One row of pictures a class: {class: uint8 (n, C, H, W)}."""
-    columns = max(map(len, pictures.values()))
-    figure, axes = plt.subplots(
-        len(pictures), columns, figsize=(0.8 * columns + 1.2, 0.8 * len(pictures)), squeeze=False
-    )
-    for axis in axes.ravel():
-        axis.axis("off")
-    for line, (label, row) in zip(axes, pictures.items(), strict=True):
-        for axis, picture in zip(line, row, strict=False):
-            _show(axis, picture)
-        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-    figure.suptitle(title)
-    return figure
+    wall = _Wall(len(pictures), max(map(len, pictures.values())), 0.8, caption=0)
+    for line, (label, row) in enumerate(pictures.items()):
+        for column, picture in enumerate(row):
+            wall.show(line, column, picture)
+        wall.axis.text(-0.1, line + 0.5, label, ha="right", va="center", fontsize=9)
+    wall.axis.set_title(title)
+    return wall.figure
 
 
 def mean_pictures(images: np.ndarray, labels: Sequence[str], classes: Sequence[str]) -> Figure:
@@ -60,15 +72,12 @@ def mean_pictures(images: np.ndarray, labels: Sequence[str], classes: Sequence[s
     """
     labels = np.asarray(labels)
     columns = (len(classes) + 1) // 2
-    figure, axes = plt.subplots(2, columns, figsize=(1.4 * columns, 3.4), squeeze=False)
-    for axis in axes.ravel():
-        axis.axis("off")
-    for axis, label in zip(axes.ravel(), classes, strict=False):
+    wall = _Wall(2, columns, 1.4)
+    for number, label in enumerate(classes):
         members = images[labels == label]
         if len(members):
-            _show(axis, members.mean(0).astype(np.uint8), label)
-    figure.tight_layout()
-    return figure
+            wall.show(*divmod(number, columns), members.mean(0).astype(np.uint8), label)
+    return wall.figure
 
 
 def neighbour_grid(
@@ -92,19 +101,15 @@ def neighbour_grid(
         title: above the grid.
     """
     count, k = neighbour_labels.shape
-    figure, axes = plt.subplots(count, k + 1, figsize=(1.05 * (k + 1), 1.3 * count), squeeze=False)
+    wall = _Wall(count, k + 1, 1.2)
     for q in range(count):
-        _show(axes[q, 0], queries[q], str(query_labels[q]), QUERY)
-        for n in range(k):
-            if np.isnan(scores[q, n]):
-                axes[q, n + 1].axis("off")
-                continue
+        wall.show(q, 0, queries[q], str(query_labels[q]), QUERY)
+        for n in np.flatnonzero(~np.isnan(scores[q])):
             hit, known = neighbour_labels[q, n] == query_labels[q], query_labels[q] != ""
             caption = f"{'' if hit else neighbour_labels[q, n]} {scores[q, n]:.2f}".strip()
-            _show(axes[q, n + 1], neighbours[q, n], caption, (HIT if hit else MISS) if known else None)
-    figure.suptitle(title)
-    figure.tight_layout()
-    return figure
+            wall.show(q, n + 1, neighbours[q, n], caption, (HIT if hit else MISS) if known else None)
+    wall.axis.set_title(title)
+    return wall.figure
 
 
 def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes: Sequence[str]) -> Figure:
@@ -207,14 +212,10 @@ def _matrix(axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.n
 
 def captioned_pictures(pictures: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
     """Pictures uint8 (N, C, H, W), each under its caption."""
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
-    for axis in axes.ravel():
-        axis.axis("off")
-    for axis, picture, caption in zip(axes.ravel(), pictures, captions, strict=False):
-        _show(axis, picture, caption)
-    figure.tight_layout()
-    return figure
+    wall = _Wall(-(-len(pictures) // columns), columns, 1.5)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        wall.show(*divmod(number, columns), picture, caption)
+    return wall.figure
 
 
 def similarity_maps(
@@ -226,17 +227,14 @@ def similarity_maps(
         couples: uint8 (C, H, W) each.
         maps: the same shape of list, each map (h, w) at least 0, of any size.
     """
-    figure, axes = plt.subplots(len(couples), 4, figsize=(6.4, 1.6 * len(couples)), squeeze=False)
-    for line, pair, heat in zip(axes, couples, maps, strict=True):
-        for place, picture, warmth in zip((0, 2), pair, heat, strict=True):
-            _show(line[place], picture)
-            _show(line[place + 1], picture)
-            extent = (-0.5, picture.shape[2] - 0.5, picture.shape[1] - 0.5, -0.5)
-            line[place + 1].imshow(warmth, cmap="inferno", alpha=0.6, interpolation="bilinear", extent=extent)
-    for axis, title in zip(axes[0], ("query", "", "its nearest", ""), strict=True):
-        axis.set_title(title, fontsize=9)
-    figure.tight_layout()
-    return figure
+    wall = _Wall(len(couples), 4, 1.6)
+    for line, (pair, heat) in enumerate(zip(couples, maps, strict=True)):
+        titles = ("query", "its nearest") if line == 0 else ("", "")
+        for column, picture, warmth, title in zip((0, 2), pair, heat, titles, strict=True):
+            wall.show(line, column, picture, title)
+            extent = wall.show(line, column + 1, picture)
+            wall.axis.imshow(warmth, cmap="inferno", alpha=0.6, interpolation="bilinear", extent=extent)
+    return wall.figure
 
 
 def recall_against_latency(table: pd.DataFrame) -> Figure:

@@ -22,10 +22,11 @@ class RecallOutOfReach(ValueError):  # noqa: N818 - the name says what is wrong
     """A kind of index does not find as many true neighbours as were asked for, however far it looks."""
 
 
-def blocks(vectors: np.ndarray, among: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """Yield vectors (N, dim), or those at some positions, in float32 blocks: a second copy of millions does not fit."""
-    for start in range(0, len(vectors) if among is None else len(among), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
+def blocks(vectors: np.ndarray, among: np.ndarray | None = None, rows: int | None = None) -> Iterator[np.ndarray]:
+    """Yield vectors (N, dim), or those at some positions, in float32 blocks of so many rows, or BLOCK_ROWS."""
+    rows = rows or BLOCK_ROWS
+    for start in range(0, len(vectors) if among is None else len(among), rows):
+        part = slice(start, start + rows)
         yield np.ascontiguousarray(vectors[part] if among is None else vectors[among[part]], np.float32)
 
 

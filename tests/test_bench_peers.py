@@ -96,7 +96,7 @@ def made(monkeypatch):
     return graphs
 
 
-@pytest.mark.parametrize("name", ["usearch f32", "usearch f16", "hnswlib"])
+@pytest.mark.parametrize("name", ["usearch f16", "hnswlib"])
 def test_a_peer_is_built_like_the_others_and_told_its_effort(made, name):
     package, build = bench_peers.PEERS[name]
     assert package not in bench_peers.not_installed()
@@ -116,7 +116,7 @@ def test_a_peer_is_built_like_the_others_and_told_its_effort(made, name):
         assert set(graph.arguments) == {"space", "dim", "max_elements", "M", "ef_construction"}
 
 
-@pytest.mark.parametrize("name", ["usearch f32", "usearch f16", "hnswlib"])
+@pytest.mark.parametrize("name", ["usearch f16", "hnswlib"])
 def test_the_real_peer_finds_true_neighbours(name):
     package, build = bench_peers.PEERS[name]
     pytest.importorskip(package)

@@ -7,6 +7,7 @@ import pytest
 from gallery_maker import ENCODER, save_classes, save_encoder_of_pixels
 from picture_maker import photograph
 from PIL import Image
+from wall_reader import tiles
 
 from rectrio_lib import galleries, plots, previews
 
@@ -49,47 +50,40 @@ def test_a_figure_becomes_an_address_and_is_closed():
     assert not plt.fignum_exists(figure.number)
 
 
-def shown(figure, columns):
-    """Return titles, and which places show a picture."""
-    axes = np.reshape(figure.axes, (-1, columns))
-    there = [[bool(axis.get_images()) for axis in line] for line in axes]
-    return [[axis.get_title() for axis in line] for line in axes], there
+def captions(wall, line):
+    return [tile["caption"] for place, tile in sorted(wall.items()) if place[0] == line]
 
 
 def test_a_grid_shows_questions_and_answers_with_their_labels_and_leaves_missing_places_empty(gallery):
     asked = ["cat/00.png", "dog/51.png"]
-    results = gallery.search(asked, k=8, where="label == 'dog'")
-    titles, there = shown(previews.answer_grid(gallery, asked, results), 9)
-    assert (titles[0][0], titles[1][0]) == ("cat", "dog")
-    assert [sum(line) for line in there] == [1 + 6, 1 + 5]
-    assert all(title.startswith("dog 0.") for title in titles[0][1:7])
-    assert all(title.startswith(("0.", "1.")) for title in titles[1][1:6])
-    assert titles[0][7:] == ["", ""]
+    wall = tiles(previews.answer_grid(gallery, asked, gallery.search(asked, k=8, where="label == 'dog'")))
+    (first, *found), (second, *hits) = captions(wall, 0), captions(wall, 1)
+    assert (first, second, len(found), len(hits)) == ("cat", "dog", 6, 5)
+    assert all(caption.startswith("dog 0.") for caption in found)
+    assert all(caption.startswith(("0.", "1.")) for caption in hits)
 
 
 def test_a_grid_shows_the_pixels_of_the_files(gallery):
     file = gallery.folder / "cat" / "03.png"
-    figure = previews.answer_grid(gallery, [file], gallery.search(file, k=1))
+    wall = tiles(previews.answer_grid(gallery, [file], gallery.search(file, k=1)))
     expected = np.asarray(photograph(3).resize((previews.GRID_SIDE,) * 2, Image.Resampling.BICUBIC), int)
-    for axis in figure.axes:
-        (image,) = axis.get_images()
-        assert np.abs(np.asarray(image.get_array(), int) - expected).max() <= 2
-    assert figure.axes[0].get_title() == "cat"
+    for tile in wall.values():
+        (pixels,) = tile["arrays"]
+        assert np.abs(np.asarray(pixels, int) - expected).max() <= 2
+    assert len(wall) == 2 and wall[0, 0]["caption"] == "cat"
 
 
 def test_a_file_from_elsewhere_has_no_label_and_an_answer_that_is_gone_is_white(gallery, tmp_path):
     stranger = tmp_path / "stranger.png"
     photograph(3).save(stranger)
     (gallery.folder / "cat" / "03.png").unlink()
-    figure = previews.answer_grid(gallery, [stranger], gallery.search(stranger, k=2))
-    (titles,), _ = shown(figure, 3)
-    assert titles[:2] == ["", "cat 1.00"]
-    assert (np.asarray(figure.axes[1].get_images()[0].get_array()) == 255).all()
-    frames = [side.get_visible() for axis in figure.axes[1:] for side in axis.spines.values()]
-    assert not any(frames)
+    wall = tiles(previews.answer_grid(gallery, [stranger], gallery.search(stranger, k=2)))
+    assert captions(wall, 0)[:2] == ["", "cat 1.00"]
+    assert (np.asarray(wall[0, 1]["arrays"][0]) == 255).all()
+    assert [wall[0, column]["frame"] for column in (1, 2)] == [None, None]
 
 
 def test_of_a_combined_question_the_first_picture_is_shown(gallery):
     asked = ["cat/00.png", "cat/01.png"]
-    titles, there = shown(previews.answer_grid(gallery, asked, gallery.search(asked, k=2, combine=True)), 3)
-    assert len(titles) == 1 and there == [[True] * 3]
+    wall = tiles(previews.answer_grid(gallery, asked, gallery.search(asked, k=2, combine=True)))
+    assert wall.keys() == {(0, 0), (0, 1), (0, 2)}
