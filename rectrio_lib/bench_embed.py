@@ -25,7 +25,7 @@ PHOTOGRAPH = (640, 480)
 ROUNDS = 3
 
 
-def bench_embed(backbone: str = "clip:ViT-B/32", count: int = 256, folder: Path | None = None) -> dict:
+def bench_embed(backbone: str = "clip:ViT-B/32", count: int = 1024, folder: Path | None = None) -> dict:
     """Embed picture files, and pass the same pictures, decoded before, through the same network; in turn, three times.
 
     The network has its full size and random weights: speed does not depend on them. Every round embeds into a new

@@ -175,7 +175,7 @@ def bench_search(
 @bench.command("embed")
 def bench_embed(
     backbone: Annotated[str, typer.Option(help="Family and network.")] = "clip:ViT-B/32",
-    count: Annotated[int, typer.Option(help="Pictures to embed, at most.")] = 256,
+    count: Annotated[int, typer.Option(help="Pictures to embed, at most.")] = 1024,
     folder: Annotated[Path | None, typer.Option(help="Where to take them from; without, they are generated.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from rectrio_lib import chapters, indexing, inventory, kinds, pictures, running, searching
+from rectrio_lib import indexing, inventory, kinds, pictures, searching
 from rectrio_lib.embeddings import Report
 from rectrio_lib.encoders import Encoder, load_encoder, save_encoder
 from rectrio_lib.folders import embed_folder
@@ -104,6 +104,8 @@ def train(folder: str | Path, name: str = "", **parameters: Any) -> str:
         ValueError: if there is no picture, or a parameter is unknown.
         running.ChapterError: if the chapter fails; the message says why and where to look.
     """
+    from rectrio_lib import chapters, running  # slow to import, and needed by nothing else here
+
     folder, name = _named(folder, name)
     (chapter,) = chapters.select_chapters([CHAPTER])
     clip = parameters.get("backbone", BACKBONE).startswith("clip:")

@@ -105,7 +105,7 @@ class Index:
         """Make an index that finds enough of the true neighbours, as quickly as it can.
 
         A tenth of the vectors (2,000 at most) is kept out at first and asked for; the effort is the least that finds
-        the asked share of their true ten neighbours, by two standard errors. Fewer than 500 vectors are not measured.
+        the asked share of their true ten neighbours, by three standard errors. Fewer than 500 vectors are not measured.
 
         Args:
             kind: one of kinds.KINDS, or "auto": what suits number and memory best, see `kinds.candidates`; if that

@@ -82,7 +82,7 @@ def held_out(count: int) -> np.ndarray:
 def find_effort(index: Index, exam: Exam, recall: float) -> float:
     """Set an index's effort to the least that is sure to reach a recall, and return the recall measured with it.
 
-    Sure means by two standard errors: the queries are a sample, others find a little less or more.
+    Sure means by three standard errors: the queries are a sample, others find a little less or more.
 
     Raises:
         RecallOutOfReach: if the kind does not reach it at any effort.
@@ -93,7 +93,7 @@ def find_effort(index: Index, exam: Exam, recall: float) -> float:
         index.effort = effort
         shares = exam.take(index)
         measured[effort] = float(shares.mean())
-        return shares.mean() - 2 * shares.std() / len(shares) ** 0.5 >= recall
+        return shares.mean() - 3 * shares.std() / len(shares) ** 0.5 >= recall
 
     first, *_, top = efforts(index.kind, len(exam.among))
     low = high = first
