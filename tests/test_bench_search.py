@@ -204,7 +204,8 @@ def test_every_contender_that_is_there_is_measured_and_missing_ones_are_named(me
     for row in outcome["contenders"]:
         assert row["recall_at_10"] >= row["level"] and 0 < row["ms"] <= row["p95_ms"]
     sizes = {row["name"]: row["bytes_per_vector"] for row in outcome["contenders"]}
-    assert sizes["rectrio"] == pytest.approx(sizes["faiss HNSW32,SQfp16"], rel=0.02)
+    eight = 8  # bytes for its place: a graph lies in an order of its own
+    assert sizes["rectrio"] == pytest.approx(sizes["faiss HNSW32,SQfp16"] + eight, rel=0.01)
     best = min(row["ms"] for row in outcome["contenders"] if row["level"] == 0.95 and row["name"] != "rectrio")
     assert outcome["ratio"] == round(outcome["contenders"][0]["ms"] / best, 3)
     bench_search.print_search(outcome)
