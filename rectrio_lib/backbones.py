@@ -12,6 +12,7 @@ from rectrio_lib.weights import clip_module, fill, find_state
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+POOLINGS = ("average", "gem")
 FAMILIES = ("convnext", "efficientnet", "mobilenet", "resnet", "resnext", "squeezenet", "vgg", "wide_resnet")
 
 _TEXT = {"context_length": 77, "vocab_size": 49408}
@@ -46,13 +47,36 @@ class Blocks(nn.Sequential):
         return x
 
 
+class GeM(nn.Module):
+    """Generalised-mean pooling: (mean of x^p)^(1/p) over all places, with a learned p of each backbone.
+
+    p = 1 is the average, p to infinity the maximum: the higher it is, the more the strongest places count. What is
+    negative counts as (nearly) 0. Computed in float32: a power takes more digits than half precision has.
+
+    Args:
+        p: where the exponent starts.
+
+    Source: Radenović, Tolias & Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019.
+    """
+
+    floor = 1e-6  # at 0 the gradient of the root is infinite
+
+    def __init__(self, p: float = 3.0):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, C, 1, 1)."""
+        return maps.float().clamp_min(self.floor).pow(self.p).mean((2, 3), keepdim=True).pow(1 / self.p)
+
+
 class Backbone(nn.Module):
     """A network that turns float32 (B, 3, H, W) into features (B, dim).
 
     Attributes:
         network: the whole.
         blocks: names of its blocks, first to last.
-        tail: names of what follows the last block (final norm, projection, attention pooling): freed together with it.
+        tail: names of what follows the last block and learns (final norm, projection, pooling): freed together with it.
         spatial: name of the last module whose output still knows places: (B, C, h, w), or (1 + h * w, B, C) in a ViT.
         dim: length of the features.
         resolution: side in pixels that it was pretrained at.
@@ -107,36 +131,46 @@ class Backbone(nn.Module):
         return ", ".join(sorted(named)).lower()
 
 
-def build_backbone(name: str, tiny: bool = False) -> Backbone:
+def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> Backbone:
     """Build a backbone with random weights.
 
     Args:
         name: family and network: "clip:ViT-B/32", "torchvision:squeezenet1_0".
         tiny: for CLIP, the stand-in: four blocks, 64 pixels.
+        pooling: how torchvision's last maps become features, "average" or "gem" (see `GeM`); CLIP pools in its own way,
+            and takes "average" only.
 
     Raises:
-        ValueError: if the name is unknown; the message lists what there is.
+        ValueError: if the name or the pooling is unknown, the message lists what there is; or they do not go together.
     """
     family, network = _split_name(name)
-    return _clip_backbone(build_clip(network, tiny)) if family == "clip" else _torchvision_backbone(network)
+    _check_pooling(name, pooling)
+    if family == "clip":
+        return _clip_backbone(build_clip(network, tiny))
+    return _torchvision_backbone(network, pooling=pooling)
 
 
-def load_backbone(name: str) -> tuple[Backbone, bool]:
+def load_backbone(name: str, pooling: str = "average") -> tuple[Backbone, bool]:
     """Load a pretrained backbone: from a file in `RECTRIO_WEIGHTS`, else by the official download, else a stand-in.
+
+    Args:
+        name: see `build_backbone`.
+        pooling: see `build_backbone`.
 
     Returns:
         The backbone in evaluation mode, and whether it is a stand-in: random weights, which announces itself.
 
     Raises:
-        ValueError: if the name is unknown, or a file holds weights of another architecture; the message names the keys.
+        ValueError: see `build_backbone`; or a file holds weights of another architecture, the message names the keys.
         ModuleNotFoundError: if the name is CLIP's and the `clip` package is not installed.
     """
     family, network = _split_name(name)
+    _check_pooling(name, pooling)
     if family == "clip":
         model, stand_in = load_clip(network)
         return _clip_backbone(model), stand_in
     state, where = find_state(name)
-    backbone = _torchvision_backbone(network, state, where)
+    backbone = _torchvision_backbone(network, state, where, pooling)
     return backbone, state is None
 
 
@@ -194,6 +228,13 @@ def _split_name(name: str) -> tuple[str, str]:
     return family, network
 
 
+def _check_pooling(name: str, pooling: str) -> None:
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
+    if pooling != "average" and name.startswith("clip:"):
+        raise ValueError(f"pooling={pooling!r}: {name} pools in its own way; leave pooling at 'average', its default.")
+
+
 def _clip_backbone(model: nn.Module) -> Backbone:
     visual = model.visual
     if hasattr(visual, "transformer"):
@@ -209,7 +250,9 @@ def _clip_backbone(model: nn.Module) -> Backbone:
     return Backbone(visual, blocks, tail, spatial, visual.input_resolution, True, CLIP)
 
 
-def _torchvision_backbone(network: str, state: dict | None = None, where: str = "") -> Backbone:
+def _torchvision_backbone(
+    network: str, state: dict | None = None, where: str = "", pooling: str = "average"
+) -> Backbone:
     from torchvision import models
 
     with torch.random.fork_rng(devices=[]):
@@ -218,9 +261,10 @@ def _torchvision_backbone(network: str, state: dict | None = None, where: str = 
     if state is not None:
         fill(model, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, where)
     stages = _stages(model)
-    network_ = nn.Sequential(Blocks(*stages), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pool, tail = (GeM(), ["1"]) if pooling == "gem" else (nn.AdaptiveAvgPool2d(1), [])
+    network_ = nn.Sequential(Blocks(*stages), pool, nn.Flatten()).to(memory_format=torch.channels_last)
     blocks = [f"0.{i}" for i in range(len(stages))]
-    return Backbone(network_.to(memory_format=torch.channels_last), blocks, [], blocks[-1], 224, False, IMAGENET)
+    return Backbone(network_, blocks, tail, blocks[-1], 224, False, IMAGENET)
 
 
 def _stages(model: nn.Module) -> list[nn.Module]:

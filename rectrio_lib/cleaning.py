@@ -18,8 +18,14 @@ FLAT_CONTRAST = 4.0  # standard deviation of grey levels, 0..255: below it, nois
 SPLITS = ("train", "val", "test")
 
 
-def remove_copies(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def remove_copies(
+    manifest: pd.DataFrame, reason: str = "copy of a picture labelled {kept}"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep one of pictures that are equal to the byte, the test picture where there is one.
+
+    Args:
+        manifest: with `image_id`, `row`, `label` and `split`.
+        reason: what the ledger says, with the labels of both where it has {kept} and {own}.
 
     Returns:
         The manifest without copies, and a ledger of what was left out.
@@ -31,7 +37,10 @@ def remove_copies(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     ledger = pd.DataFrame(
         {
             "picture": manifest.loc[copy].get("path", manifest.loc[copy, "row"]).astype(str),
-            "reason": [f"copy of a picture labelled {twin[i]}" for i in manifest.loc[copy, "image_id"]],
+            "reason": [
+                reason.format(kept=twin[i], own=label)
+                for i, label in manifest.loc[copy, ["image_id", "label"]].itertuples(index=False)
+            ],
         }
     )
     return kept, ledger

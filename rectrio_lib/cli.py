@@ -101,6 +101,16 @@ for command in (cli_search.index, cli_search.search, cli_search.embed, cli_searc
 
 
 @app.command()
+def demo() -> None:
+    """Look at a few product photographs (or drawings) without training: a page of questions and answers."""
+    from rectrio_lib import demo as first_look
+
+    page = first_look.run()
+    typer.echo(f"Page       {page}")
+    typer.echo(f"Next       rectrio search PICTURE --index {first_look.NAME} --show answers.png")
+
+
+@app.command()
 def publish(name: Annotated[str, typer.Argument(help="The profile whose results to publish.")]) -> None:
     """Copy results to outputs/published and write the README's tables from there."""
     from rectrio_lib import reports

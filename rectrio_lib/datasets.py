@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rectrio_lib import readers, resources, sources
+from rectrio_lib import products, readers, resources, sources
 from rectrio_lib.cleaning import (
     check_classes,
     group_near_copies,
@@ -82,12 +82,14 @@ def prepare(
     test_pattern: str = "",
     split_file: str = "",
     near_copies: int = 8,
+    pattern: str = "",
 ) -> tuple[ImageDataset, pd.DataFrame]:
     """Read, clean and split a data set.
 
     Args:
         name: "fashion-mnist", whose files are checked against what is published; "animals10", whose Italian folders
-            are shown in English; or any name for pictures of your own.
+            are shown in English; "products", whose file names are <product>_<view>.jpg; or any name for pictures of
+            your own.
         source: "idx", "csv", "folder" or "stand-in"; "auto" takes what `RECTRIO_DATA` holds, then the official
             download, then the stand-in, which announces itself.
         folder: the folder to read; empty means where `name` lives below `RECTRIO_DATA`.
@@ -102,28 +104,34 @@ def prepare(
         near_copies: in how many bits of their 64-bit perceptual hash two pictures of a folder may differ and still
             count as one photograph, which lies in one split, test before val before train; 0 compares none, and
             pictures below 32 pixels a side are never compared.
+        pattern: regular expression with the named groups product and view for the paths of product pictures, without
+            suffix, such as "(?P<product>[^/]+)/(?P<view>[^/]+)" for one folder each. Products become the labels, the
+            fractions are shares of products, each of which lies in one split as a whole, and a single view is allowed.
+            Empty means class folders, or what goes with `name`.
 
     Returns:
         The data set, and the ledger of pictures left out (picture, reason).
 
     Raises:
-        readers.BadData: if a file is missing or damaged, a class has fewer than two pictures, or `test_pattern` or
-            `split_file` does not fit the pictures.
+        ValueError: if an argument is out of range, or `pattern` lacks its groups.
+        readers.BadData: if a file is missing or damaged, a class has fewer than two pictures, or `test_pattern`,
+            `split_file` or `pattern` does not fit the pictures.
     """
     if source not in sources.SOURCES:
         raise ValueError(f"source={source!r} is unknown: choose one of {', '.join(sources.SOURCES)}.")
     if not 0 <= near_copies <= MOST_NEAR_COPY_BITS:
         raise ValueError(f"near_copies={near_copies}: give 0 (off) to {MOST_NEAR_COPY_BITS} bits; 8 is a good choice.")
+    pattern = pattern or sources.pattern_of(name)
+    if pattern:
+        products.check_pattern(pattern)
     home = sources.home_of(name, folder)
     if source == "auto":
-        source = sources.find(name, home)
-    pixels, frame, ledger = sources.read(name, source, home, size, channels, seed)
+        source = sources.find(name, home, pattern)
+    pixels, frame, ledger = sources.read(name, source, home, size, channels, seed, pattern)
     frame = _given_split(frame, source, test_pattern, split_file, ledger)
-    manifest, copies = remove_copies(make_manifest(pixels, frame))
-    check_classes(manifest)
-    if source == "folder" and near_copies:
-        manifest = group_near_copies(pixels, manifest, near_copies)
-    manifest = split_by_group(manifest, {"test": test_fraction, "val": val_fraction}, seed)
+    clean, split = (products.clean_products, products.split_by_product) if pattern else (_clean, split_by_group)
+    manifest, copies = clean(pixels, make_manifest(pixels, frame), near_copies if source == "folder" else 0)
+    manifest = split(manifest, {"test": test_fraction, "val": val_fraction}, seed)
     told = {"stand-in": "STAND-IN: generated drawings of shapes, not the real pictures"}
     dataset = ImageDataset(
         name=name,
@@ -134,6 +142,13 @@ def prepare(
         stand_in=source == "stand-in",
     )
     return dataset, pd.concat([ledger, copies], ignore_index=True)
+
+
+def _clean(pixels: np.ndarray, manifest: pd.DataFrame, bits: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keep one of equal pictures, and give near copies one group; return the ledger, too."""
+    manifest, copies = remove_copies(manifest)
+    check_classes(manifest)
+    return (group_near_copies(pixels, manifest, bits) if bits else manifest), copies
 
 
 def _given_split(

@@ -1,4 +1,4 @@
-"""Triplet losses by name: which triplets of a batch count, and how much.
+"""Triplet losses by name: which triplets of a batch count, and how much; and two without triplets to compare with.
 
 A triplet is an anchor a, a positive p of its class and a negative n of another. With d the Euclidean distance of unit
 vectors (0..2), it is fulfilled when d(a, p) + margin <= d(a, n). One margin serves loss and miner.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
+from pytorch_metric_learning.losses import NormalizedSoftmaxLoss, SupConLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, DistanceWeightedMiner
 
-MINERS = ("all", "semihard", "distance-weighted", "hard", "soft-margin")
-CONTRASTIVE = "supervised-contrastive"  # no triplets: to compare with
+MINERS = ("all", "semihard", "distance-weighted", "hard", "semihard-then-hard", "soft-margin")
+CONTRASTIVE, SOFTMAX = "supervised-contrastive", "normalised-softmax"  # no triplets: to compare with
+NAMES = (*MINERS, CONTRASTIVE, SOFTMAX)
 HARD_AFTER = 0.3  # share of the training that "hard" spends on all triplets first: from scratch it collapses
+HARDER_AFTER = 0.5  # share that "semihard-then-hard" spends on semi-hard ones
 
 Loss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
@@ -43,7 +46,33 @@ def violations(vectors: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
     return to_positive[:, None] - distances[anchor], ~same[anchor], to_positive
 
 
-def make_loss(miner: str, margin: float) -> Loss:
+class NormalisedSoftmax(torch.nn.Module):
+    """Classification: a learned unit vector stands for each class, and each picture is to lie nearest to its own.
+
+    The class vectors are weights that training has to change; they start with unit length, as a picture's vector has,
+    so that one learning rate suits both.
+
+    Args:
+        classes: class numbers of the training pictures, each once (C,).
+        dim: length of the vectors.
+        temperature: divides the cosine similarities before the softmax.
+
+    Source: Zhai & Wu, "Classification is a strong baseline for deep metric learning", BMVC 2019.
+    """
+
+    def __init__(self, classes: np.ndarray, dim: int, temperature: float):
+        super().__init__()
+        self.register_buffer("classes", torch.as_tensor(np.sort(classes)))
+        self.loss = NormalizedSoftmaxLoss(len(classes), dim, temperature)
+        with torch.no_grad():
+            self.loss.W.copy_(F.normalize(self.loss.W, dim=0))
+
+    def forward(self, vectors: torch.Tensor, targets: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return the mean cross entropy of vectors (B, dim) of the classes targets (B,)."""
+        return self.loss(vectors, torch.searchsorted(self.classes, targets))
+
+
+def make_loss(miner: str, margin: float, classes: np.ndarray | None = None, dim: int = 0) -> Loss:
     """Return a function of vectors (B, D), targets (B,) and progress (0..1 of the training) that gives the loss.
 
     Args:
@@ -52,22 +81,27 @@ def make_loss(miner: str, margin: float) -> Loss:
             "semihard": of those, only negatives farther than the positive (d(a, p) < d(a, n)).
             "distance-weighted": negatives drawn evenly over distance.
             "hard": hardest positive and hardest negative of each anchor, after a warm-up on "all".
+            "semihard-then-hard": "semihard" in the first half of the training, then hardest positive and negative.
             "soft-margin": log(1 + sum over n of exp((d(a, p)^2 - d(a, n)^2) / margin)) of each pair, mean over pairs:
                 no kink at the margin, and all negatives of a pair at once, the nearest counting most.
             "supervised-contrastive": no triplets: the similarities of an anchor go through a softmax, and positives
                 are to have all of it; `margin` is twice its temperature, as in "soft-margin".
+            "normalised-softmax": no triplets: see `NormalisedSoftmax`, a module with weights of its own; `margin` is
+                twice its temperature, too.
         margin: in distances of unit vectors, above 0.
+        classes: all class numbers of the training pictures (C,); only "normalised-softmax" needs them.
+        dim: D; only "normalised-softmax" needs it.
 
     Raises:
-        ValueError: if the miner is unknown or the margin not positive.
+        ValueError: if the miner is unknown, the margin not positive, or classes and dim are missing.
 
     Source: Schroff et al., "FaceNet", CVPR 2015 (semi-hard); Wu et al., "Sampling matters", ICCV 2017
         (distance-weighted); Hermans et al., "In defense of the triplet loss", 2017 (hard, non-zero mean, soft margin);
         Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016 (all negatives at once);
         Khosla et al., "Supervised contrastive learning", NeurIPS 2020.
     """
-    if miner not in (*MINERS, CONTRASTIVE):
-        raise ValueError(f"miner={miner!r} is unknown: choose one of {', '.join((*MINERS, CONTRASTIVE))}.")
+    if miner not in NAMES:
+        raise ValueError(f"miner={miner!r} is unknown: choose one of {', '.join(NAMES)}.")
     if margin <= 0:
         raise ValueError(f"margin={margin} should be above 0: with none, all pictures may sit in one point.")
     if miner == "distance-weighted":
@@ -75,15 +109,27 @@ def make_loss(miner: str, margin: float) -> Loss:
     if miner == CONTRASTIVE:
         contrastive = SupConLoss(temperature=margin / 2)
         return lambda vectors, targets, progress: contrastive(vectors, targets)
+    if miner == SOFTMAX:
+        if classes is None or dim < 1:
+            raise ValueError(
+                f"miner={miner!r} learns a vector for each class: give the classes, and dim of the vectors."
+            )
+        return NormalisedSoftmax(classes, dim, temperature=margin / 2)
     if miner == "hard":
-        hard, everything = _mined(BatchHardMiner(), margin), _dense("all", margin)
-        return lambda v, t, progress: (everything if progress < HARD_AFTER else hard)(v, t, progress)
+        return _then_hard("all", margin, HARD_AFTER)
+    if miner == "semihard-then-hard":
+        return _then_hard("semihard", margin, HARDER_AFTER)
     return _soft_margin(margin) if miner == "soft-margin" else _dense(miner, margin)
 
 
 def _mined(miner: torch.nn.Module, margin: float) -> Loss:
     loss = TripletMarginLoss(margin=margin)
     return lambda vectors, targets, progress: loss(vectors, targets, miner(vectors, targets))
+
+
+def _then_hard(first: str, margin: float, after: float) -> Loss:
+    hard, easier = _mined(BatchHardMiner(), margin), _dense(first, margin)
+    return lambda v, t, progress: (easier if progress < after else hard)(v, t, progress)
 
 
 def _dense(miner: str, margin: float) -> Loss:

@@ -1,14 +1,15 @@
-"""How good a ranking is: recall@k, precision@1, R-precision, mAP@R, MRR and k-NN accuracy, query by query."""
+"""How good a ranking is: recall@k, precision@1, R-precision, mAP@R, mAP, MRR and k-NN accuracy, query by query."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+
+from rectrio_lib.evaluations import Evaluation
 
 Vectors = np.ndarray | torch.Tensor
 Figures = dict[str, torch.Tensor]  # by name, one number a query
@@ -18,68 +19,6 @@ BLOCK_ENTRIES = 2**22  # scores held at once: about 300 MB with everything deriv
 GROUP = 64  # columns of which only the best is looked at first; fastest of 8..512 at 55,000 vectors
 TIE_STEP = 2.0**-52  # the smallest step that a float64 near 1 still takes
 LENGTH_TOLERANCE = 0.01  # float16 vectors are off by 0.0005
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of every query.
-
-    Attributes:
-        labels: label of every query (Q,).
-        scores: by name, float64 (Q,) in 0..1, in the order of the queries: recall_at_<k> (1 where one of the k nearest
-            is relevant, else 0), precision_at_1, knn_accuracy, and unless only the nearest were asked for r_precision,
-            map_at_r and mrr. NaN where the query is skipped: the gallery holds no picture of its class.
-    """
-
-    labels: np.ndarray
-    scores: dict[str, np.ndarray]
-
-    @property
-    def skipped(self) -> int:
-        """How many queries count nowhere because the gallery holds no picture of their class."""
-        return int(np.isnan(self.scores["precision_at_1"]).sum())
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of each figure over the queries that are not skipped."""
-        return {name: float(np.nanmean(values)) for name, values in self.scores.items()}
-
-    def per_class(self) -> pd.DataFrame:
-        """Return one row a class (index `label`): `queries` (without the skipped) and the mean of each figure."""
-        groups = pd.DataFrame(self.scores).groupby(pd.Index(self.labels, name="label"))
-        table = groups.mean()
-        table.insert(0, "queries", groups["precision_at_1"].count())
-        return table
-
-    def interval(self, name: str, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Percentile bootstrap interval of a mean: how far it moves with another sample of queries.
-
-        The encoder and the gallery stay as they are: the spread between training seeds is another matter.
-
-        Args:
-            name: a key of `scores`.
-            confidence: share of resampled means inside the interval, between 0 and 1.
-            draws: resamples, each of as many queries as there are, with replacement.
-            seed: the same seed gives the same interval.
-
-        Returns:
-            Lower and upper end.
-
-        Raises:
-            ValueError: if the name is unknown, the confidence is not between 0 and 1, or there are no draws.
-
-        Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
-        """
-        if name not in self.scores:
-            raise ValueError(f"{name!r} was not measured: choose one of {', '.join(self.scores)}.")
-        if not 0 < confidence < 1 or draws < 1:
-            raise ValueError(f"confidence={confidence}, draws={draws}: expected 0 < confidence < 1 and draws >= 1.")
-        values = self.scores[name][~np.isnan(self.scores[name])]
-        rng = np.random.default_rng(seed)
-        at_once = max(1, BLOCK_ENTRIES // len(values))
-        sizes = [min(at_once, draws - start) for start in range(0, draws, at_once)]
-        means = [values[rng.integers(len(values), size=(size, len(values)))].mean(1) for size in sizes]
-        low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
 
 
 @torch.no_grad()
@@ -92,6 +31,7 @@ def evaluate(
     knn: int = 20,
     nearest_only: bool = False,
     block: int | None = None,
+    average_precision: bool = False,
 ) -> Evaluation:
     """Search every query in the gallery exactly, and measure the rankings. A picture of the same label is relevant.
 
@@ -110,17 +50,23 @@ def evaluate(
         knn: neighbours that vote on the class; among classes with equally many votes the one of the nearest wins.
         nearest_only: leave out r_precision, map_at_r and mrr, which look beyond the nearest: several times faster.
         block: queries at once; None takes as many as 300 MB hold.
+        average_precision: measure it too: the precision at the rank of each relevant picture, averaged over them. The
+            whole gallery is sorted for it; its mean over queries is known as mAP.
 
     Returns:
         The figures of every query.
 
     Raises:
         ValueError: if vectors are not of unit length, finite and (rows, D) with one D; if labels do not fit them; if a
-            cut-off is below 1 or above the gallery; if no query has a relevant picture.
+            cut-off is below 1 or above the gallery; if no query has a relevant picture; if average_precision is asked
+            for together with nearest_only.
 
     Source: R-precision and mAP@R: Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
         Recall@k: Jégou, Douze & Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011, section V.
+        Average precision: Manning, Raghavan & Schütze, "Introduction to Information Retrieval", 2008, section 8.4.
     """
+    if average_precision and nearest_only:
+        raise ValueError("average_precision looks through the whole gallery: leave nearest_only out.")
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels go together: pass both, or neither to search among the queries.")
     if block is not None and block < 1:
@@ -141,6 +87,7 @@ def evaluate(
     tie_break = -TIE_STEP * torch.arange(len(gallery), dtype=torch.float64, device=queries.device)  # (N,)
     parts = []
     block = block or max(1, BLOCK_ENTRIES // max(len(gallery), knn * knn))
+    whole = len(gallery) - alone if average_precision else 0
     for rows in order.split(int(block)):
         similarity = queries[rows] @ gallery.T  # (B, N)
         if alone:
@@ -150,7 +97,7 @@ def evaluate(
             parts.append(_of_nearest(gallery_classes[nearest], classes[rows], ks, knn))
         else:
             keys = similarity + tie_break
-            parts.append(_of_all(keys, gallery_classes, classes[rows], relevant[rows], ks, knn))
+            parts.append(_of_all(keys, gallery_classes, classes[rows], relevant[rows], ks, knn, whole))
     scores = {name: np.full(len(labels), np.nan) for name in parts[0]}
     for name, values in scores.items():
         values[order.cpu()] = torch.cat([part[name] for part in parts]).cpu()
@@ -189,13 +136,17 @@ def _of_all(
     relevant: torch.Tensor,
     ks: Sequence[int],
     knn: int,
+    whole: int,
 ) -> Figures:
-    """Return all figures from float64 sort keys (B, N), no two alike, and the numbers `relevant` (B,), at least 1."""
-    found = gallery_classes[keys.topk(max(*ks, knn, int(relevant.max()))).indices]  # (B, K)
+    """Return all figures from float64 sort keys (B, N), no two alike, and the numbers `relevant` (B,), at least 1.
+
+    Average precision is among them if `whole` says how many pictures there are to rank, and not if it is 0.
+    """
+    found = gallery_classes[keys.topk(max(*ks, knn, int(relevant.max()), whole)).indices]  # (B, K)
     hits = found == classes[:, None]
     ranks = torch.arange(1, hits.shape[1] + 1, device=keys.device)
     within = hits & (ranks <= relevant[:, None])
-    precision = within.cumsum(1) / ranks.double()
+    precision = hits.cumsum(1) / ranks.double()
     first = hits.byte().argmax(1) + 1
     late = (~hits.any(1)).nonzero()[:, 0]
     if len(late):
@@ -203,11 +154,12 @@ def _of_all(
         keys = keys[late]
         best = keys.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
         first[late] = (keys >= best).sum(1)
-    return _of_nearest(found, classes, ks, knn) | {
+    figures = _of_nearest(found, classes, ks, knn) | {
         "r_precision": within.sum(1) / relevant.double(),
         "map_at_r": (precision * within).sum(1) / relevant,
         "mrr": 1 / first.double(),
     }
+    return figures | ({"average_precision": (precision * hits).sum(1) / relevant} if whole else {})
 
 
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:

@@ -65,6 +65,9 @@ PAGE = (
 <p class="banner">STAND-IN: the pretrained weights were not to be had, so a network with random weights looked at these
 pictures. What it finds alike means nothing.</p>
 {% endif %}
+{% if drawn %}
+<p class="banner">STAND-IN: these pictures are generated drawings, no photographs.</p>
+{% endif %}
 <dl class="tiles">
 <div><dt>pictures</dt><dd>{{ pictures | number }}</dd></div>
 <div><dt>classes</dt><dd>{{ (classes | length) | number if classes else "none" }}</dd></div>

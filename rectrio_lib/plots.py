@@ -263,3 +263,19 @@ def recall_against_latency(table: pd.DataFrame) -> Figure:
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def precision_of_answered(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Precision against the share of queries that get an answer, one line an encoder.
+
+    Args:
+        curves: {encoder: what `evaluations.threshold_curve` returns}.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for name, curve in curves.items():
+        axis.plot(curve["answered"], curve["precision"], label=name)
+    axis.set(xlabel="share of queries answered", ylabel="share of these answers that are right", xlim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    return figure

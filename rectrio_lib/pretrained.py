@@ -51,9 +51,10 @@ class Pretrained(Encoder):
         dim: length of the vectors; 0 leaves the head out, and the vectors are the features.
         hidden: of the head.
         stand_in: whether the weights are random; CLIP is then a tiny network of its kind.
+        pooling: how the backbone's maps become features, see `backbones.build_backbone`.
 
     Raises:
-        ValueError: if the backbone is unknown, or takes no other resolution than its own.
+        ValueError: if the backbone is unknown, or takes no other resolution or pooling than its own.
     """
 
     kind = "pretrained"
@@ -66,9 +67,13 @@ class Pretrained(Encoder):
         dim: int = 0,
         hidden: int = 0,
         stand_in: bool = False,
+        pooling: str = "average",
     ):
-        super().__init__(backbone=backbone, size=size, resolution=resolution, dim=dim, hidden=hidden, stand_in=stand_in)
-        self.backbone = build_backbone(backbone, tiny=stand_in)
+        arguments = {"backbone": backbone, "size": size, "resolution": resolution, "dim": dim, "hidden": hidden}
+        # The average goes unnamed: encoders saved before there was a choice keep their fingerprints.
+        named = {} if pooling == "average" else {"pooling": pooling}
+        super().__init__(**arguments, stand_in=stand_in, **named)
+        self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
         native, self.stand_in = self.backbone.resolution, stand_in
         if self.backbone.fixed and not stand_in and resolution not in (0, native):
             raise ValueError(f"resolution={resolution}: {backbone} takes {native} only (or 0, which means the same).")
@@ -110,13 +115,15 @@ class Pretrained(Encoder):
         return [group for group in groups if group["params"]]
 
 
-def load_pretrained(backbone: str, size: int = 224, resolution: int = 0, dim: int = 0, hidden: int = 0) -> Pretrained:
+def load_pretrained(
+    backbone: str, size: int = 224, resolution: int = 0, dim: int = 0, hidden: int = 0, pooling: str = "average"
+) -> Pretrained:
     """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` for the arguments.
 
     Raises:
         ValueError, ModuleNotFoundError: see `Pretrained` and `backbones.load_backbone`.
     """
-    loaded, stand_in = load_backbone(backbone)
-    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in)
+    loaded, stand_in = load_backbone(backbone, pooling)
+    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in, pooling)
     encoder.backbone = loaded
     return encoder.eval()

@@ -11,7 +11,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -68,7 +68,7 @@ def read_idx(folder: Path, classes: Sequence[str] = FASHION_CLASSES, md5: Mappin
             raise BadData(f"{folder}: {len(images):,} {split} pictures but {len(labels):,} labels.")
         parts.append(images[:, None])
         frames.append(pd.DataFrame({"label": _class_names(labels, classes, folder), "split": split}))
-    return np.concatenate(parts), pd.concat(frames, ignore_index=True), _ledger([])
+    return np.concatenate(parts), pd.concat(frames, ignore_index=True), make_ledger([])
 
 
 def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np.ndarray:
@@ -115,7 +115,7 @@ def read_csv(
         side = math.isqrt(table.shape[1] - 1)
         parts.append(table[:, 1:].reshape(-1, 1, side, side))
         frames.append(pd.DataFrame({"label": _class_names(table[:, 0], classes, folder / name), "split": split}))
-    return np.concatenate(parts), pd.concat(frames, ignore_index=True), _ledger([])
+    return np.concatenate(parts), pd.concat(frames, ignore_index=True), make_ledger([])
 
 
 def _csv_table(path: Path) -> np.ndarray:
@@ -164,7 +164,26 @@ def read_folder(folder: Path, size: int = 28, channels: int = 1, names: Mapping[
     """
     if not folder.is_dir():
         raise BadData(f"{folder} is no folder. It should hold one sub-folder of pictures for each class.")
-    rows, bad = _pictures_in(folder, names or {})
+    rows, empty = _pictures_in(folder, names or {})
+    pixels, frame, ledger = read_files(folder, rows, size, channels)
+    if not len(pixels):
+        raise BadData(f"{folder} holds no readable picture in class folders ({len(rows)} unreadable).")
+    ledger = pd.concat([ledger, make_ledger(empty)]).sort_values("picture", ignore_index=True)
+    return pixels, frame.dropna(axis=1, how="all"), ledger
+
+
+def read_files(folder: Path, rows: list[dict], size: int, channels: int) -> Read:
+    """Read picture files into one array.
+
+    Args:
+        folder: what the paths are relative to.
+        rows: what is known of each file, `path` at least.
+        size: side of the square pictures in pixels.
+        channels: 1 for grey, 3 for colour.
+
+    Returns:
+        pixels, frame and ledger: what was known of the readable files, with their `width` and `height`.
+    """
     pixels = np.empty((len(rows), channels, size, size), np.uint8)
 
     def read(position: int) -> tuple[int, int] | str:
@@ -177,14 +196,11 @@ def read_folder(folder: Path, size: int = 28, channels: int = 1, names: Mapping[
     with ThreadPoolExecutor() as pool:
         shapes = list(pool.map(read, range(len(rows))))
     good = [i for i, shape in enumerate(shapes) if not isinstance(shape, str)]
-    bad += [(row["path"], reason) for row, reason in zip(rows, shapes, strict=True) if isinstance(reason, str)]
-    if not good:
-        raise BadData(f"{folder} holds no readable picture in class folders ({len(rows)} unreadable).")
     for to, i in enumerate(good):  # close the gaps in place: pixels[good] would be a second array of all
         pixels[to] = pixels[i]
     frame = pd.DataFrame([{**rows[i], "width": shapes[i][0], "height": shapes[i][1]} for i in good])
-    ledger = _ledger([{"picture": path, "reason": reason} for path, reason in sorted(bad)])
-    return pixels[: len(good)], frame.dropna(axis=1, how="all"), ledger
+    bad = [(row["path"], reason) for row, reason in zip(rows, shapes, strict=True) if isinstance(reason, str)]
+    return pixels[: len(good)], frame, make_ledger(bad)
 
 
 def _pictures_in(folder: Path, names: Mapping[str, str]) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -195,7 +211,7 @@ def _pictures_in(folder: Path, names: Mapping[str, str]) -> tuple[list[dict], li
     rows, empty = [], []
     for split, top in tops:
         for home in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            paths = [] if top.resolve().is_relative_to(home.resolve()) else _picture_files(home)
+            paths = [] if top.resolve().is_relative_to(home.resolve()) else picture_files(home)
             label = names.get(home.name, home.name)
             rows += [{"path": p.relative_to(folder).as_posix(), "label": label, "split": split} for p in paths]
             if not paths:
@@ -203,7 +219,7 @@ def _pictures_in(folder: Path, names: Mapping[str, str]) -> tuple[list[dict], li
     return rows, empty
 
 
-def _picture_files(home: Path) -> list[Path]:
+def picture_files(home: Path) -> list[Path]:
     """List what is called a picture below a folder, broken links included; links to folders are not followed."""
     files = (p for p in home.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     return sorted(p for p in files if p.is_file() or p.is_symlink())
@@ -269,5 +285,6 @@ def export_png(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str
     return len(manifest)
 
 
-def _ledger(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["picture", "reason"])
+def make_ledger(left_out: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Return the table of pictures left out, (picture, reason) each, by picture."""
+    return pd.DataFrame(sorted(left_out), columns=["picture", "reason"])

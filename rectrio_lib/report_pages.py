@@ -65,7 +65,7 @@ def run_folder(folder: str | Path, name: str = "", parameters: Mapping[str, Any]
     return write(gallery, seen, report, decision)
 
 
-def write(gallery: Gallery, seen: EmbeddingStore, report: Report, decision: str) -> Path:
+def write(gallery: Gallery, seen: EmbeddingStore, report: Report, decision: str, drawn: bool = False) -> Path:
     """Write outputs/reports/<name>/index.html.
 
     Args:
@@ -73,6 +73,7 @@ def write(gallery: Gallery, seen: EmbeddingStore, report: Report, decision: str)
         seen: the vectors of the pretrained backbone, with which the gallery's are compared if they are others.
         report: what was found when the pictures were embedded.
         decision: a sentence on which encoder it is, and why.
+        drawn: whether the pictures are generated, which the page tells on top.
 
     Returns:
         The page.
@@ -84,7 +85,7 @@ def write(gallery: Gallery, seen: EmbeddingStore, report: Report, decision: str)
     compared = surveys.sample(rows[rows["image_id"].isin(seen.rows["image_id"])], surveys.MOST_COMPARED)
     compared = compared.reset_index(drop=True)
     vectors = {name: surveys.vectors_of(s, compared["image_id"]) for name, s in spaces.items()}
-    facts = _contents(gallery, rows, store.files(), report) | {"decision": decision, "trained": trained}
+    facts = _contents(gallery, rows, store.files(), report) | {"decision": decision, "trained": trained, "drawn": drawn}
     facts |= {"compared": len(compared), **_quality(vectors, compared, trained)}
     facts |= _near_copies(gallery, vectors[seen.card["encoder"]], compared)
     facts |= {"questions": _neighbours(gallery, compared), **_map(gallery, vectors[gallery.encoder], compared)}

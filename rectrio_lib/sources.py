@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rectrio_lib import readers, resources, shapes
+from rectrio_lib import products, readers, resources, shapes
 
 SOURCES = ("auto", "idx", "csv", "folder", "stand-in")
 FASHION_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")  # ours, and where torchvision's own class puts it
@@ -16,23 +16,25 @@ FASHION_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")  # ours, and where torch
 
 @dataclass(frozen=True)
 class Published:
-    """A data set that has an official download.
+    """A data set known by its name, most with an official download.
 
     Attributes:
         title: its own name.
         folders: where it may live below `RECTRIO_DATA`; the download goes to the first.
-        download: fetches it into a folder.
+        download: fetches it into a folder; None if there is no download.
         downloaded: the source, "idx" or "folder", that the download brings.
         names: class names by folder name.
         drawn: objects a class in its stand-in.
+        pattern: of product and view in its file names, see `products`; empty for class folders.
     """
 
     title: str
     folders: tuple[str, ...]
-    download: Callable[[Path], None]
-    downloaded: str
+    download: Callable[[Path], None] | None = None
+    downloaded: str = "folder"
     names: Mapping[str, str] = field(default_factory=dict)
     drawn: int = 300
+    pattern: str = ""
 
 
 FASHION = Published(
@@ -50,7 +52,8 @@ ANIMALS = Published(
     readers.ANIMALS_FOLDERS,
     drawn=60,
 )
-PUBLISHED = {"fashion-mnist": FASHION, "animals10": ANIMALS}
+PRODUCTS = Published("product photographs", ("products",), drawn=20, pattern=products.PATTERN)
+PUBLISHED = {"fashion-mnist": FASHION, "animals10": ANIMALS, "products": PRODUCTS}
 
 
 def home_of(name: str, folder: str = "") -> Path:
@@ -62,29 +65,38 @@ def home_of(name: str, folder: str = "") -> Path:
     return next((home for home in homes if _source_in(home)), homes[0])
 
 
-def _source_in(home: Path) -> str:
-    """Say what a folder holds: "idx", "csv" or "folder"; "" if it is none of these."""
+def pattern_of(name: str) -> str:
+    """Return the pattern of file names that goes with a data set; empty if it has none of its own."""
+    return PUBLISHED[name].pattern if name in PUBLISHED else ""
+
+
+def _source_in(home: Path, loose: bool = False) -> str:
+    """Say what a folder holds: "idx", "csv" or "folder" (`loose` pictures will do); "" if it is none of these."""
     if any(home.glob("*-ubyte.gz")):
         return "idx"
     if any((home / csv).exists() for csv in readers.CSV_FILES.values()):
         return "csv"
-    return "folder" if any(home.glob("*/*")) else ""
+    pictures = readers.picture_files(home) if loose else home.glob("*/*")
+    return "folder" if any(pictures) else ""
 
 
-def find(name: str, home: Path) -> str:
+def find(name: str, home: Path, pattern: str = "") -> str:
     """Say which source "auto" means, downloading a published set if it is neither here nor forbidden.
 
     Raises:
         readers.BadData: if there is nothing to read, and no download of that name.
     """
-    found = _source_in(home)
+    found = _source_in(home, loose=bool(pattern))
     if found:
         return found
     if name not in PUBLISHED:
-        raise readers.BadData(f"{home} holds no pictures in class folders: point `folder` at yours.")
+        where = "" if pattern else " in class folders"
+        raise readers.BadData(f"{home} holds no pictures{where}: point `folder` at yours.")
     published = PUBLISHED[name]
     reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
-    if not resources.offline():
+    if published.download is None:
+        reason = "there is no download of them"
+    elif not resources.offline():
         try:
             published.download(home)
             return published.downloaded
@@ -94,12 +106,14 @@ def find(name: str, home: Path) -> str:
     return "stand-in"
 
 
-def read(name: str, source: str, home: Path, size: int, channels: int, seed: int) -> readers.Read:
+def read(name: str, source: str, home: Path, size: int, channels: int, seed: int, pattern: str = "") -> readers.Read:
     """Read pictures of one source, or draw its stand-in, whose views of one object share a `group`.
 
     Raises:
-        readers.BadData: if a file is missing or damaged.
+        readers.BadData: if a file is missing or damaged, or a pattern of file names is given and there are none.
     """
+    if pattern and source in ("idx", "csv"):
+        raise readers.BadData(f"pattern={pattern!r} goes by file names, which {source} files do not have.")
     fashion = name == "fashion-mnist"
     classes = readers.FASHION_CLASSES if fashion else [str(number) for number in range(256)]
     if source == "idx":
@@ -107,9 +121,13 @@ def read(name: str, source: str, home: Path, size: int, channels: int, seed: int
     if source == "csv":
         return readers.read_csv(home, classes, readers.FASHION_COUNTS if fashion else None)
     published = PUBLISHED.get(name)
+    if source == "folder" and pattern:
+        return products.read_products(home, pattern, size, channels)
     if source == "folder":
         return readers.read_folder(home, size, channels, published.names if published else None)
     objects = published.drawn if published else Published.drawn
+    if pattern:
+        return products.draw_products(objects, 4, size, channels, seed)
     pixels, frame = shapes.draw_shapes(objects, views=4, size=size, channels=channels, seed=seed)
     return pixels, frame.rename(columns={"object": "group"}), pd.DataFrame(columns=["picture", "reason"])
 

@@ -131,10 +131,11 @@ class _Run:
             mixed_precision=precision, cpu=self.device == "cpu", gradient_accumulation_steps=config.accumulate
         )
         torch.manual_seed(config.seed)
-        self.loss = make_loss(config.miner, config.margin)
         self.steps = len(images) // config.batch_size // config.accumulate * config.accumulate
         self.encoder = make_encoder().to(self.device)
         torch.manual_seed(config.seed)  # however much chance the encoder took
+        self.loss = make_loss(config.miner, config.margin, np.unique(targets), self.encoder.dim)
+        self.stateful = ["encoder", "average", "optimizer", "schedule"]
         self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "pictures": _digest(images, targets)}
         self.identity |= {"trained": [n for n, p in self.encoder.named_parameters() if p.requires_grad]}
         self.identity |= {"disguise": repr(disguise)}
@@ -142,6 +143,10 @@ class _Run:
         groups = self.encoder.parameter_groups(config.learning_rate, config.backbone_rate)
         if not any(group["params"] for group in groups):
             raise ValueError("Nothing is left to train: free blocks of the backbone, or give the encoder a head.")
+        if isinstance(self.loss, nn.Module):  # it has weights of its own
+            self.loss.to(self.device)
+            groups.append({"params": list(self.loss.parameters()), "lr": config.learning_rate})
+            self.stateful.append("loss")
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         total = self.steps * config.epochs // config.accumulate + 1
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -159,7 +164,7 @@ class _Run:
         return self.average.module if self.config.average else self.encoder
 
     def save(self) -> None:
-        state = {name: getattr(self, name).state_dict() for name in ("encoder", "average", "optimizer", "schedule")}
+        state = {name: getattr(self, name).state_dict() for name in self.stateful}
         state |= {name: getattr(self, name) for name in ("epoch", "seconds", "best", "history")}
         if self.accelerator.scaler:  # fp16's
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -189,7 +194,7 @@ class _Run:
         if state.get("identity") != self.identity or state["epoch"] >= self.config.epochs:
             path.unlink(missing_ok=True)  # its best.pt is about to be overwritten
             return
-        for name in ("encoder", "average", "optimizer", "schedule"):
+        for name in self.stateful:
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.seconds, self.best, self.history = (state[k] for k in ("epoch", "seconds", "best", "history"))
         if self.accelerator.scaler:

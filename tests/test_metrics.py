@@ -48,6 +48,9 @@ def naive(queries, query_labels, gallery, gallery_labels, ks, knn):
         row["r_precision"] = ranked[:R].count(label) / R
         row["map_at_r"] = sum(ranked[:r].count(label) / r for r in range(1, R + 1) if ranked[r - 1] == label) / R
         row["mrr"] = 1 / (ranked.index(label) + 1)
+        row["average_precision"] = np.mean(
+            [ranked[:r].count(label) / r for r, at in enumerate(ranked, 1) if at == label]
+        )
         most = max(ranked[:knn].count(name) for name in ranked[:knn])
         winner = next(name for name in ranked[:knn] if ranked[:knn].count(name) == most)
         row["knn_accuracy"] = float(winner == label)
@@ -71,13 +74,15 @@ def test_every_figure_equals_the_naive_loop_with_ties_copies_and_lone_classes(se
     knn, *ks = rng.integers(1, sizes[1] - alone, size=3, endpoint=True)
     expected = naive(*data, ks, knn)
     assume("mrr" in expected)
-    found = evaluate(*data, ks, knn, block=block)
+    found = evaluate(*data, ks, knn, block=block, average_precision=True)
     same_scores(found.scores, expected)
-    assert found.skipped == expected["mrr"].isna().sum()
-    near = evaluate(*data, ks, knn, nearest_only=True, block=block)
     assert expected.columns.symmetric_difference(list(found.scores)).empty
-    assert found.scores.keys() - near.scores.keys() == {"r_precision", "map_at_r", "mrr"}
-    same_scores(near.scores, expected)
+    assert found.skipped == expected["mrr"].isna().sum()
+    usual, near = (evaluate(*data, ks, knn, nearest_only=flag, block=block) for flag in (False, True))
+    assert found.scores.keys() - usual.scores.keys() == {"average_precision"}
+    assert usual.scores.keys() - near.scores.keys() == {"r_precision", "map_at_r", "mrr"}
+    for fewer in (usual, near):
+        same_scores(fewer.scores, expected)
 
 
 def test_equal_scores_rank_in_gallery_order_and_the_relevant_one_is_not_favoured():
@@ -178,6 +183,22 @@ def test_map_at_r_equals_scikit_learn_once_relevant_pictures_beyond_rank_r_count
     assert 0.1 < found.mean() < 0.9
 
 
+def test_average_precision_equals_scikit_learn_without_ties_and_skips_queries_of_absent_products():
+    rng = np.random.default_rng(8)
+    vectors, products = clustered(rng, 150, classes=60, spread=0.9)  # some have one view, some none
+    for gallery in ((), clustered(rng, 90, classes=40, spread=0.9)):
+        found = evaluate(vectors, products, *gallery, average_precision=True)
+        others, others_products = gallery or (vectors, products)
+        for i, ours in enumerate(found.scores["average_precision"]):
+            pool = np.arange(len(others)) != (-1 if gallery else i)
+            relevant = others_products[pool] == products[i]
+            if relevant.any():
+                assert ours == pytest.approx(average_precision_score(relevant, (others @ vectors[i])[pool]), abs=1e-9)
+            else:
+                assert all(np.isnan(values[i]) for values in found.scores.values()), "never a hit, nor a miss"
+        assert 0 < found.skipped < len(vectors)
+
+
 def test_numpy_torch_half_precision_memory_mapped_and_text_labels_give_the_same(tmp_path):
     rng = np.random.default_rng(7)
     vectors, labels = tied(rng, 60, 3)  # exact in float16 too
@@ -199,39 +220,6 @@ def test_numpy_torch_half_precision_memory_mapped_and_text_labels_give_the_same(
             np.testing.assert_array_equal(found.scores[name], values)
     assert np.array_equal(vectors, kept)
     assert sorted(found.per_class().index) == ["bag", "boot", "coat"]
-
-
-def test_classes_average_back_to_the_total_and_skipped_ones_count_nowhere():
-    rng = np.random.default_rng(9)
-    vectors, labels = clustered(rng, 200, classes=5)
-    found = evaluate(vectors, labels, *clustered(rng, 300, classes=4))
-    table = found.per_class()
-    assert table.index.tolist() == [0, 1, 2, 3, 4] and table.index.name == "label"
-    assert table["queries"].tolist() == [*np.bincount(labels)[:4], 0] and table.loc[4, "mrr":].isna().all()
-    assert found.skipped == (labels == 4).sum() > 0
-    names = "recall_at_1 recall_at_5 recall_at_10 precision_at_1 knn_accuracy r_precision map_at_r mrr"
-    assert list(found.means()) == names.split()
-    assert found.interval("mrr")[0] < found.means()["mrr"] < found.interval("mrr")[1]
-    for name, mean in found.means().items():
-        seen = table[table["queries"] > 0]
-        assert np.average(seen[name], weights=seen["queries"]) == pytest.approx(mean, abs=1e-12)
-    assert table.loc[2, "map_at_r"] == pytest.approx(found.scores["map_at_r"][labels == 2].mean())
-
-
-def test_the_interval_matches_the_normal_one_is_repeatable_and_shrinks_with_more_queries(monkeypatch):
-    rng = np.random.default_rng(11)
-    gallery = clustered(rng, 300, spread=0.9)
-    few, many = (evaluate(*clustered(rng, size, spread=0.9), *gallery) for size in (100, 1600))
-    for found in (few, many):
-        values, (low, high) = found.scores["recall_at_1"], found.interval("recall_at_1")
-        assert low < values.mean() < high
-        assert (high - low) / 2 == pytest.approx(1.96 * values.std() / len(values) ** 0.5, rel=0.15)
-    assert np.ptp(few.interval("recall_at_1")) > 3 * np.ptp(many.interval("recall_at_1"))
-    assert few.interval("mrr", seed=3) == few.interval("mrr", seed=3) != few.interval("mrr", seed=4)
-    assert np.ptp(many.interval("mrr", confidence=0.99)) > 2 * np.ptp(many.interval("mrr", confidence=0.5))
-    whole = many.interval("mrr", draws=333)
-    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 50_000)
-    assert many.interval("mrr", draws=333) == pytest.approx(whole, abs=1e-12)
 
 
 def test_recall_of_a_search_result():
@@ -258,6 +246,7 @@ HOLED = np.where(np.arange(64).reshape(8, 8) == 19, np.nan, X)
         ({"ks": (1,)}, "knn=20 but the gallery holds 7 pictures"),
         ({"ks": (0,), "knn": 1}, "k=0 but"),
         ({"ks": (), "knn": 1}, "ks is empty"),
+        ({"average_precision": True, "nearest_only": True}, "average_precision looks through the whole gallery"),
         ({"block": 0, "ks": (1,), "knn": 1}, "block=0: expected at least one query at once"),
         ({"query_labels": Y[:5]}, "Labels of shape (5,) for 8 queries: expected one label for each"),
         ({"query_labels": Y[:, None]}, "Labels of shape (8, 1) for 8 queries"),
@@ -281,13 +270,7 @@ def test_bad_input_gets_a_sentence(change, sentence):
         evaluate(**{"queries": X, "query_labels": Y} | change)
 
 
-def test_bad_questions_to_an_evaluation_and_a_result_get_a_sentence():
-    found = evaluate(X, Y, ks=(1,), knn=1, nearest_only=True)
-    with pytest.raises(ValueError, match=r"'map_at_r' was not measured: choose one of recall_at_1, precision_at_1"):
-        found.interval("map_at_r")
-    for wrong in ({"confidence": 1.0}, {"confidence": 95}, {"draws": 0}):
-        with pytest.raises(ValueError, match="expected 0 < confidence < 1 and draws >= 1"):
-            found.interval("recall_at_1", **wrong)
+def test_bad_questions_to_a_result_get_a_sentence():
     table = np.zeros((2, 3))
     for found, labels, ks, sentence in [
         (table, [0, 1], (1, 5), "k=5 but every query has 3 neighbours"),

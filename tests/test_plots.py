@@ -243,3 +243,10 @@ def test_similarity_maps_lie_over_the_whole_picture_whatever_their_size():
     assert [grid[0, column]["caption"] for column in range(4)] == ["query", "", "its nearest", ""]
     for column, warmth in ((1, np.eye(2)), (3, np.eye(4))):
         np.testing.assert_array_equal(grid[0, column]["arrays"][1], warmth)
+
+
+def test_precision_of_answered_draws_one_named_line_an_encoder():
+    curves = {name: pd.DataFrame({"answered": [1.0, 0.5], "precision": [0.6, p]}) for name, p in (("a", 0.7), ("b", 1))}
+    (axis,) = plots.precision_of_answered(curves).axes
+    assert [line.get_xydata().tolist() for line in axis.lines] == [[[1, 0.6], [0.5, 0.7]], [[1, 0.6], [0.5, 1]]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]

@@ -38,9 +38,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def run_commands(block: str, pictures: Path, environment: dict[str, str], **smaller: str) -> str:
     """Run a block of the README on the pictures, with some of its values replaced; return what was printed."""
-    printed, asked = [], next((pictures / "ring").glob("*.png"))
+    printed, asked = [], next((pictures / "ring").glob("*.png"), "")
     for line in block.strip().splitlines():
-        line = line.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", asked.as_posix())
+        line = line.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", str(asked))
         for wanted, instead in smaller.items():
             line = re.sub(rf"\b{wanted}=\S+", f"{wanted}={instead}", line)
         rectrio = [sys.executable, "-m", "rectrio_lib.cli", *shlex.split(line)[1:]]
@@ -104,6 +104,18 @@ def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path:
     saved = sorted(path.name for path in (tmp_path / "outputs" / "encoders").iterdir())
     assert saved == ["mine-clip", "mine-clip-frozen", "mine-clip-phase1"]
     assert (tmp_path / "outputs" / "indexes" / "mine-clip--mine").is_dir()
+
+
+def test_own_products_are_found_again_also_when_each_has_a_folder(tmp_path: Path, environment: dict[str, str]):
+    pixels, frame = shapes.draw_shapes(4, views=4, size=32, channels=3)
+    for picture, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
+        (tmp_path / "products" / product).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "products" / product / f"front.{view}.png")
+    by_name, by_folder, searched = blocks(OWN, "sh")[4].splitlines()
+    assert by_folder.startswith(by_name)
+    block = by_folder.replace("~/products", (tmp_path / "products").as_posix())
+    said = run_commands(f"{block} -p size=64 -p epochs=1 -p products_per_batch=8\n{searched}", tmp_path, environment)
+    assert "shop" in said and (tmp_path / "outputs" / "indexes" / "shop--shop").is_dir()
 
 
 def test_every_option_that_the_readme_names_exists():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from training_maker import CONFIG, drawn, figures, nearest_hits, same_run, train
 
 from rectrio_lib.encoders import fingerprint, load_encoder, save_encoder
-from rectrio_lib.losses import CONTRASTIVE, MINERS, make_loss
+from rectrio_lib.losses import NAMES, make_loss
 from rectrio_lib.networks import ConvNet, Encoder
 from rectrio_lib.training import CollapseWarning, OutOfMemory, TrainConfig
 
@@ -38,7 +38,7 @@ def test_training_makes_unseen_shapes_find_their_class(tmp_path):
     assert not trained.encoder.training
 
 
-@pytest.mark.parametrize("miner", [*MINERS, CONTRASTIVE])
+@pytest.mark.parametrize("miner", NAMES)
 def test_the_same_seed_gives_the_same_curves_and_weights_and_another_one_others(tmp_path, miner):
     config = replace(CONFIG, epochs=2, miner=miner)
     first, again, other = (train(tmp_path / str(i), replace(config, seed=s)) for i, s in enumerate((0, 0, 1)))
