@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from rectrio_lib.texts import checked
 from rectrio_lib.weights import clip_module, fill, find_state
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -129,6 +131,43 @@ class Backbone(nn.Module):
         """Names of the activations inside, such as "quickgelu": weights mean nothing under another one."""
         named = {type(m).__name__ for m in self.modules() if re.search("ELU|SiLU|swish|ReLU", type(m).__name__)}
         return ", ".join(sorted(named)).lower()
+
+
+class ClipTextTower(nn.Module):
+    """CLIP's text tower, apart from its pictures: int64 (T, 77), as `tokenize` gives them -> (T, dim), unit length.
+
+    Args:
+        model: what `build_clip` or `load_clip` returns; the parts are shared with it.
+
+    Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.embed, self.transformer, self.norm = model.token_embedding, model.transformer, model.ln_final
+        self.position, self.project = model.positional_embedding, model.text_projection
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read texts; the vector is made of what stands at their end, the token of the highest number."""
+        states = (self.embed(tokens) + self.position).transpose(0, 1)  # (77, T, width)
+        states = self.norm(self.transformer(states).transpose(0, 1))
+        ends = states[torch.arange(tokens.shape[0], device=tokens.device), tokens.argmax(1)]  # (T, width)
+        return nn.functional.normalize(ends @ self.project)
+
+
+def clip_towers(model: nn.Module) -> tuple[Backbone, ClipTextTower]:
+    """Take CLIP apart: its picture tower as a backbone, and its text tower."""
+    return _clip_backbone(model), ClipTextTower(model)
+
+
+def tokenize(texts: Sequence[str]) -> torch.Tensor:
+    """Turn texts into what CLIP's text tower takes, int64 (T, 77); what is longer is cut off.
+
+    Raises:
+        ValueError: as `texts.checked`.
+        ModuleNotFoundError: if the `clip` package is not installed.
+    """
+    return clip_module().tokenize(checked(texts), truncate=True).long()
 
 
 def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> Backbone:

@@ -101,6 +101,27 @@ for command in (cli_search.index, cli_search.search, cli_search.embed, cli_searc
 
 
 @app.command()
+def export(
+    encoder: Annotated[str, typer.Argument(help="An encoder below outputs/encoders.", show_default=False)],
+    folder: cli_search.Folder,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    texts: Annotated[
+        Path | None, typer.Option(help="Descriptions, one a line, to compare a text tower on.", show_default=False)
+    ] = None,
+) -> None:
+    """Export an encoder to OpenVINO and compare it with torch on a folder of pictures."""
+    from rectrio_lib import export as exporting
+    from rectrio_lib import reports
+
+    lines = texts.read_text(encoding="utf-8").split("\n") if texts else []
+    asked = [line for line in lines if line.strip()]
+    with contextlib.redirect_stdout(sys.stderr):
+        report = exporting.export_encoder(encoder, folder, asked, precision)
+    typer.echo(reports.plain_table(report.to_dict("records")))
+    typer.echo(f"Export     {exporting.exported_folder(encoder, precision)}")
+
+
+@app.command()
 def demo() -> None:
     """Look at a few product photographs (or drawings) without training: a page of questions and answers."""
     from rectrio_lib import demo as first_look
@@ -195,6 +216,19 @@ def bench_embed(
     with contextlib.redirect_stdout(sys.stderr):
         outcome = measure.bench_embed(backbone, count, folder)
     typer.echo(json.dumps(outcome)) if as_json else measure.print_embed(outcome)
+
+
+@bench.command("openvino")
+def bench_openvino(
+    backbone: Annotated[str, typer.Option(help="Family and network.")] = "clip:ViT-B/32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Milliseconds of one picture and of 32 at once: torch against OpenVINO."""
+    from rectrio_lib import bench_openvino as measure
+
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = measure.bench_openvino(backbone)
+    typer.echo(json.dumps(outcome)) if as_json else measure.print_openvino(outcome)
 
 
 if __name__ == "__main__":

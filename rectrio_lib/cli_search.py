@@ -62,9 +62,11 @@ def index(
 
 def search(
     pictures: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="Picture files, or pictures of the index by image_id or path.", show_default=False),
-    ],
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Words instead; with a picture: like it, but …")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Words for what to do without.")] = None,
     index: Annotated[str, typer.Option(help="Its name; not needed if there is only one.", show_default=False)] = "",
     k: Annotated[int, typer.Option(help="Answers a picture.")] = 10,
     where: Annotated[str | None, typer.Option(help="Such as \"label == 'cat' and width > 200\".")] = None,
@@ -83,8 +85,11 @@ def search(
     options = {"where": where, "minimum": minimum, "distinct": distinct, "mmr": mmr}
     options |= {"expand": expand, "reciprocal": reciprocal, "combine": combine}
     with contextlib.redirect_stdout(sys.stderr):  # remarks, so that --json prints nothing but JSON
-        gallery, pictures = galleries.open_gallery(index), list(dict.fromkeys(pictures))
-        results = gallery.search(pictures, k, **options)
+        gallery, pictures = galleries.open_gallery(index), list(dict.fromkeys(pictures or []))
+        if text or without:
+            results = gallery.search_words(pictures, list(dict.fromkeys(text or [])), without or [], k, **options)
+        else:
+            results = gallery.search(pictures, k, **options)
         if show is not None:
             previews.answer_grid(gallery, pictures, results).savefig(show, bbox_inches="tight")
     if as_json:

@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rectrio_lib import resources
+from rectrio_lib.dual import DualEncoder
 from rectrio_lib.networks import ConvNet, Encoder, RawPixels
 from rectrio_lib.pretrained import Pretrained
 from rectrio_lib.weights import fill
 
 GOLDEN_TOLERANCE = 1e-4  # above the rounding of float32; GELU in the place of QuickGELU moves vectors by 2e-4 and more
-KINDS: dict[str, type[Encoder]] = {cls.kind: cls for cls in (RawPixels, ConvNet, Pretrained)}
+KINDS: dict[str, type[Encoder]] = {cls.kind: cls for cls in (RawPixels, ConvNet, Pretrained, DualEncoder)}
 
 
 def count_parameters(encoder: Encoder) -> int:
@@ -48,6 +49,7 @@ def save_encoder(encoder: Encoder, name: str, trained_on: str = "", seed: int | 
             "preprocessing": encoder.preprocessing,
             "activation": encoder.activation,
             "stand_in": encoder.stand_in,
+            "texts": getattr(encoder, "text_tower", None) is not None,
             "golden": _golden(encoder),
         }
         card |= {"trained_on": trained_on, "seed": seed, "hash": fingerprint(encoder)}
@@ -98,7 +100,12 @@ def _golden(encoder: Encoder) -> list[list[float]]:
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Hash of kind, arguments, preprocessing and weights: equal vectors come from equal fingerprints."""
+    """Hash of kind, arguments, preprocessing and weights: equal vectors come from equal fingerprints.
+
+    An exported encoder, whose weights lie elsewhere, carries its fingerprint with it.
+    """
+    if encoder.stamp:
+        return encoder.stamp
     digest = hashlib.sha256(json.dumps([encoder.kind, encoder.arguments, encoder.preprocessing]).encode())
     for key, value in sorted(encoder.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())

@@ -25,6 +25,7 @@ CHAPTER = "03"
 TRAINED_SIDE = 128  # pixels: a compromise between what a backbone sees and how long training takes on a processor
 FORBIDDEN = r'[<>:"/\\|?*\x00-\x1f]|^\.|[ .]$|\.(new|old|part|lock)$'  # not in names of folders, or used by `resources`
 LONGEST_NAME = 100
+WITHOUT = 0.5  # weight of what an answer should do without: enough to turn away, too little to lead elsewhere
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,17 @@ class Gallery:
             raise ValueError(f"{other} is no file, but {files[0]} is: ask with files, or with pictures of the index.")
         known = self.index.encoder_hash  # by which the encoder was found
         return searching.search_files(self.index, self.load_encoder(), files, k, known, **options)
+
+    def search_words(
+        self, files: Sequence[str], texts: Sequence[str], without: Sequence[str], k: int = 10, **options: Any
+    ) -> Results:
+        """Search with words: each text is a question; with files, or something to do without, all are one question."""
+        encoder, known = self.load_encoder(), self.index.encoder_hash
+        if not files and not without:
+            return searching.search_texts(self.index, encoder, texts, k, known, **options)
+        wanted = [*(Path(name).expanduser() for name in files), *texts]
+        parts = [(part, 1.0) for part in wanted] + [(text, -WITHOUT) for text in without]
+        return searching.search_mixed(self.index, encoder, parts, k, known, **options)
 
     def row(self, asked: str) -> pd.Series:
         """Return what is known of a picture of the index, asked for by image_id or by path below the folder.
@@ -242,7 +254,7 @@ def _saved(encoder: str) -> str:
     there = inventory.cards("encoders")
     name = encoder.replace(":", "-").replace("/", "-")
     if ":" in encoder and there.get(name, {}).get("stand_in", True):
-        save_encoder(load_pretrained(encoder), name)
+        save_encoder(load_pretrained(encoder, texts=encoder.startswith("clip:")), name)
     elif name not in there:
         known = f"there are {', '.join(there)}, and" if there else "there are none yet, but"
         raise ValueError(f"There is no encoder {encoder!r}: {known} pretrained backbones such as {BACKBONE}.")

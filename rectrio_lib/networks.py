@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -70,12 +72,14 @@ class Encoder(nn.Module):
         preprocessing: {"channels", "size", "mean", "std"}; mean and std are for pixels in 0..1, of all or each channel.
         activation: names of the activations inside.
         stand_in: whether random weights took the place of pretrained ones.
+        stamp: fingerprint of an encoder whose weights lie elsewhere, see `export`; empty for all others.
     """
 
     kind: str
     dim: int
     activation = ""
     stand_in = False
+    stamp = ""
 
     def __init__(self, **arguments):
         super().__init__()
@@ -117,17 +121,48 @@ class Encoder(nn.Module):
         device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing["size"])
         size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # what is inside the network grows with the pictures
         vectors = np.empty((len(images), self.dim), np.float32)
-        before = self.training
-        self.to(device).eval()
         starts = range(0, len(images), size)
-        with torch.inference_mode(), autocast(device):
+        with self._evaluated_on(device), torch.inference_mode(), autocast(device):
             for start in tqdm(starts, desc=progress, disable=not progress or resources.quiet()):
                 batch = images[start : start + size]
                 if not isinstance(batch, torch.Tensor):
                     batch = torch.from_numpy(np.array(batch))  # a copy: torch warns of read-only memory maps
                 vectors[start : start + size] = self(self.prepare(batch.to(device))).float().cpu()
-        self.train(before)
         return vectors
+
+    @contextmanager
+    def _evaluated_on(self, device: str) -> Iterator[None]:
+        """Bring the encoder to a device and to evaluation mode; afterwards it trains again, if it did before."""
+        before, weights = self.training, next(self.parameters(), None)
+        if weights is not None and weights.device.type != device:
+            self.to(device)
+        if before:  # to walk through all modules takes as long as to encode a small picture
+            self.eval()
+        try:
+            yield
+        finally:
+            if before:
+                self.train()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts, as `encode` does pictures, for encoders with a `text_tower` (and `tokenize`, its preparation).
+
+        Args:
+            texts: what to encode (N,); what is longer than the tower reads is cut off.
+
+        Returns:
+            float32 (N, dim), rows of unit length, in the space of the pictures.
+
+        Raises:
+            ValueError: if the encoder has no text tower, or cannot read a text; the message says why.
+        """
+        if getattr(self, "text_tower", None) is None:
+            raise ValueError(f"An encoder of kind {self.kind!r} like this one reads no texts: it has no text tower.")
+        device, tokens = best_device(), self.tokenize(texts)
+        with self._evaluated_on(device):
+            vectors = torch.cat([self.text_tower(part.to(device)).float().cpu() for part in tokens.split(BATCH)])
+        return vectors.numpy()
 
 
 class RawPixels(Encoder):
@@ -203,7 +238,8 @@ class ConvNet(Encoder):
         """(B, C, H, W) -> (B, dim), unit length."""
         if self.training:
             return self._embed(images)
-        return F.normalize(sum(self._embed(look) for look in self._looks(images)))
+        looks = self._looks(images)  # together: one picture is seen twice in little more time than once
+        return F.normalize(self._embed(torch.cat(looks)).unflatten(0, (len(looks), -1)).sum(0))
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.project(self.features(images)).float())

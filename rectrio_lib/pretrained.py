@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rectrio_lib.backbones import build_backbone, load_backbone
+from rectrio_lib.backbones import build_backbone, build_clip, clip_towers, load_backbone, load_clip, tokenize
 from rectrio_lib.networks import Encoder
 
 
@@ -51,10 +53,12 @@ class Pretrained(Encoder):
         dim: length of the vectors; 0 leaves the head out, and the vectors are the features.
         hidden: of the head.
         stand_in: whether the weights are random; CLIP is then a tiny network of its kind.
+        texts: keep CLIP's text tower, `text_tower`, beside the pictures; a head would lead away from its space.
         pooling: how the backbone's maps become features, see `backbones.build_backbone`.
 
     Raises:
-        ValueError: if the backbone is unknown, or takes no other resolution or pooling than its own.
+        ValueError: if the backbone is unknown, takes no other resolution or pooling than its own, or has no text tower
+            to keep.
     """
 
     kind = "pretrained"
@@ -67,13 +71,17 @@ class Pretrained(Encoder):
         dim: int = 0,
         hidden: int = 0,
         stand_in: bool = False,
+        texts: bool = False,
         pooling: str = "average",
     ):
         arguments = {"backbone": backbone, "size": size, "resolution": resolution, "dim": dim, "hidden": hidden}
-        # The average goes unnamed: encoders saved before there was a choice keep their fingerprints.
-        named = {} if pooling == "average" else {"pooling": pooling}
+        # What has its usual value goes unnamed: encoders saved before there was a choice keep their fingerprints.
+        named = ({"texts": True} if texts else {}) | ({} if pooling == "average" else {"pooling": pooling})
         super().__init__(**arguments, stand_in=stand_in, **named)
-        self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
+        if texts:
+            self.backbone, self.text_tower = clip_towers(build_clip(_network_with_texts(backbone, dim), stand_in))
+        else:
+            self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
         native, self.stand_in = self.backbone.resolution, stand_in
         if self.backbone.fixed and not stand_in and resolution not in (0, native):
             raise ValueError(f"resolution={resolution}: {backbone} takes {native} only (or 0, which means the same).")
@@ -99,6 +107,10 @@ class Pretrained(Encoder):
         features = self.backbone(images).float()
         return self.head(features) if self.head else F.normalize(features)
 
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Turn texts into what CLIP's text tower takes, see `backbones.tokenize`."""
+        return tokenize(texts)
+
     def train(self, mode: bool = True) -> Pretrained:
         """Switch between training and evaluation, where a frozen backbone, and any batch norm in one, stays."""
         super().train(mode)
@@ -115,15 +127,35 @@ class Pretrained(Encoder):
         return [group for group in groups if group["params"]]
 
 
+def _network_with_texts(backbone: str, dim: int) -> str:
+    """Return the name of a CLIP network whose text tower can be kept."""
+    family, _, network = backbone.partition(":")
+    if family != "clip" or dim:
+        told = f"{backbone} with a head of {dim} numbers" if dim else backbone
+        raise ValueError(f"{told} reads no texts: take a CLIP backbone, such as clip:ViT-B/32, without a head (dim=0).")
+    return network
+
+
 def load_pretrained(
-    backbone: str, size: int = 224, resolution: int = 0, dim: int = 0, hidden: int = 0, pooling: str = "average"
+    backbone: str,
+    size: int = 224,
+    resolution: int = 0,
+    dim: int = 0,
+    hidden: int = 0,
+    texts: bool = False,
+    pooling: str = "average",
 ) -> Pretrained:
     """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` for the arguments.
 
     Raises:
         ValueError, ModuleNotFoundError: see `Pretrained` and `backbones.load_backbone`.
     """
+    if texts:
+        model, stand_in = load_clip(_network_with_texts(backbone, dim))
+        encoder = Pretrained(backbone, size, resolution, stand_in=stand_in, texts=True)
+        encoder.backbone, encoder.text_tower = clip_towers(model)
+        return encoder.eval()
     loaded, stand_in = load_backbone(backbone, pooling)
-    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in, pooling)
+    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in, pooling=pooling)
     encoder.backbone = loaded
     return encoder.eval()

@@ -18,6 +18,7 @@ from rectrio_lib import plots
 from rectrio_lib.answering import Results
 from rectrio_lib.galleries import Gallery
 from rectrio_lib.readers import decode
+from rectrio_lib.texts import shortened
 
 GRID_SIDE = 144
 JPEG_QUALITY = 78
@@ -63,7 +64,8 @@ def answer_grid(gallery: Gallery, asked: Sequence[str | Path], results: Results)
 
     Args:
         gallery: that was searched.
-        asked: as it was given to `galleries.search`; of a combined question the first picture is shown.
+        asked: as it was given to `galleries.search`; of a combined question the first picture is shown;
+            empty for questions in words, which stand above.
         results: what came back.
 
     Raises:
@@ -74,8 +76,10 @@ def answer_grid(gallery: Gallery, asked: Sequence[str | Path], results: Results)
     files = [_file(gallery, one) for one in asked][: len(results)]
     paths, labels = results.column("path"), results.column("label")
     found = np.stack([[_square(None if pd.isna(p) else gallery.folder / p) for p in line] for line in paths])
-    queries, own = np.stack([_square(file) for file in files]), [_label(gallery, file) for file in files]
-    return plots.neighbour_grid(queries, own, found, np.where(pd.isna(labels), "", labels), results.scores)
+    own = [_label(gallery, file) for file in files] or [""] * len(results)
+    queries = np.stack([_square(file) for file in files or [None] * len(results)])
+    title = "" if files else "\n".join(map(shortened, results.query_ids))
+    return plots.neighbour_grid(queries, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
 
 
 def _file(gallery: Gallery, asked: str | Path) -> Path:

@@ -29,6 +29,8 @@ from rectrio_lib.encoders import Encoder, fingerprint
 from rectrio_lib.losses import batch_statistics, make_loss
 from rectrio_lib.networks import best_device, best_precision
 
+EncoderLoss = Callable[[Encoder, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
 LOOK_EVERY = 10  # steps between two entries of the curves
 COLLAPSED = 0.05  # mean distance of unit vectors below which all pictures sit in one point
 
@@ -63,8 +65,9 @@ def fit(
     validate: Callable[[Encoder], dict[str, float]],
     folder: Path,
     disguise: nn.Module | None = None,
+    loss: EncoderLoss | None = None,
 ) -> Trained:
-    """Train what is not frozen of an encoder, with triplets drawn from batches of pictures.
+    """Train what is not frozen of an encoder, with triplets drawn from batches of pictures or another loss.
 
     The pictures stay on the device as uint8. Every epoch ends with a checkpoint in `folder`: last.pt to continue from,
     best.pt the weights that validated best. A run that was stopped goes on after its last whole epoch when it is called
@@ -80,6 +83,8 @@ def fit(
             the highest first one are kept. Its time is not counted.
         folder: where the checkpoints go.
         disguise: changes a batch of pictures before each step, told apart by its repr; None augments as `config` says.
+        loss: called with encoder, vectors (B, D), targets (B,) and progress (0..1), told apart by its repr; None takes
+            triplets as `config` says. What of the encoder only the loss uses, such as a text tower, is trained as well.
 
     Raises:
         ValueError: if there are too few pictures or classes for a triplet, the configuration is impossible, all of the
@@ -88,7 +93,7 @@ def fit(
         OSError: if a checkpoint cannot be written; the previous one is still whole.
     """
     check(targets, config)
-    run = _Run(make_encoder, images, targets, config, folder, disguise)
+    run = _Run(make_encoder, images, targets, config, folder, disguise, loss)
     images, targets = (torch.as_tensor(np.require(a, requirements="CW")).to(run.device) for a in (images, targets))
     run.resume()
     while run.epoch < config.epochs:
@@ -121,6 +126,7 @@ class _Run:
         config: TrainConfig,
         folder: Path,
         disguise: nn.Module | None,
+        loss: EncoderLoss | None,
     ):
         self.config, self.folder = config, folder
         self.disguise = disguise or partial(augment, shift=config.shift, flip=config.flip, erase=config.erase)
@@ -134,11 +140,12 @@ class _Run:
         self.steps = len(images) // config.batch_size // config.accumulate * config.accumulate
         self.encoder = make_encoder().to(self.device)
         torch.manual_seed(config.seed)  # however much chance the encoder took
-        self.loss = make_loss(config.miner, config.margin, np.unique(targets), self.encoder.dim)
+        triplets = make_loss(config.miner, config.margin, np.unique(targets), self.encoder.dim)
+        self.loss = partial(loss, self.encoder) if loss else triplets
         self.stateful = ["encoder", "average", "optimizer", "schedule"]
         self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "pictures": _digest(images, targets)}
         self.identity |= {"trained": [n for n, p in self.encoder.named_parameters() if p.requires_grad]}
-        self.identity |= {"disguise": repr(disguise)}
+        self.identity |= {"disguise": repr(disguise), "loss": repr(loss)}
         self.average = AveragedModel(self.encoder, avg_fn=_moving_average(config.average), use_buffers=True)
         groups = self.encoder.parameter_groups(config.learning_rate, config.backbone_rate)
         if not any(group["params"] for group in groups):

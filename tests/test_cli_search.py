@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from gallery_maker import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from PIL import Image
+from text_maker import dual
 from typer.testing import CliRunner
 
 from rectrio_lib import cli, report_pages
+from rectrio_lib.encoders import save_encoder
 
 ROOT = Path(__file__).parents[1]
 
@@ -168,6 +170,37 @@ def test_what_is_wrong_is_told_in_one_sentence(folder, tmp_path):
     assert "There is no index, store or encoder called 'cars'" in refused("info", "cars")
     indexed(folder, "--name", "again")
     assert "several indexes, and none was named: choose one of again, my pets." in refused("search", "cat/00.png")
+
+
+def asked_in_words(*arguments):
+    return json.loads(well("search", *arguments, "--index", "worded", "--json"))["queries"]
+
+
+def test_words_ask_alone_or_with_a_picture_and_what_to_do_without(folder, tmp_path):
+    save_encoder(dual(channels=3), "words")
+    well("index", folder, "--encoder", "words", "--name", "worded")
+    several = asked_in_words("--text", "a red star", "--text", "warm coat", "--k", 3)
+    assert [(q["query"], len(q["answers"])) for q in several] == [("a red star", 3), ("warm coat", 3)]
+    picture = folder / "cat" / "03.png"
+    (mixed,) = asked_in_words(picture, "--text", "red", "--without", "warm coat")
+    assert mixed["query"] == "+1 03.png +1 'red' -0.5 'warm coat'"
+    (alone,) = asked_in_words("--text", "red", "--where", "label == 'dog'", "--k", 2)
+    assert {answer["label"] for answer in alone["answers"]} == {"dog"}
+    well("search", "--text", "red", "--index", "worded", "--show", tmp_path / "answers.png")
+    assert Image.open(tmp_path / "answers.png").size > (400, 100)
+
+
+def test_words_that_cannot_be_asked_are_told_in_one_sentence(folder):
+    indexed(folder)
+    assert "has no text tower and finds nothing by words" in refused("search", "--text", "red")
+    save_encoder(dual(channels=3), "words")
+    assert "Of the saved encoders, words can" in refused("search", "--text", "red")
+    well("index", folder, "--encoder", "words", "--name", "worded")
+    assert "holds no word that" in refused("search", "--text", "zebra", "--index", "worded")
+    assert "Text 1 of 1 is empty" in refused("search", "--text", " ", "--index", "worded")
+    assert "one of them positive" in refused("search", "--without", "red", "--index", "worded")
+    assert "gone.png cannot be read" in refused("search", "gone.png", "--text", "red", "--index", "worded")
+    assert "Nothing was asked" in refused("search", "--index", "worded")
 
 
 def test_run_images_hands_over_folder_name_and_parameters(monkeypatch, tmp_path):

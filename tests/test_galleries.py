@@ -212,6 +212,16 @@ def test_without_weights_a_backbone_is_a_stand_in_until_they_come(tmp_path, caps
     assert before.stat().st_mtime_ns == written
 
 
+def test_an_index_made_with_clip_is_asked_in_words_with_and_without_a_picture(tmp_path):
+    gallery, _ = galleries.build(save_photographs(tmp_path / "few", range(4)), "clip:ViT-B/32")
+    texts = gallery.search_words([], ["a photo of a cat", "a dog"], [], k=2)
+    assert texts.query_ids == ["a photo of a cat", "a dog"] and (texts.positions >= 0).all()
+    file = str(gallery.folder / "02.png")
+    mixed = gallery.search_words([file], ["a cat"], ["snow"], k=4, where="path != '01.png'")
+    assert mixed.query_ids == ["+1 02.png +1 'a cat' -0.5 'snow'"]
+    assert sorted(mixed.frame()["path"]) == ["00.png", "02.png", "03.png"]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -288,4 +288,4 @@ def test_another_backbones_weights_are_refused_with_their_keys_named():
 
 def test_every_kind_can_be_loaded_by_its_name():
     assert encoders.KINDS["pretrained"] is Pretrained
-    assert set(encoders.KINDS) == {"raw-pixels", "convnet", "pretrained"}
+    assert set(encoders.KINDS) == {"raw-pixels", "convnet", "pretrained", "dual"}

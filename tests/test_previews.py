@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 from io import BytesIO
 
 import matplotlib.pyplot as plt
@@ -87,3 +88,12 @@ def test_of_a_combined_question_the_first_picture_is_shown(gallery):
     asked = ["cat/00.png", "cat/01.png"]
     wall = tiles(previews.answer_grid(gallery, asked, gallery.search(asked, k=2, combine=True)))
     assert wall.keys() == {(0, 0), (0, 1), (0, 2)}
+
+
+def test_of_questions_in_words_the_words_stand_above_and_no_picture_is_shown(gallery):
+    by_picture = gallery.search(["cat/00.png", "dog/51.png"], k=2)
+    figure = previews.answer_grid(gallery, [], replace(by_picture, query_ids=["a cat", "a dog " * 20]))
+    above, wall = figure.axes[0].get_title(), tiles(figure)
+    assert above.splitlines()[0] == "a cat" and above.endswith("…")
+    assert len(wall) == 6 and wall[0, 0]["caption"] == ""
+    assert (np.asarray(wall[0, 0]["arrays"][0]) == 255).all()

@@ -75,7 +75,7 @@ def test_any_folder_is_trained_on_indexed_reported_and_searched(
 
 
 def test_the_three_functions_train_build_and_search(pictures: Path, environment: dict[str, str]):
-    (code,) = blocks(OWN, "python")
+    code = blocks(OWN, "python")[0]
     asked = next((pictures / "ring").glob("*.png"))
     assert "some picture.jpg" in code and 'galleries.train("~/pictures")' in code
     code = code.replace('train("~/pictures")', 'train("~/pictures", size=64, epochs=1)')
@@ -86,7 +86,7 @@ def test_the_three_functions_train_build_and_search(pictures: Path, environment:
 
 
 def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[2].replace("epochs=20", "epochs=20 -p batch_size=32")
+    block = blocks(OWN, "sh")[3].replace("epochs=20", "epochs=20 -p batch_size=32")
     assert "~/pictures" in block
     said = run_commands(block, pictures, environment, epochs="8", size="32")
     assert "STAND-IN" not in said
@@ -97,8 +97,20 @@ def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: P
     assert re.search(r"^1 +1\.000 +ring +ring/", said, re.MULTILINE)
 
 
+def test_any_folder_is_asked_in_words(pictures: Path, environment: dict[str, str]):
+    block = blocks(OWN, "sh")[2]
+    assert "--backbone clip:ViT-B/32" in block
+    said = run_commands(block, pictures, environment)
+    assert said.count("STAND-IN") >= 3  # there are no weights in a test
+    asked = re.findall("^a dog in the snow$|^[+]1 .* [+]1 'in the snow' -0.5 'people'$", said, re.MULTILINE)
+    assert len(asked) == 2
+    code, picture = blocks(OWN, "python")[1], next((pictures / "ring").glob("*.png"))
+    assert "some picture.jpg" in code
+    assert re.search("dog|cat|snowman", run_python(code.replace("some picture.jpg", picture.as_posix()), environment))
+
+
 def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[3]
+    block = blocks(OWN, "sh")[4]
     assert "encoder=mine-clip" in block and "backbone=clip:ViT-B/32" in block and "~/pictures" in block
     run_commands(block.replace("--only 03", "--only 03 -p batch_size=32 -p epochs=1"), pictures, environment, size="64")
     saved = sorted(path.name for path in (tmp_path / "outputs" / "encoders").iterdir())
@@ -111,7 +123,7 @@ def test_own_products_are_found_again_also_when_each_has_a_folder(tmp_path: Path
     for picture, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
         (tmp_path / "products" / product).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "products" / product / f"front.{view}.png")
-    by_name, by_folder, searched = blocks(OWN, "sh")[4].splitlines()
+    by_name, by_folder, searched = blocks(OWN, "sh")[5].splitlines()
     assert by_folder.startswith(by_name)
     block = by_folder.replace("~/products", (tmp_path / "products").as_posix())
     said = run_commands(f"{block} -p size=64 -p epochs=1 -p products_per_batch=8\n{searched}", tmp_path, environment)
@@ -124,7 +136,7 @@ def test_every_option_that_the_readme_names_exists():
         "index": ("--recall", "--backbone", "--encoder"),
         "search": (
             *("--index", "--k", "--show", "--where", "--minimum", "--distinct", "--mmr"),
-            *("--expand", "--reciprocal", "--combine", "--json"),
+            *("--expand", "--reciprocal", "--combine", "--json", "--text", "--without"),
         ),
     }
     for command, options in named.items():
