@@ -123,11 +123,13 @@ def test_own_products_are_found_again_also_when_each_has_a_folder(tmp_path: Path
     for picture, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
         (tmp_path / "products" / product).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "products" / product / f"front.{view}.png")
-    by_name, by_folder, searched = blocks(OWN, "sh")[5].splitlines()
+    by_name, by_folder, *searched = blocks(OWN, "sh")[5].splitlines()
     assert by_folder.startswith(by_name)
-    block = by_folder.replace("~/products", (tmp_path / "products").as_posix())
-    said = run_commands(f"{block} -p size=64 -p epochs=1 -p products_per_batch=8\n{searched}", tmp_path, environment)
-    assert "shop" in said and (tmp_path / "outputs" / "indexes" / "shop--shop").is_dir()
+    small = f"{by_folder} -p size=64 -p epochs=1 -p products_per_batch=8"
+    asked = tmp_path / "products" / "star0002" / "front.1.png"
+    block = "\n".join([small, *searched]).replace("~/products", (tmp_path / "products").as_posix())
+    said = run_commands(block.replace("some picture.jpg", asked.as_posix()), tmp_path, environment)
+    assert re.search(r"^1 +1\.000 +star0002 +star0002/front\.1\.png", said, re.MULTILINE)
 
 
 def test_every_option_that_the_readme_names_exists():
