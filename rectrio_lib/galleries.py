@@ -75,15 +75,41 @@ class Gallery:
         return searching.search_files(self.index, self.load_encoder(), files, k, known, **options)
 
     def search_words(
-        self, files: Sequence[str], texts: Sequence[str], without: Sequence[str], k: int = 10, **options: Any
+        self, pictures: Sequence[str], texts: Sequence[str], without: Sequence[str], k: int = 10, **options: Any
     ) -> Results:
-        """Search with words: each text is a question; with files, or something to do without, all are one question."""
+        """Search with words: each text is a question; with pictures, or something to do without, all are one question.
+
+        Args:
+            pictures: files, or pictures of the index, which are read from their files; see `file`.
+            texts: what to look for.
+            without: what to turn away from.
+            k: answers a question.
+            **options: fields of `answering.Options`.
+
+        Raises:
+            readers.BadData: if a picture cannot be read.
+            ValueError: as `file`, `searching.search_texts` and `searching.search_mixed`.
+        """
         encoder, known = self.load_encoder(), self.index.encoder_hash
-        if not files and not without:
+        if not pictures and not without:
             return searching.search_texts(self.index, encoder, texts, k, known, **options)
-        wanted = [*(Path(name).expanduser() for name in files), *texts]
+        wanted = [*map(self.file, pictures), *texts]
         parts = [(part, 1.0) for part in wanted] + [(text, -WITHOUT) for text in without]
         return searching.search_mixed(self.index, encoder, parts, k, known, **options)
+
+    def file(self, asked: str | Path) -> Path:
+        """Return the file of a picture: itself, or where a picture of the index lies, asked for as in `row`.
+
+        Raises:
+            ValueError: if it is neither, or the pictures of the index are no files.
+        """
+        path = Path(asked).expanduser()
+        if path.is_file():
+            return path
+        row = self.row(str(asked))
+        if self.folder is None:
+            raise ValueError(f"The pictures of index {self.name} lie in no folder: there are no files to read.")
+        return self.folder / row["path"]
 
     def row(self, asked: str) -> pd.Series:
         """Return what is known of a picture of the index, asked for by image_id or by path below the folder.
@@ -253,8 +279,9 @@ def _saved(encoder: str) -> str:
     """Return the name of a saved encoder; a pretrained backbone is saved first, once."""
     there = inventory.cards("encoders")
     name = encoder.replace(":", "-").replace("/", "-")
-    if ":" in encoder and there.get(name, {}).get("stand_in", True):
-        save_encoder(load_pretrained(encoder, texts=encoder.startswith("clip:")), name)
+    card, texts = there.get(name, {}), encoder.startswith("clip:")
+    if ":" in encoder and (card.get("stand_in", True) or card.get("texts", False) != texts):  # an older CLIP had none
+        save_encoder(load_pretrained(encoder, texts=texts), name)
     elif name not in there:
         known = f"there are {', '.join(there)}, and" if there else "there are none yet, but"
         raise ValueError(f"There is no encoder {encoder!r}: {known} pretrained backbones such as {BACKBONE}.")

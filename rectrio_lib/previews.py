@@ -73,18 +73,13 @@ def answer_grid(gallery: Gallery, asked: Sequence[str | Path], results: Results)
     """
     if gallery.folder is None:
         raise ValueError(f"The pictures of index {gallery.name} lie in no folder: there are no files to show.")
-    files = [_file(gallery, one) for one in asked][: len(results)]
+    files = [gallery.file(one) for one in asked][: len(results)]
     paths, labels = results.column("path"), results.column("label")
     found = np.stack([[_square(None if pd.isna(p) else gallery.folder / p) for p in line] for line in paths])
     own = [_label(gallery, file) for file in files] or [""] * len(results)
     queries = np.stack([_square(file) for file in files or [None] * len(results)])
     title = "" if files else "\n".join(map(shortened, results.query_ids))
     return plots.neighbour_grid(queries, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
-
-
-def _file(gallery: Gallery, asked: str | Path) -> Path:
-    path = Path(asked).expanduser()
-    return path if path.is_file() else gallery.folder / gallery.row(str(asked))["path"]
 
 
 def _square(path: Path | None) -> np.ndarray:

@@ -184,6 +184,7 @@ def test_words_ask_alone_or_with_a_picture_and_what_to_do_without(folder, tmp_pa
     picture = folder / "cat" / "03.png"
     (mixed,) = asked_in_words(picture, "--text", "red", "--without", "warm coat")
     assert mixed["query"] == "+1 03.png +1 'red' -0.5 'warm coat'"
+    assert asked_in_words("cat/03.png", "--text", "red", "--without", "warm coat") == [mixed]
     (alone,) = asked_in_words("--text", "red", "--where", "label == 'dog'", "--k", 2)
     assert {answer["label"] for answer in alone["answers"]} == {"dog"}
     well("search", "--text", "red", "--index", "worded", "--show", tmp_path / "answers.png")
@@ -199,7 +200,8 @@ def test_words_that_cannot_be_asked_are_told_in_one_sentence(folder):
     assert "holds no word that" in refused("search", "--text", "zebra", "--index", "worded")
     assert "Text 1 of 1 is empty" in refused("search", "--text", " ", "--index", "worded")
     assert "one of them positive" in refused("search", "--without", "red", "--index", "worded")
-    assert "gone.png cannot be read" in refused("search", "gone.png", "--text", "red", "--index", "worded")
+    gone = refused("search", "gone.png", "--text", "red", "--index", "worded")
+    assert "gone.png is no file, and no image_id or path" in gone
     assert "Nothing was asked" in refused("search", "--index", "worded")
 
 

@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from rectrio_lib import chapters, galleries, inventory, resources, running
+from rectrio_lib.encoders import save_encoder
+from rectrio_lib.pretrained import load_pretrained
 from rectrio_lib.readers import BadData
 
 ROOT = Path(__file__).parents[1]
@@ -220,6 +222,16 @@ def test_an_index_made_with_clip_is_asked_in_words_with_and_without_a_picture(tm
     mixed = gallery.search_words([file], ["a cat"], ["snow"], k=4, where="path != '01.png'")
     assert mixed.query_ids == ["+1 02.png +1 'a cat' -0.5 'snow'"]
     assert sorted(mixed.frame()["path"]) == ["00.png", "02.png", "03.png"]
+
+
+def test_a_clip_that_was_saved_without_its_text_tower_is_saved_again_with_it(tmp_path):
+    save_encoder(load_pretrained("clip:ViT-B/32"), "clip-ViT-B-32")
+    path = resources.outputs_root() / "encoders" / "clip-ViT-B-32" / "encoder.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    assert not card["texts"]
+    path.write_text(json.dumps({**card, "stand_in": False}), encoding="utf-8")  # as if its weights were real
+    gallery, _ = galleries.build(save_photographs(tmp_path / "few", range(3)), "clip:ViT-B/32")
+    assert gallery.search_words([], ["a dog"], [], k=2).query_ids == ["a dog"]
 
 
 @pytest.mark.parametrize(
