@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rectrio_lib import resources
+from rectrio_lib.core.workspace import Workspace
 
-REAL_DATA = resources.data_root()  # before the fixture below points elsewhere
+REAL_DATA = Workspace().data  # before the fixture below points elsewhere
 
 
 @pytest.fixture(scope="session")

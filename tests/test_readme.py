@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rectrio_lib import shapes
+from rectrio_lib.data import synthetic
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    pixels, frame = shapes.draw_shapes(6, views=4, size=32, channels=3)
+    pixels, frame = synthetic.draw_shapes(6, views=4, size=32, channels=3)
     for number, (picture, label) in enumerate(zip(pixels, frame["label"], strict=True)):
         (tmp_path / "pictures" / label).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "pictures" / label / f"{number}.png")
@@ -46,7 +46,7 @@ def run_commands(block: str, pictures: Path, environment: dict[str, str], **smal
         rectrio = [sys.executable, "-m", "rectrio_lib.cli", *shlex.split(line)[1:]]
         done = subprocess.run(rectrio, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
-        printed.append(done.stdout)
+        printed.append(done.stderr + done.stdout)
     return "".join(printed)
 
 
@@ -77,7 +77,7 @@ def test_any_folder_is_trained_on_indexed_reported_and_searched(
 def test_the_three_functions_train_build_and_search(pictures: Path, environment: dict[str, str]):
     code = blocks(OWN, "python")[0]
     asked = next((pictures / "ring").glob("*.png"))
-    assert "some picture.jpg" in code and 'galleries.train("~/pictures")' in code
+    assert "some picture.jpg" in code and 'own_images.train("~/pictures")' in code
     code = code.replace('train("~/pictures")', 'train("~/pictures", size=64, epochs=1)')
     said = run_python(
         code.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", asked.as_posix()), environment
@@ -119,7 +119,7 @@ def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path:
 
 
 def test_own_products_are_found_again_also_when_each_has_a_folder(tmp_path: Path, environment: dict[str, str]):
-    pixels, frame = shapes.draw_shapes(4, views=4, size=32, channels=3)
+    pixels, frame = synthetic.draw_shapes(4, views=4, size=32, channels=3)
     for picture, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
         (tmp_path / "products" / product).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "products" / product / f"front.{view}.png")

@@ -1,0 +1,5 @@
+"""The numbered notebooks: run, recorded, published."""
+
+from rectrio_lib import modules_on_demand
+
+__getattr__ = modules_on_demand(__name__)

@@ -1,0 +1,145 @@
+"""What every chapter is made with: `record` for its results, `clean` for its committed form."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+import nbformat
+
+from rectrio_lib.core import files
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.tables import html_table, plain_table
+from rectrio_lib.core.workspace import Workspace
+
+RECORD_MIME = "application/vnd.rectrio.record+json"
+QUICK = "quick"
+
+
+def recorded(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
+    """Return what `record` left in the outputs of an executed notebook."""
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    return [o.data[RECORD_MIME] for o in outputs if RECORD_MIME in o.get("data", {})]
+
+
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    """Return the first level-one heading of a notebook, or an empty string."""
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    heading = re.search(r"^# +(.+)$", prose, re.MULTILINE)
+    return heading.group(1).strip() if heading else ""
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Return outputs/results.json, {chapter: entry}; empty if nothing has run."""
+    path = Workspace().outputs / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def add_result(chapter: str, entry: dict[str, Any]) -> None:
+    """Put one chapter's entry into outputs/results.json; other chapters keep theirs."""
+    results = {**read_results(), chapter: entry}
+    files.write_json(Workspace().outputs / "results.json", dict(sorted(results.items())))
+
+
+def scalars(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the single numbers and words among an entry's values."""
+    return {k: v for k, v in entry["values"].items() if not isinstance(v, dict | list)}
+
+
+def results_table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the single figures of {chapter: entry} as aligned text; stand-ins are marked."""
+    rows = [
+        {
+            "chapter": chapter,
+            "data": entry["dataset"] + " (STAND-IN)" * entry["stand_in"],
+            "result": key,
+            "value": v,
+        }
+        for chapter, entry in results.items()
+        for key, v in scalars(entry).items()
+    ]
+    return plain_table(rows) if rows else "No figures were recorded."
+
+
+def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **values: Any) -> None:
+    """Show a chapter's results and hand them to the runner; called once, in the last cell.
+
+    Args:
+        dataset: what the results were measured on.
+        seed: the seed they hold for.
+        stand_in: whether generated data took the place of the real ones.
+        **values: numbers, strings, lists and dicts; NumPy scalars and arrays are converted. `tables`, a dict
+            {title: [{column: value}, ...]}, becomes tables here and, once published, in the README.
+
+    Raises:
+        ValueError: if a value is not finite, or not to be had in JSON.
+    """
+    from IPython.display import display
+
+    entry = {
+        "dataset": dataset,
+        "seed": seed,
+        "stand_in": bool(stand_in),
+        "versions": _versions(),
+        "device": _device(),
+        "values": {name: _plain(value, name) for name, value in values.items()},
+    }
+    figures = [{"result": name, "value": v} for name, v in scalars(entry).items()]
+    caption = f"{dataset}{' (STAND-IN, not real data)' if stand_in else ''}"
+    tables = {caption: figures, **entry["values"].get("tables", {})}
+    shown = {
+        "text/plain": "\n\n".join(f"{title}\n{plain_table(rows)}" for title, rows in tables.items()),
+        "text/html": "".join(html_table(rows, title) for title, rows in tables.items()),
+    }
+    display({RECORD_MIME: entry, **shown}, raw=True)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Turn a value into what JSON holds; `name` says in errors where it is."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v, f"{name}[{key!r}]") for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{name}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ArgumentError(f"record: {name} is {value}: a result must be a finite number.")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ArgumentError(f"record: {name} is a {type(value).__name__}: use numbers, strings, lists and dicts.")
+
+
+def _versions() -> dict[str, str]:
+    installed = {
+        "rectrio": ("rectrio",),
+        "torch": ("torch",),
+        "faiss": ("faiss-cpu", "faiss"),
+        "numpy": ("numpy",),
+    }
+    return {"python": platform.python_version(), **{k: _version(names) for k, names in installed.items()}}
+
+
+def _version(distributions: Iterable[str]) -> str:
+    """Return the version of the first that is installed: pip and conda name FAISS differently."""
+    for distribution in distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")  # a chapter that never imported it did not compute with it
+    if torch and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if torch and torch.backends.mps.is_available():
+        return "Apple GPU"
+    return f"CPU, {torch.get_num_threads() if torch else os.cpu_count()} threads"

@@ -1,0 +1,111 @@
+"""Running chapters strictly with papermill: what would pass silently there is an error here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nbformat
+
+from rectrio_lib.chapters import pages, record
+from rectrio_lib.chapters.chapter import Chapter, choose_parameters
+from rectrio_lib.core import errors
+from rectrio_lib.core.errors import ChapterError
+from rectrio_lib.core.workspace import Workspace, quiet
+
+LOG = logging.getLogger(__name__)
+
+
+def run_chapters(
+    chapters: Sequence[Chapter], profile: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Run chapters in order; executed copies go to outputs/notebooks, results to outputs/results.json.
+
+    Args:
+        chapters: what `chapter.select_chapters` returns.
+        profile: see `chapter.choose_parameters`.
+        overrides: see `chapter.choose_parameters`.
+
+    Returns:
+        {chapter: entry} as in results.json.
+
+    Raises:
+        ValueError: if a profile or parameter is unknown, before anything runs.
+        resources.MissingArtefact: if a chapter needs what another one makes.
+        ChapterError: if a chapter fails or does not record.
+    """
+    changes = choose_parameters(chapters, profile, overrides)
+    results = {}
+    for chapter in chapters:
+        executed = _execute(chapter, changes[chapter.name])
+        entry = {
+            **_only_record(chapter, executed),
+            "profile": profile or record.QUICK,
+            "parameters": {**chapter.parameters, **changes[chapter.name]},
+            "duration_seconds": round(executed.metadata.papermill.duration, 1),
+        }
+        entry["values"] = entry.pop("values")  # last, where it is read best
+        record.add_result(chapter.name, entry)
+        results[chapter.name] = entry
+        LOG.info("%s  %-60s %7.1f s", chapter.name[:2], chapter.title, entry["duration_seconds"])
+    return results
+
+
+def _only_record(chapter: Chapter, executed: nbformat.NotebookNode) -> dict[str, Any]:
+    records = record.recorded(executed)
+    if len(records) != 1:
+        raise ChapterError(f"Chapter {chapter.name} called record() {len(records)} times: its last cell must, once.")
+    return records[0]
+
+
+def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode:
+    """Run one chapter in a kernel of this very interpreter and render what came of it."""
+    import papermill  # slow to import, and not needed by `record`
+    from nbclient.exceptions import DeadKernelError
+
+    target = Workspace().outputs / "notebooks" / chapter.path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    bar = {"desc": chapter.name, "leave": False}
+    try:
+        return papermill.execute_notebook(
+            chapter.path,
+            target,
+            changes,
+            cwd=chapter.path.parent,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=_own_kernel(),
+            shutdown_kernel="immediate",  # what a chapter makes is on disk: seconds of tidying up would serve nobody
+            extra_arguments=["--log-level=CRITICAL"],
+            progress_bar=bar if sys.stderr.isatty() and not quiet() else False,
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename == errors.MissingArtefactError.__name__:
+            raise errors.MissingArtefactError(error.evalue) from None
+        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        raise ChapterError(f"Chapter {chapter.name}, cell [{error.exec_count}]: {reason} (see {target})") from None
+    except DeadKernelError:
+        raise ChapterError(f"Chapter {chapter.name}: its kernel died, perhaps out of memory (see {target})") from None
+    finally:
+        if target.exists():
+            pages.write_pages(target)
+
+
+def _own_kernel() -> type:
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    class OwnKernel(AsyncKernelManager):
+        """Starts this interpreter, whatever `python3` kernel the user has installed, with progress bars off."""
+
+        def __init__(self, **settings: Any) -> None:
+            # With no folders to search, the native kernel is all that is left: sys.executable.
+            super().__init__(**settings, kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+
+        def start_kernel(self, **settings: Any) -> Any:
+            return super().start_kernel(**settings, env={**os.environ, "RECTRIO_QUIET": "1"})
+
+    return OwnKernel

@@ -1,0 +1,5 @@
+"""Paths, files, errors and numbers: knows no image."""
+
+from rectrio_lib import modules_on_demand
+
+__getattr__ = modules_on_demand(__name__)

@@ -1,0 +1,44 @@
+"""Errors that a user can act on: each message says what is wrong, what was expected and what to do.
+
+The command line shows these as one sentence; any other exception is a bug and keeps its traceback.
+"""
+
+
+class RectrioError(Exception):
+    """Base of all errors that RecTrio raises on purpose."""
+
+
+class ArgumentError(RectrioError, ValueError):
+    """An argument is out of range, unknown, or does not fit the others."""
+
+
+class DataError(RectrioError, ValueError):
+    """A file of data, weights or results is missing, damaged, or not what it should be."""
+
+
+class MissingArtefactError(RectrioError, FileNotFoundError):
+    """A data set, encoder, store or index is not there; the message names the command that makes it."""
+
+
+class MissingPackageError(RectrioError, ModuleNotFoundError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class StorageError(RectrioError, OSError):
+    """A file or folder cannot be written."""
+
+
+class StoreInUseError(StorageError):
+    """Another process is writing the store."""
+
+
+class OutOfMemoryError(RectrioError, RuntimeError):
+    """A batch does not fit the device."""
+
+
+class RecallOutOfReachError(RectrioError, ValueError):
+    """An index of this kind cannot reach the requested recall at any search setting."""
+
+
+class ChapterError(RectrioError, RuntimeError):
+    """A chapter could not be run to its end."""

@@ -1,0 +1,54 @@
+"""Rows as text, Markdown or HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+Rows = Sequence[dict[str, Any]]
+
+
+def markdown_table(rows: Rows) -> str:
+    """Return rows {column: value} as a Markdown table."""
+    columns, cells = _grid(rows)
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in line)} |" for line in lines)
+
+
+def html_table(rows: Rows, caption: str = "") -> str:
+    """Return rows {column: value} as an HTML table."""
+    columns, cells = _grid(rows)
+    lines = [(columns, "th"), *((line, "td") for line in cells)]
+    body = "".join(f"<tr>{''.join(f'<{t}>{html.escape(c)}</{t}>' for c in line)}</tr>" for line, t in lines)
+    return f"<table><caption>{html.escape(caption)}</caption>{body}</table>"
+
+
+def plain_table(rows: Rows) -> str:
+    """Return rows {column: value} as aligned text."""
+    columns, cells = _grid(rows)
+    lines = [columns, *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _grid(rows: Rows) -> tuple[list[str], list[list[str]]]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return columns, [[show(row.get(column, "")) for column in columns] for row in rows]
+
+
+def show(value: Any) -> str:
+    """Write a value for people: three decimals, fewer for large numbers, thousands separated."""
+    if isinstance(value, float):
+        if 0 < abs(value) < 0.01:
+            return f"{value:.2g}"
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+SHOWN = 60  # letters of a text that an error repeats
+
+
+def shortened(text: str) -> str:
+    """Return a text as an error or a figure can show it."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

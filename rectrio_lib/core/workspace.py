@@ -1,0 +1,127 @@
+"""Where data, weights and outputs live: the one owner of every path, card and listing."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rectrio_lib.core.errors import DataError, MissingArtefactError
+from rectrio_lib.core.files import restore_folder
+
+CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "card.json", "indexes": "card.json"}
+SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
+UNFINISHED = (".new", ".old", ".part", ".lock")  # what an interrupted write or download leaves behind
+
+Card = dict[str, Any]
+
+
+def offline() -> bool:
+    """Tell whether `RECTRIO_OFFLINE=1` forbids downloads."""
+    return os.environ.get("RECTRIO_OFFLINE", "0") not in ("", "0")
+
+
+def quiet() -> bool:
+    """Tell whether `RECTRIO_QUIET=1` turns progress bars off."""
+    return os.environ.get("RECTRIO_QUIET", "0") not in ("", "0")
+
+
+def _checkout() -> Path:
+    """Return the checkout around the working directory, or the working directory itself outside of one."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks" / "params").is_dir()), here)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders that a piece of work reads and writes.
+
+    `Workspace()` is the checkout around the working directory, where `RECTRIO_DATA`, `RECTRIO_WEIGHTS` and
+    `RECTRIO_OUTPUTS` say otherwise; `Workspace(root)` ignores them. Several work side by side in one process.
+
+    Attributes:
+        root: what relative paths count from.
+        data: data sets; data/ by default.
+        weights: pretrained weights; data/weights/ by default.
+        outputs: everything that runs produce; outputs/ by default.
+    """
+
+    root: Path | None = None
+    data: Path | None = None
+    weights: Path | None = None
+    outputs: Path | None = None
+
+    def __post_init__(self) -> None:
+        variables = os.environ if self.root is None else {}
+        object.__setattr__(self, "root", _checkout() if self.root is None else Path(self.root).expanduser().absolute())
+        for name, place in {"data": "data", "weights": "data/weights", "outputs": "outputs"}.items():
+            chosen = getattr(self, name) or variables.get(f"RECTRIO_{name.upper()}") or place
+            object.__setattr__(self, name, self.resolve(chosen))
+
+    def resolve(self, path: str | Path) -> Path:
+        """Return a path as the user meant it: ~ expanded, relative ones counted from the root."""
+        return self.root / Path(path).expanduser()
+
+    def path(self, kind: str, name: str) -> Path:
+        """Return the folder of an artefact, which need not exist.
+
+        Args:
+            kind: "datasets", "encoders", "embeddings" or "indexes".
+            name: of the artefact.
+
+        Raises:
+            DataError: if the name leads out of the folder of its kind.
+        """
+        home = self.outputs / kind
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DataError(f"{name!r} cannot be the name of an {SINGULAR[kind]}: it leads outside {home}.")
+        return home / name
+
+    def require(self, kind: str, name: str, command: str) -> Path:
+        """Return the folder of an artefact that must exist.
+
+        Args:
+            kind: see `path`.
+            name: of the artefact.
+            command: what makes it, for the message.
+
+        Raises:
+            MissingArtefactError: if it is not there.
+        """
+        folder = self.path(kind, name)
+        restore_folder(folder)
+        if not (folder / CARDS[kind]).is_file():
+            known = ", ".join(self.cards(kind)) or "none"
+            raise MissingArtefactError(
+                f"There is no {SINGULAR[kind]} {name!r} in {folder.parent} (there: {known}). `{command}` makes it."
+            )
+        return folder
+
+    def cards(self, kind: str) -> dict[str, Card]:
+        """Return {name: card} of all artefacts of a kind; a card that cannot be read is empty."""
+        paths = sorted((self.outputs / kind).glob(f"*/{CARDS[kind]}"))
+        found = {}
+        for path in paths:
+            if path.parent.suffix not in UNFINISHED:
+                try:
+                    found[path.parent.name] = read_card(path)
+                except DataError:
+                    found[path.parent.name] = {}
+        return found
+
+
+def read_card(path: Path) -> Card:
+    """Read a card: a JSON object.
+
+    Raises:
+        DataError: if the file is missing, damaged, or holds something else.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is missing or damaged: make it again.") from error
+    if not isinstance(card, dict):
+        raise DataError(f"{path} is not a card: it should hold one JSON object.")
+    return card

@@ -1,0 +1,167 @@
+"""Data sets by name: where their pictures are looked for, how they are fetched, and what stands in for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from rectrio_lib.core import errors
+from rectrio_lib.core.download import download_animals10, download_fashion_mnist
+from rectrio_lib.core.workspace import Workspace, offline
+from rectrio_lib.data import image_files, products, readers, synthetic
+
+LOG = logging.getLogger(__name__)
+FASHION_CLASSES = (
+    "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FASHION_COUNTS = {"train": 60_000, "test": 10_000}
+ANIMALS_FOLDERS = {
+    "cane": "dog", "cavallo": "horse", "elefante": "elephant", "farfalla": "butterfly", "gallina": "chicken",
+    "gatto": "cat", "mucca": "cow", "pecora": "sheep", "ragno": "spider", "scoiattolo": "squirrel",
+}  # fmt: skip
+
+
+def official_md5() -> dict[str, str]:
+    """Return the published md5 of the four Fashion-MNIST files, as torchvision lists them."""
+    from torchvision.datasets import FashionMNIST
+
+    return dict(FashionMNIST.resources)
+
+
+SOURCES = ("auto", "idx", "csv", "folder", "stand-in")
+FASHION_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")  # ours, and where torchvision's own class puts it
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set known by its name, most with an official download.
+
+    Attributes:
+        title: its own name.
+        folders: where it may live below `RECTRIO_DATA`; the download goes to the first.
+        download: fetches it into a folder; None if there is no download.
+        downloaded: the source, "idx" or "folder", that the download brings.
+        names: class names by folder name.
+        drawn: objects a class in its stand-in.
+        pattern: of product and view in its file names, see `products`; empty for class folders.
+    """
+
+    title: str
+    folders: tuple[str, ...]
+    download: Callable[[Path], None] | None = None
+    downloaded: str = "folder"
+    names: Mapping[str, str] = field(default_factory=dict)
+    drawn: int = 300
+    pattern: str = ""
+
+
+FASHION = Published(
+    "Fashion-MNIST",
+    FASHION_FOLDERS,
+    lambda folder: download_fashion_mnist(folder),
+    "idx",
+    {str(number): name for number, name in enumerate(FASHION_CLASSES)},
+)
+ANIMALS = Published(
+    "Animals-10",
+    ("animals10/raw-img", "animals10"),
+    lambda folder: download_animals10(folder),
+    "folder",
+    ANIMALS_FOLDERS,
+    drawn=60,
+)
+PRODUCTS = Published("product photographs", ("products",), drawn=20, pattern=products.PATTERN)
+PUBLISHED = {"fashion-mnist": FASHION, "animals10": ANIMALS, "products": PRODUCTS}
+
+
+def home_of(name: str, folder: str = "") -> Path:
+    """Return `folder`, counted from the checkout, or else where the pictures called `name` live or should go."""
+    if folder:
+        return Workspace().resolve(folder)
+    places = PUBLISHED[name].folders if name in PUBLISHED else (name,)
+    homes = [Workspace().data / place for place in places]
+    return next((home for home in homes if _source_in(home)), homes[0])
+
+
+def pattern_of(name: str) -> str:
+    """Return the pattern of file names that goes with a data set; empty if it has none of its own."""
+    return PUBLISHED[name].pattern if name in PUBLISHED else ""
+
+
+def _source_in(home: Path, loose: bool = False) -> str:
+    """Say what a folder holds: "idx", "csv" or "folder" (`loose` pictures will do); "" if it is none of these."""
+    if any(home.glob("*-ubyte.gz")):
+        return "idx"
+    if any((home / csv).exists() for csv in readers.CSV_FILES.values()):
+        return "csv"
+    pictures = image_files.image_files_below(home) if loose else home.glob("*/*")
+    return "folder" if any(pictures) else ""
+
+
+def find_source(name: str, home: Path, pattern: str = "") -> str:
+    """Say which source "auto" means, downloading a published set if it is neither here nor forbidden.
+
+    Raises:
+        readers.BadData: if there is nothing to read, and no download of that name.
+    """
+    found = _source_in(home, loose=bool(pattern))
+    if found:
+        return found
+    if name not in PUBLISHED:
+        where = "" if pattern else " in class folders"
+        raise errors.DataError(f"{home} holds no pictures{where}: point `folder` at yours.")
+    published = PUBLISHED[name]
+    reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
+    if published.download is None:
+        reason = "there is no download of them"
+    elif not offline():
+        try:
+            published.download(home)
+            return published.downloaded
+        except (OSError, RuntimeError) as error:
+            reason = f"the download failed ({error})"
+    LOG.warning(
+        "STAND-IN: %s holds no %s and %s: using generated shapes. No figure below is real.",
+        home,
+        published.title,
+        reason,
+    )
+    return "stand-in"
+
+
+def read_source(
+    name: str, source: str, home: Path, size: int, channels: int, seed: int, pattern: str = ""
+) -> readers.Read:
+    """Read pictures of one source, or draw its stand-in, whose views of one object share a `group`.
+
+    Raises:
+        readers.BadData: if a file is missing or damaged, or a pattern of file names is given and there are none.
+    """
+    if pattern and source in ("idx", "csv"):
+        raise errors.DataError(f"pattern={pattern!r} goes by file names, which {source} files do not have.")
+    fashion = name == "fashion-mnist"
+    classes = FASHION_CLASSES if fashion else [str(number) for number in range(256)]
+    if source == "idx":
+        return readers.read_idx(home, classes, official_md5() if fashion else None)
+    if source == "csv":
+        return readers.read_csv(home, classes, FASHION_COUNTS if fashion else None)
+    published = PUBLISHED.get(name)
+    if source == "folder" and pattern:
+        return products.read_products(home, pattern, size, channels)
+    if source == "folder":
+        return readers.read_folder(home, size, channels, published.names if published else None)
+    objects = published.drawn if published else Published.drawn
+    if pattern:
+        return products.draw_products(objects, 4, size, channels, seed)
+    pixels, frame = synthetic.draw_shapes(objects, views=4, size=size, channels=channels, seed=seed)
+    return pixels, frame.rename(columns={"object": "group"}), pd.DataFrame(columns=["picture", "reason"])
+
+
+def class_order(name: str, source: str, found: set[str]) -> tuple[str, ...]:
+    """Return class names in the order of their numbers: as published, as drawn, or by alphabet."""
+    order = tuple(synthetic.SHAPES) if source == "stand-in" else FASHION_CLASSES if name == "fashion-mnist" else ()
+    return order if order and found <= set(order) else tuple(sorted(found))

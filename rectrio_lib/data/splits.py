@@ -1,0 +1,137 @@
+"""Train, validation and test: by file name, by table, by group or by product."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from rectrio_lib.core.errors import DataError
+
+
+def split_by_product(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
+    """Split by whole products; what shares a group shares the side.
+
+    Args:
+        manifest: with `label` (the product), `group` and `split` ("train", "val", "test" or empty); a product of which
+            one picture is given to a split goes there with all others, to test before val.
+        fractions: share of the products to draw for "test" and "val"; see `splits.split_by_group`.
+        seed: another seed, another split.
+
+    Returns:
+        The manifest with `split` filled.
+    """
+    fixed = manifest["split"].where(manifest["split"].isin(["val", "test"]))
+    products = manifest.assign(split=fixed).groupby("label").agg(group=("group", "first"), split=("split", "min"))
+    split = split_by_group(products.assign(label=""), fractions, seed)["split"]  # as if all products were of one class
+    return manifest.assign(split=manifest["label"].map(split))
+
+
+SPLITS = ("train", "val", "test")
+
+
+def check_classes(manifest: pd.DataFrame) -> None:
+    """Refuse what triplets cannot be made of.
+
+    Raises:
+        BadData: if there are fewer than two classes, or a class has fewer than two pictures.
+    """
+    counts = manifest["label"].value_counts()
+    if len(counts) < 2:
+        raise DataError(f"Only one class, {list(counts.index)}: a triplet needs a negative from another.")
+    if counts.min() < 2:
+        lonely = ", ".join(sorted(counts.index[counts < 2])[:5])
+        raise DataError(
+            f"Class {lonely} has a single picture: a triplet needs an anchor and a positive. Add pictures or remove it."
+        )
+
+
+def split_by_pattern(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    """Make a test split of the files whose names match.
+
+    Args:
+        frame: with `path`.
+        pattern: regular expression, searched for in the file's name without its folders.
+
+    Returns:
+        The frame with `split` "test" or empty, whatever it was before.
+
+    Raises:
+        BadData: if the pattern is no regular expression, or matches no file or every file.
+    """
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise DataError(f"test_pattern={pattern!r} is no regular expression: {error}.") from error
+    test = np.array([bool(search(PurePosixPath(path).name)) for path in frame["path"]])
+    if test.all() or not test.any():
+        raise DataError(
+            f"test_pattern={pattern!r} matches {'every' if test.any() else 'no'} file name, such as "
+            f"{PurePosixPath(frame['path'].iloc[0]).name}: some should be for the test, and the others for training."
+        )
+    return frame.assign(split=np.where(test, "test", None))
+
+
+def split_by_file(frame: pd.DataFrame, table: Path, left_out: Iterable[str] = ()) -> pd.DataFrame:
+    """Take the split from a CSV file with the columns path and split.
+
+    Args:
+        frame: with `path`.
+        table: the CSV file; paths are relative to the folder of pictures. A picture that it does not name has no
+            split yet.
+        left_out: paths that may be named although the frame lacks them: unreadable pictures.
+
+    Raises:
+        BadData: if the file cannot be read, lacks a column, names a split other than train, val and test, a path twice,
+            or one that is not there.
+    """
+    try:
+        told = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"split_file {table} cannot be read as CSV: {error}") from error
+    if not {"path", "split"} <= set(told.columns):
+        raise DataError(f"split_file {table} has the columns {list(told.columns)[:5]}: it needs path and split.")
+    told["path"] = told["path"].str.replace("\\", "/")
+    complaints = {
+        f"a split other than {', '.join(SPLITS)}": ~told["split"].isin(SPLITS),
+        "a path twice": told["path"].duplicated(),
+        "a path that is not in the folder": ~told["path"].isin([*frame["path"], *left_out]),
+    }
+    for complaint, wrong in complaints.items():
+        if wrong.any():
+            line = told.loc[wrong, ["path", "split"]].agg(",".join, axis=1).iloc[0]
+            raise DataError(f"split_file {table} names {complaint} in {wrong.sum():,} lines, the first is {line!r}.")
+    return frame.assign(split=frame["path"].map(told.set_index("path")["split"]))
+
+
+def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
+    """Split every class by whole groups; what the source calls test stays test.
+
+    A group's place follows from a hash of seed and group name alone: the split does not depend on the order of rows.
+    A split that the source brings is kept; one that it lacks is drawn from the rest.
+
+    Args:
+        manifest: with `label`, `group` and `split` ("train", "val", "test" or empty).
+        fractions: share of each class to draw for "test" and "val".
+        seed: another seed, another split.
+
+    Returns:
+        The manifest with `split` filled, no group on two sides.
+    """
+    given = manifest["split"].fillna("")
+    wanted = {split: fraction for split, fraction in fractions.items() if not given.eq(split).any()}
+    fixed = given.where(given.isin(["val", "test"])).groupby(manifest["group"]).min()  # "test" before "val"
+    groups = manifest.groupby("group").agg(label=("label", "min"), size=("label", "size")).join(fixed.rename("split"))
+    groups["key"] = [hashlib.blake2b(f"{seed}|{g}".encode(), digest_size=8).hexdigest() for g in groups.index]
+    for _, members in groups[groups["split"].isna()].sort_values("key").groupby("label"):
+        left, total = list(members.index[:-1]), members["size"].sum()  # the last group always stays in train
+        for split, fraction in wanted.items():
+            taken = 0
+            while left and taken + groups.at[left[0], "size"] / 2 <= fraction * total:
+                taken += groups.at[left[0], "size"]
+                groups.at[left.pop(0), "split"] = split
+    return manifest.assign(split=manifest["group"].map(groups["split"].fillna("train")))

@@ -1,0 +1,5 @@
+"""Data and an encoder become vectors on disk."""
+
+from rectrio_lib import modules_on_demand
+
+__getattr__ = modules_on_demand(__name__)

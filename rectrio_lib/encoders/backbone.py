@@ -1,0 +1,155 @@
+"""Pretrained networks by name, as blocks that training can free from the end: clip:ViT-B/32, torchvision:resnet50, …"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.encoders.weights import load_weights
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class Blocks(nn.Sequential):
+    """Blocks in a row. With `checkpointing`, training keeps only their inputs and computes the rest a second time.
+
+    Source: Chen et al., "Training deep nets with sublinear memory cost", 2016, arXiv 1604.06174.
+    """
+
+    checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the blocks one after the other."""
+        twice = self.checkpointing and self.training and torch.is_grad_enabled()
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if twice else block(x)
+        return x
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling: (mean of x^p)^(1/p) over all places, with a learned p of each backbone.
+
+    p = 1 is the average, p to infinity the maximum: the higher it is, the more the strongest places count. What is
+    negative counts as (nearly) 0. Computed in float32: a power takes more digits than half precision has.
+
+    Args:
+        p: where the exponent starts.
+
+    Source: Radenović, Tolias & Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019.
+    """
+
+    floor = 1e-6  # at 0 the gradient of the root is infinite
+
+    def __init__(self, p: float = 3.0):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, C, 1, 1)."""
+        return maps.float().clamp_min(self.floor).pow(self.p).mean((2, 3), keepdim=True).pow(1 / self.p)
+
+
+class Backbone(nn.Module):
+    """A network that turns float32 (B, 3, H, W) into features (B, dim).
+
+    Attributes:
+        network: the whole.
+        blocks: names of its blocks, first to last.
+        tail: names of what follows the last block and learns (final norm, projection, pooling): freed together with it.
+        spatial: name of the last module whose output still knows places: (B, C, h, w), or (1 + h * w, B, C) in a ViT.
+        dim: length of the features.
+        resolution: side in pixels that it was pretrained at.
+        fixed: whether it takes no other resolution.
+        preprocessing: {"mean", "std"} of the pretraining pixels in 0..1, for R, G, B.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        blocks: list[str],
+        tail: list[str],
+        spatial: str,
+        resolution: int,
+        fixed: bool,
+        preprocessing: dict,
+    ):
+        super().__init__()
+        self.network, self.blocks, self.tail, self.spatial = network, blocks, tail, spatial
+        self.resolution, self.fixed, self.preprocessing = resolution, fixed, preprocessing
+        with torch.no_grad():
+            self.dim = self.eval()(torch.zeros(1, 3, resolution, resolution)).shape[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, dim)."""
+        return self.network(images)
+
+    def free(self, count: int) -> None:
+        """Let training change the last `count` blocks and what follows them, and nothing else; 0 freezes all.
+
+        What comes before CLIP's first block stays frozen in any case.
+
+        Raises:
+            ValueError: if there are fewer blocks.
+        """
+        if not 0 <= count <= len(self.blocks):
+            raise ArgumentError(
+                f"blocks={count}: this backbone has {len(self.blocks)} blocks, choose 0 to all of them."
+            )
+        freed = [*self.blocks[len(self.blocks) - count :], *self.tail] if count else []
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(any(name == f or name.startswith(f"{f}.") for f in freed))
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Trade a second forward pass of each block for the memory of what is inside them."""
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.checkpointing = on
+
+    @property
+    def activation(self) -> str:
+        """Names of the activations inside, such as "quickgelu": weights mean nothing under another one."""
+        named = {type(m).__name__ for m in self.modules() if re.search("ELU|SiLU|swish|ReLU", type(m).__name__)}
+        return ", ".join(sorted(named)).lower()
+
+
+def official_weights(network: str) -> tuple[str, str]:
+    """Return the address of torchvision's default weights of a network, and the beginning of their sha256."""
+    from torchvision import models
+
+    url = models.get_model_weights(network).DEFAULT.url
+    return url, url.rpartition("-")[2].partition(".")[0]
+
+
+def torchvision_backbone(
+    network: str, state: dict | None = None, where: str = "", pooling: str = "average"
+) -> Backbone:
+    """Cut a torchvision network into blocks, with weights if a state is given, else with random ones."""
+    from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = models.get_model(network, weights=None)
+    if state is not None:
+        load_weights(model, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, where)
+    stages = _stages(model)
+    pool, tail = (GeM(), ["1"]) if pooling == "gem" else (nn.AdaptiveAvgPool2d(1), [])
+    network_ = nn.Sequential(Blocks(*stages), pool, nn.Flatten()).to(memory_format=torch.channels_last)
+    blocks = [f"0.{i}" for i in range(len(stages))]
+    return Backbone(network_, blocks, tail, blocks[-1], 224, False, IMAGENET)
+
+
+def _stages(model: nn.Module) -> list[nn.Module]:
+    """Cut a convolutional network into blocks that begin where parameters do; the classifier is left out."""
+    if hasattr(model, "layer4"):
+        stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
+        return [stem, *model.layer1, *model.layer2, *model.layer3, *model.layer4]
+    groups: list[list[nn.Module]] = []
+    for child in model.features:
+        if any(True for _ in child.parameters()):
+            groups.append([])
+        groups[-1].append(child)
+    return [nn.Sequential(*group) for group in groups]

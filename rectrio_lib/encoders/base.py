@@ -1,0 +1,155 @@
+"""What an encoder is: pictures in, unit vectors out, so that inner product = cosine similarity; and two small ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from rectrio_lib.core.device import autocast, best_device, keep_freed_memory
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.tables import shortened
+from rectrio_lib.core.workspace import quiet
+
+BATCH = 512  # pictures a step when only encoding
+
+
+class Encoder(nn.Module):
+    """Base of all encoders: a network with its own preprocessing.
+
+    `forward` takes float32 (B, C, H, W) as `prepare` returns it and gives float32 (B, dim) of unit length.
+
+    Attributes:
+        kind: name under which the class is saved.
+        arguments: what the constructor was called with.
+        dim: length of the vectors.
+        preprocessing: {"channels", "size", "mean", "std"}; mean and std are for pixels in 0..1, of all or each channel.
+        activation: names of the activations inside.
+        stand_in: whether random weights took the place of pretrained ones.
+        stamp: fingerprint of an encoder whose weights lie elsewhere, see `export`; empty for all others.
+    """
+
+    kind: str
+    dim: int
+    activation = ""
+    stand_in = False
+    stamp = ""
+
+    def __init__(self, **arguments):
+        super().__init__()
+        self.arguments = arguments
+        shared = {k: arguments.get(k, default) for k, default in {"channels": 1, "size": 28}.items()}
+        self.preprocessing = {**shared, "mean": arguments.get("mean", 0.0), "std": arguments.get("std", 1.0)}
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn uint8 (B, C, H, W) into the network's float32 input.
+
+        Raises:
+            ValueError: if the pictures have another number of channels or another size than the network was made for.
+        """
+        wanted = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
+        if tuple(images.shape[1:]) != wanted:
+            raise ArgumentError(f"This encoder takes pictures of shape {wanted}, not {tuple(images.shape[1:])}.")
+        mean, std = (torch.tensor(self.preprocessing[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
+        scaled = self.resize(images.float().div_(255)).sub_(mean).div_(std)
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring float32 (B, C, size, size) to the side that the network sees; by default they are the same."""
+        return images
+
+    def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
+        """Return what training may change, as an optimizer takes it; a pretrained backbone may go slower."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": learning_rate}]
+
+    def encode(self, images: np.ndarray | torch.Tensor, progress: str = "") -> np.ndarray:
+        """Encode pictures in batches on the best device, in evaluation mode, without gradients.
+
+        Args:
+            images: uint8 (N, C, H, W), or what else `prepare` takes; memory-mapped, it is read a batch at a time.
+            progress: caption of a progress bar; empty shows none.
+
+        Returns:
+            float32 (N, dim), rows of unit length.
+        """
+        keep_freed_memory()
+        device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing["size"])
+        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # what is inside the network grows with the pictures
+        vectors = np.empty((len(images), self.dim), np.float32)
+        starts = range(0, len(images), size)
+        with self._evaluated_on(device), torch.inference_mode(), autocast(device):
+            for start in tqdm(starts, desc=progress, disable=not progress or quiet()):
+                batch = images[start : start + size]
+                if not isinstance(batch, torch.Tensor):
+                    batch = torch.from_numpy(np.array(batch))  # a copy: torch warns of read-only memory maps
+                vectors[start : start + size] = self(self.prepare(batch.to(device))).float().cpu()
+        return vectors
+
+    @contextmanager
+    def _evaluated_on(self, device: str) -> Iterator[None]:
+        """Bring the encoder to a device and to evaluation mode; afterwards it trains again, if it did before."""
+        before, weights = self.training, next(self.parameters(), None)
+        if weights is not None and weights.device.type != device:
+            self.to(device)
+        if before:  # to walk through all modules takes as long as to encode a small picture
+            self.eval()
+        try:
+            yield
+        finally:
+            if before:
+                self.train()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts, as `encode` does pictures, for encoders with a `text_tower` (and `tokenize`, its preparation).
+
+        Args:
+            texts: what to encode (N,); what is longer than the tower reads is cut off.
+
+        Returns:
+            float32 (N, dim), rows of unit length, in the space of the pictures.
+
+        Raises:
+            ValueError: if the encoder has no text tower, or cannot read a text; the message says why.
+        """
+        if getattr(self, "text_tower", None) is None:
+            raise ArgumentError(f"An encoder of kind {self.kind!r} like this one reads no texts: it has no text tower.")
+        device, tokens = best_device(), self.tokenize(texts)
+        with self._evaluated_on(device):
+            vectors = torch.cat([self.text_tower(part.to(device)).float().cpu() for part in tokens.split(BATCH)])
+        return vectors.numpy()
+
+
+class RawPixels(Encoder):
+    """The floor to beat: the picture itself as a vector. A black picture counts as an evenly grey one."""
+
+    kind = "raw-pixels"
+
+    def __init__(self, channels: int = 1, size: int = 28):
+        super().__init__(channels=channels, size=size)
+        self.dim = channels * size * size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Flatten and scale to unit length: (B, C, H, W) -> (B, C * H * W)."""
+        return F.normalize(images.float().flatten(1) + 1e-9)  # zero has no direction
+
+
+def validate_texts(texts: Sequence[str]) -> list[str]:
+    """Return texts as a list, if they are texts.
+
+    Raises:
+        ValueError: if there is none, one is empty or no text, or a text stands where a list of texts should.
+    """
+    if isinstance(texts, str) or not len(texts):
+        raise ArgumentError(f"Expected a list of at least one text, not {shortened(repr(texts))}.")
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise ArgumentError(f"Text {number} of {len(texts)} is no text but a {type(text).__name__}.")
+        if not text.strip():
+            raise ArgumentError(f"Text {number} of {len(texts)} is empty: say in words what to look for.")
+    return list(texts)

@@ -1,0 +1,154 @@
+"""CLIP: its image tower as a backbone, and its text tower."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from rectrio_lib.core.errors import MissingPackageError
+from rectrio_lib.encoders.backbone import Backbone, Blocks
+from rectrio_lib.encoders.base import validate_texts
+from rectrio_lib.encoders.weights import find_state, load_weights
+
+CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+_TEXT = {"context_length": 77, "vocab_size": 49408}
+_TEXT_BASE = {**_TEXT, "transformer_width": 512, "transformer_heads": 8, "transformer_layers": 12}
+_VIT = {**_TEXT_BASE, "embed_dim": 512, "image_resolution": 224, "vision_layers": 12, "vision_width": 768}
+_RN = {"embed_dim": 1024, "image_resolution": 224, "vision_width": 64, "vision_patch_size": None}
+CLIP_NETWORKS = {
+    "ViT-B/32": {**_VIT, "vision_patch_size": 32},
+    "ViT-B/16": {**_VIT, "vision_patch_size": 16},
+    "RN50": {**_TEXT_BASE, **_RN, "vision_layers": (3, 4, 6, 3)},
+}
+_TINY_TEXT = {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1, "image_resolution": 64}
+_TINY = {  # same classes of network, small enough to stand in within seconds
+    "ViT": {**_TINY_TEXT, "vision_layers": 4, "vision_width": 64, "vision_patch_size": 16},
+    "RN5": {**_TINY_TEXT, "vision_layers": (1, 1, 1, 1), "vision_width": 16},
+}
+
+
+class ClipTextTower(nn.Module):
+    """CLIP's text tower, apart from its pictures: int64 (T, 77), as `tokenize` gives them -> (T, dim), unit length.
+
+    Args:
+        model: what `build_clip` or `load_clip` returns; the parts are shared with it.
+
+    Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.embed, self.transformer, self.norm = model.token_embedding, model.transformer, model.ln_final
+        self.position, self.project = model.positional_embedding, model.text_projection
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read texts; the vector is made of what stands at their end, the token of the highest number."""
+        states = (self.embed(tokens) + self.position).transpose(0, 1)  # (77, T, width)
+        states = self.norm(self.transformer(states).transpose(0, 1))
+        ends = states[torch.arange(tokens.shape[0], device=tokens.device), tokens.argmax(1)]  # (T, width)
+        return nn.functional.normalize(ends @ self.project)
+
+
+def clip_towers(model: nn.Module) -> tuple[Backbone, ClipTextTower]:
+    """Take CLIP apart: its picture tower as a backbone, and its text tower."""
+    return clip_backbone(model), ClipTextTower(model)
+
+
+def tokenize(texts: Sequence[str]) -> torch.Tensor:
+    """Turn texts into what CLIP's text tower takes, int64 (T, 77); what is longer is cut off.
+
+    Raises:
+        ValueError: as `base.validate_texts`.
+        ModuleNotFoundError: if the `clip` package is not installed.
+    """
+    return clip_module().tokenize(validate_texts(texts), truncate=True).long()
+
+
+def load_clip(network: str) -> tuple[nn.Module, bool]:
+    """Load CLIP with both towers, in float32, in evaluation mode.
+
+    Args:
+        network: such as "ViT-B/32".
+
+    Returns:
+        The model, and whether it is a tiny stand-in with random weights.
+
+    Raises:
+        ValueError, ModuleNotFoundError: see `load_backbone`.
+
+    Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
+    """
+    clip_module()  # said now, not after a download
+    state, where = find_state(f"clip:{network}", lambda: official_weights(network))
+    model = build_clip(network, tiny=state is None)
+    if state is not None:
+        extra = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives, no weights
+        load_weights(model, {k: v.float() for k, v in state.items() if k not in extra}, where)
+    return model.eval(), state is None
+
+
+def official_weights(network: str) -> tuple[str, str]:
+    """Return the address of OpenAI's weights, and their sha256."""
+    url = clip_module().clip._MODELS[network]
+    return url, url.split("/")[-2]
+
+
+def build_clip(network: str, tiny: bool = False) -> nn.Module:
+    """Build CLIP with random weights from a fixed seed; tiny keeps the length of the vectors."""
+    sizes = {**CLIP_NETWORKS[network], **(_TINY[network[:3]] if tiny else {})}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return clip_module().model.CLIP(**sizes)
+
+
+def clip_backbone(model: nn.Module) -> Backbone:
+    """Take the image tower of CLIP as a backbone of blocks."""
+    visual = model.visual
+    if hasattr(visual, "transformer"):
+        visual.transformer.resblocks = Blocks(*visual.transformer.resblocks)
+        blocks = [f"transformer.resblocks.{i}" for i in range(len(visual.transformer.resblocks))]
+        tail, spatial = ["ln_post", "proj"], f"{blocks[-1]}.ln_1"
+    else:
+        layers = ("layer1", "layer2", "layer3", "layer4")
+        for layer in layers:
+            setattr(visual, layer, Blocks(*getattr(visual, layer)))
+        blocks = [f"{layer}.{i}" for layer in layers for i in range(len(getattr(visual, layer)))]
+        tail, spatial = ["attnpool"], "layer4"
+    return Backbone(visual, blocks, tail, spatial, visual.input_resolution, True, CLIP_PIXELS)
+
+
+def clip_module() -> types.ModuleType:
+    """Import OpenAI's `clip`; its older wheels want a name that current setuptools lacks.
+
+    Raises:
+        ModuleNotFoundError: if it is not installed, or the package of that name is another one.
+    """
+    import packaging.version
+
+    before, stand_in = sys.modules.get("pkg_resources"), types.ModuleType("pkg_resources")
+    sys.modules["pkg_resources"], stand_in.packaging = stand_in, packaging
+    try:
+        return _import_clip()
+    finally:
+        if before is None:
+            del sys.modules["pkg_resources"]
+        else:
+            sys.modules["pkg_resources"] = before
+
+
+def _import_clip() -> types.ModuleType:
+    try:
+        import clip
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"CLIP needs a package that is not installed ({error.name}): pip install 'rectrio[clip]'."
+        ) from error
+    if not hasattr(clip, "tokenize"):
+        raise MissingPackageError(
+            f"{clip.__file__} is another `clip` than OpenAI's: pip uninstall clip, then pip install 'rectrio[clip]'."
+        )
+    return clip

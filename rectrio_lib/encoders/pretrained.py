@@ -1,0 +1,244 @@
+"""A pretrained backbone with a projection head: the encoder that fine-tuning makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.encoders.backbone import Backbone, official_weights, torchvision_backbone
+from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.encoders.clip import (
+    CLIP_NETWORKS,
+    build_clip,
+    clip_backbone,
+    clip_towers,
+    load_clip,
+    tokenize,
+)
+from rectrio_lib.encoders.weights import find_state
+
+POOLINGS = ("average", "gem")
+FAMILIES = ("convnext", "efficientnet", "mobilenet", "resnet", "resnext", "squeezenet", "vgg", "wide_resnet")
+
+
+def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> Backbone:
+    """Build a backbone with random weights.
+
+    Args:
+        name: family and network: "clip:ViT-B/32", "torchvision:squeezenet1_0".
+        tiny: for CLIP, the stand-in: four blocks, 64 pixels.
+        pooling: how torchvision's last maps become features, "average" or "gem" (see `GeM`); CLIP pools in its own way,
+            and takes "average" only.
+
+    Raises:
+        ValueError: if the name or the pooling is unknown, the message lists what there is; or they do not go together.
+    """
+    family, network = split_name(name)
+    _check_pooling(name, pooling)
+    if family == "clip":
+        return clip_backbone(build_clip(network, tiny))
+    return torchvision_backbone(network, pooling=pooling)
+
+
+def load_backbone(name: str, pooling: str = "average") -> tuple[Backbone, bool]:
+    """Load a pretrained backbone: from a file in `RECTRIO_WEIGHTS`, else by the official download, else a stand-in.
+
+    Args:
+        name: see `build_backbone`.
+        pooling: see `build_backbone`.
+
+    Returns:
+        The backbone in evaluation mode, and whether it is a stand-in: random weights, which announces itself.
+
+    Raises:
+        ValueError: see `build_backbone`; or a file holds weights of another architecture, the message names the keys.
+        ModuleNotFoundError: if the name is CLIP's and the `clip` package is not installed.
+    """
+    family, network = split_name(name)
+    _check_pooling(name, pooling)
+    if family == "clip":
+        model, stand_in = load_clip(network)
+        return clip_backbone(model), stand_in
+    state, where = find_state(name, lambda: official_weights(network))
+    backbone = torchvision_backbone(network, state, where, pooling)
+    return backbone, state is None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return family and network of a backbone's name, if there is such a backbone."""
+    from torchvision import models
+
+    known = {
+        "clip": list(CLIP_NETWORKS),
+        "torchvision": [n for n in models.list_models(models) if n.startswith(FAMILIES)],
+    }
+    family, _, network = name.partition(":")
+    if network not in known.get(family, []):
+        names = [f"{f}:{n}" for f, networks in known.items() for n in networks]
+        raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}.")
+    return family, network
+
+
+def _check_pooling(name: str, pooling: str) -> None:
+    if pooling not in POOLINGS:
+        raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
+    if pooling != "average" and name.startswith("clip:"):
+        raise ArgumentError(
+            f"pooling={pooling!r}: {name} pools in its own way; leave pooling at 'average', its default."
+        )
+
+
+class ProjectionHead(Encoder):
+    """Turns features (B, F), whatever their length, into unit vectors (B, dim).
+
+    Args:
+        features: F.
+        dim: length of the vectors.
+        hidden: width of the hidden layer; 0 leaves it out.
+    """
+
+    kind = "projection-head"
+
+    def __init__(self, features: int, dim: int = 128, hidden: int = 0):
+        super().__init__(features=features, dim=dim, hidden=hidden)
+        self.dim = dim
+        layers: list[nn.Module] = []
+        if hidden:
+            layers = [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        self.project = nn.Sequential(*layers, nn.Linear(hidden or features, dim, bias=False))
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Take features as they are."""
+        return images.float()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, F) -> (B, dim), unit length."""
+        return F.normalize(self.project(F.normalize(images)).float())
+
+
+class Pretrained(Encoder):
+    """A pretrained backbone (see `backbones`), with a projection head or without.
+
+    The batch-norm statistics of the backbone stay as they were pretrained. The constructor gives random weights:
+    `load_pretrained` gives the real ones.
+
+    Args:
+        backbone: such as "clip:ViT-B/32".
+        size: side in pixels of the square colour pictures it takes.
+        resolution: side to which they are enlarged or reduced before the backbone sees them; 0: that of pretraining.
+        dim: length of the vectors; 0 leaves the head out, and the vectors are the features.
+        hidden: of the head.
+        stand_in: whether the weights are random; CLIP is then a tiny network of its kind.
+        texts: keep CLIP's text tower, `text_tower`, beside the pictures; a head would lead away from its space.
+        pooling: how the backbone's maps become features, see `pretrained.build_backbone`.
+
+    Raises:
+        ValueError: if the backbone is unknown, takes no other resolution or pooling than its own, or has no text tower
+            to keep.
+    """
+
+    kind = "pretrained"
+
+    def __init__(
+        self,
+        backbone: str,
+        size: int = 224,
+        resolution: int = 0,
+        dim: int = 0,
+        hidden: int = 0,
+        stand_in: bool = False,
+        texts: bool = False,
+        pooling: str = "average",
+    ):
+        arguments = {"backbone": backbone, "size": size, "resolution": resolution, "dim": dim, "hidden": hidden}
+        # What has its usual value goes unnamed: encoders saved before there was a choice keep their fingerprints.
+        named = ({"texts": True} if texts else {}) | ({} if pooling == "average" else {"pooling": pooling})
+        super().__init__(**arguments, stand_in=stand_in, **named)
+        if texts:
+            self.backbone, self.text_tower = clip_towers(build_clip(_network_with_texts(backbone, dim), stand_in))
+        else:
+            self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
+        native, self.stand_in = self.backbone.resolution, stand_in
+        if self.backbone.fixed and not stand_in and resolution not in (0, native):
+            raise ArgumentError(
+                f"resolution={resolution}: {backbone} takes {native} only (or 0, which means the same)."
+            )
+        resolution = native if self.backbone.fixed else resolution or native
+        self.preprocessing |= {"channels": 3, "resolution": resolution, **self.backbone.preprocessing}
+        self.head = ProjectionHead(self.backbone.dim, dim, hidden) if dim else None
+        self.dim = dim or self.backbone.dim
+
+    @property
+    def activation(self) -> str:
+        """Names of the activations inside the backbone."""
+        return self.backbone.activation
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic."""
+        side = self.preprocessing["resolution"]
+        if images.shape[-1] == side:
+            return images
+        return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp_(0, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, dim), unit length."""
+        features = self.backbone(images).float()
+        return self.head(features) if self.head else F.normalize(features)
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Turn texts into what CLIP's text tower takes, see `clip.tokenize`."""
+        return tokenize(texts)
+
+    def train(self, mode: bool = True) -> Pretrained:
+        """Switch between training and evaluation, where a frozen backbone, and any batch norm in one, stays."""
+        super().train(mode)
+        frozen = not any(p.requires_grad for p in self.backbone.parameters())
+        for module in self.backbone.modules():
+            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = False
+        return self
+
+    def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
+        """Return head and freed backbone, the latter at `backbone_rate` times the learning rate."""
+        parts = [(self.head, learning_rate), (self.backbone, learning_rate * backbone_rate)]
+        groups = [{"params": [p for p in m.parameters() if p.requires_grad], "lr": lr} for m, lr in parts if m]
+        return [group for group in groups if group["params"]]
+
+
+def _network_with_texts(backbone: str, dim: int) -> str:
+    """Return the name of a CLIP network whose text tower can be kept."""
+    if not backbone.startswith("clip:") or dim:
+        told = f"{backbone} with a head of {dim} numbers" if dim else backbone
+        raise ArgumentError(
+            f"{told} reads no texts: take a CLIP backbone, such as clip:ViT-B/32, without a head (dim=0)."
+        )
+    return split_name(backbone)[1]
+
+
+def load_pretrained(
+    backbone: str,
+    size: int = 224,
+    resolution: int = 0,
+    dim: int = 0,
+    hidden: int = 0,
+    texts: bool = False,
+    pooling: str = "average",
+) -> Pretrained:
+    """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` for the arguments.
+
+    Raises:
+        ValueError, ModuleNotFoundError: see `Pretrained` and `pretrained.load_backbone`.
+    """
+    if texts:
+        model, stand_in = load_clip(_network_with_texts(backbone, dim))
+        encoder = Pretrained(backbone, size, resolution, stand_in=stand_in, texts=True)
+        encoder.backbone, encoder.text_tower = clip_towers(model)
+        return encoder.eval()
+    loaded, stand_in = load_backbone(backbone, pooling)
+    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in, pooling=pooling)
+    encoder.backbone = loaded
+    return encoder.eval()

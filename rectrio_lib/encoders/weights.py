@@ -1,0 +1,95 @@
+"""Pretrained weights: found in a folder or downloaded, read, and loaded where they fit."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError  # what torch.load(weights_only=True) raises: nothing is unpickled here
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from rectrio_lib.core import download
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Workspace, offline
+
+LOG = logging.getLogger(__name__)
+
+
+def find_state(name: str, official: Callable[[], tuple[str, str]]) -> tuple[dict[str, torch.Tensor] | None, str]:
+    """Find pretrained weights: a file in `RECTRIO_WEIGHTS`, else the official download.
+
+    A file is found by the network's name: squeezenet1_0-imagenet.safetensors, resnet50-11ad3fa6.pth, ViT-B-32.pt.
+
+    Args:
+        name: family and network, such as "clip:ViT-B/32".
+        official: gives the address of the official weights, and the sha256 (or its beginning) that they must have;
+            asked only where no file is found.
+
+    Returns:
+        The weights by name, and the file they came from; None, which announces a stand-in, if they are not to be had.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    root, stem = Workspace().weights, name.partition(":")[2].replace("/", "-")
+    pattern = re.compile(rf"{re.escape(stem)}(-\w+)?\.(safetensors|pth|pt)")
+    files = sorted(p for p in root.glob("*") if pattern.fullmatch(p.name)) if root.is_dir() else []
+    if files:
+        return _read_state(files[0]), str(files[0])
+    reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
+    if not offline():
+        try:
+            path = download.download_weights(*official())
+            return _read_state(path), str(path)
+        except (OSError, HTTPException, RuntimeError) as error:
+            reason = f"the download failed ({str(error).strip()})"
+    LOG.warning(
+        "STAND-IN: %s holds no %s weights and %s: using a random network. Its results mean nothing.", root, stem, reason
+    )
+    return None, ""
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive."""
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ArgumentError(f"{path} is damaged or holds no weights: delete it and fetch it again.") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ArgumentError(f"{path} holds no plain weights: it should map names to tensors and nothing else.")
+    return state
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with warnings.catch_warnings():  # torch.jit is deprecated, but CLIP's files are its archives
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    except RuntimeError:  # no archive
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_weights(module: nn.Module, state: dict[str, torch.Tensor], where: str | Path) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        ValueError: if a key is missing, foreign, or of another shape; the message names the first of them.
+    """
+    wrong = sorted({key for key, _ in _shapes(state) ^ _shapes(module.state_dict())})
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ArgumentError(
+            f"The weights in {where} are of another architecture: {', '.join(wrong[:5])}{more} do not match."
+        )
+    module.load_state_dict(state, strict=False)  # old files lack the counters that `_shapes` passes over
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+    return {(key, value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}

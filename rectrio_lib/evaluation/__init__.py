@@ -1,0 +1,5 @@
+"""Vectors and labels become figures."""
+
+from rectrio_lib import modules_on_demand
+
+__getattr__ = modules_on_demand(__name__)

@@ -1,0 +1,5 @@
+"""Vectors become neighbours; knows no pixel."""
+
+from rectrio_lib import modules_on_demand
+
+__getattr__ = modules_on_demand(__name__)

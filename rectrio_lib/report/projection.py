@@ -1,0 +1,40 @@
+"""What a folder of pictures looks like to an encoder: near copies, neighbours, a map, and how well classes hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MOST_MAPPED = 2_000
+FEWEST_FOR_TSNE = 30
+MOST_CLASSES = 20  # more cannot be told apart by colour, nor read in a matrix
+
+
+def project(vectors: np.ndarray) -> tuple[str, np.ndarray]:
+    """Lay vectors (N, dim), N 3 or more, out in the plane, neighbours beside each other as far as that goes.
+
+    Returns:
+        The method, "t-SNE" or for fewer than 30 vectors "PCA", and points (N, 2).
+
+    Source: van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    flat = PCA(min(50, *vectors.shape), random_state=0).fit_transform(vectors)
+    if len(vectors) < FEWEST_FOR_TSNE:
+        return "PCA", flat[:, :2]
+    perplexity = min(30, len(vectors) / 4)
+    return "t-SNE", TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(flat)
+
+
+def cells(points: np.ndarray, columns: int, lines: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lay points (N, 2) on a grid, of which a cell holds one.
+
+    Returns:
+        Which points found a place, int64 (M,), and their column and line (M, 2), counted from 0.
+    """
+    low, high = points.min(0), points.max(0)
+    scaled = (points - low) / np.maximum(high - low, 1e-9) * (columns, lines)
+    places = np.minimum(scaled.astype(np.int64), (columns - 1, lines - 1))
+    places, first = np.unique(places, axis=0, return_index=True)
+    return first, places

@@ -1,0 +1,85 @@
+"""What a training run is made of, and what it may not be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rectrio_lib.core.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is made of; two runs with equal configurations give equal metrics on one machine.
+
+    Attributes:
+        epochs: passes over the training pictures.
+        batch_size: pictures a step.
+        learning_rate: the highest of the one-cycle schedule.
+        backbone_rate: a pretrained backbone's learning rate, as a share of that.
+        weight_decay: AdamW's.
+        margin: of loss and miner, in distances of unit vectors.
+        miner: see `losses.make_loss`.
+        warm_up: share of the steps over which the learning rate rises.
+        average: decay of the exponential moving average of the weights that is kept; 0 averages nothing.
+        shift: pictures are moved by up to so many pixels.
+        flip: whether half of the pictures are mirrored.
+        erase: share of pictures of which a random box is blanked.
+        seed: of weights, order and augmentation.
+        per_class: pictures of each class in a batch, drawn evenly over classes; 0 takes the pictures as they come.
+        accumulate: batches whose gradients are added up before a step; triplets are made inside each batch.
+        precision: "bf16", "fp16", "no", or "auto" for what the processor is fast at.
+        validate_every: steps between two validations; 0 means once an epoch. The last step is always validated.
+    """
+
+    epochs: int = 2
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    backbone_rate: float = 0.1
+    weight_decay: float = 0.05
+    margin: float = 0.2
+    miner: str = "all"
+    warm_up: float = 0.25
+    average: float = 0.999
+    shift: int = 2
+    flip: bool = True
+    erase: float = 0.0
+    seed: int = 0
+    per_class: int = 0
+    accumulate: int = 1
+    precision: str = "auto"
+    validate_every: int = 0
+
+
+def check(targets: np.ndarray, config: TrainConfig) -> None:
+    """Refuse a configuration that does not fit the training pictures.
+
+    Args:
+        targets: their class numbers (N,).
+        config: what they are to be trained with.
+
+    Raises:
+        ValueError: if no triplet can be made, or a number is out of range; the message says which are in range.
+    """
+    counts = np.unique(targets, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        raise ArgumentError(
+            f"Training needs at least two classes, and two pictures of one of them, to make a triplet: there are "
+            f"{len(targets)} pictures of {len(counts)} classes."
+        )
+    if config.epochs < 1 or not 3 <= config.batch_size <= len(targets):
+        raise ArgumentError(
+            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} training pictures: "
+            f"at least one epoch, and batches of 3 to {len(targets)}."
+        )
+    if config.accumulate < 1 or len(targets) // config.batch_size < config.accumulate:
+        raise ArgumentError(
+            f"accumulate={config.accumulate}: choose 1 to {len(targets) // config.batch_size}, the batches of an epoch."
+        )
+    classes = config.batch_size / config.per_class if config.per_class else 2
+    if config.per_class < 0 or config.per_class == 1 or classes % 1 or not 2 <= classes <= len(counts):
+        raise ArgumentError(
+            f"per_class={config.per_class} does not fit batch_size={config.batch_size}: a batch should hold per_class "
+            f"pictures, at least 2, of each of 2 to {len(counts)} classes."
+        )

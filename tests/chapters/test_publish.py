@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from makers.chapters import write_chapter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from rectrio_lib.chapters import pages, publish, record
+from rectrio_lib.core import tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "params").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECTRIO_OUTPUTS", raising=False)
+    return tmp_path
+
+
+def entry(profile="full", stand_in=False, **values):
+    return {
+        "dataset": "fashion-mnist",
+        "seed": 0,
+        "stand_in": stand_in,
+        "versions": {"python": "3.12.1", "torch": "2.8.0"},
+        "device": "CPU, 2 threads",
+        "profile": profile,
+        "parameters": {},
+        "duration_seconds": 1.0,
+        "values": values,
+    }
+
+
+def read_published(project, name):
+    return json.loads((project / "outputs" / "published" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_results_of_other_chapters_stay_when_one_is_added(project):
+    assert record.read_results() == {}
+    record.add_result("02_b", entry(a=1))
+    record.add_result("01_a", entry(a=2))
+    record.add_result("02_b", entry(a=3))
+    assert {k: e["values"]["a"] for k, e in record.read_results().items()} == {"01_a": 2, "02_b": 3}
+    assert list(record.read_results()) == ["01_a", "02_b"]
+
+
+def test_publish_copies_the_results_of_its_profile_only(project):
+    record.add_result("01_a", entry(a=1))
+    record.add_result("02_b", entry("quick", a=2))
+    publish.publish("full")
+    assert read_published(project, "full") == {"01_a": entry(a=1)}
+
+
+def test_publish_keeps_what_was_published_before_and_not_run_since(project):
+    record.add_result("01_a", entry(a=1))
+    publish.publish("full")
+    (project / "outputs" / "results.json").unlink()
+    record.add_result("02_b", entry(b=1))
+    publish.publish("full")
+    assert read_published(project, "full") == {"01_a": entry(a=1), "02_b": entry(b=1)}
+
+
+def test_publish_writes_to_the_checkout_wherever_outputs_go(project, monkeypatch):
+    monkeypatch.setenv("RECTRIO_OUTPUTS", "elsewhere")
+    record.add_result("01_a", entry(a=1))
+    assert publish.publish("full") == project / "outputs" / "published" / "full.json"
+
+
+def test_publish_refuses_stand_ins_and_writes_nothing(project):
+    record.add_result("01_a", entry(a=1))
+    record.add_result("02_b", entry(stand_in=True))
+    with pytest.raises(ValueError, match="02_b ran on stand-in data, and stand-in figures are never published"):
+        publish.publish("full")
+    assert not (project / "outputs" / "published").exists()
+
+
+def test_publish_refuses_a_profile_that_was_not_run(project):
+    record.add_result("01_a", entry("quick"))
+    with pytest.raises(ValueError, match="nothing of profile 'full': run `rectrio run --profile full` first"):
+        publish.publish("full")
+
+
+def test_marked_places_are_filled_in_chapter_order_and_the_rest_is_left_alone(project):
+    rows = [
+        {"way": "trained", "recall@1": 0.93},
+        {"way": "raw | pixels", "recall@1": 0.841234, "note": "floor"},
+    ]
+    record.add_result("02_b", entry(recall=0.9, tables={"Against raw pixels": rows}))
+    record.add_result("01_a", entry(pictures=70_000))
+    publish.publish("full")
+    text = "before\n<!-- results:full -->\nold\n<!-- /results -->\nafter <!-- a comment -->\n"
+    assert publish.fill_tables(text) == (
+        "before\n<!-- results:full -->\n"
+        "\n**Against raw pixels**\n\n"
+        "| way | recall@1 | note |\n| --- | --- | --- |\n"
+        "| trained | 0.930 |  |\n| raw \\| pixels | 0.841 | floor |\n\n"
+        "<sub>Chapter 02_b: profile full, fashion-mnist, seed 0, CPU, 2 threads, python 3.12.1, torch 2.8.0.</sub>\n\n"
+        "<!-- /results -->\nafter <!-- a comment -->\n"
+    )
+
+
+def test_filling_twice_changes_nothing_more(project):
+    record.add_result("01_a", entry(tables={"One": [{"a": 1}], "Two": [{"b": 2}]}))
+    publish.publish("full")
+    once = publish.fill_tables("<!-- results:full -->\n<!-- /results -->\n<!-- results:full -->\nx<!-- /results -->\n")
+    assert once.count("**One**") == once.count("**Two**") == 2
+    assert publish.fill_tables(once) == once
+
+
+def test_an_unclosed_marker_is_refused(project):
+    record.add_result("01_a", entry())
+    publish.publish("full")
+    with pytest.raises(ValueError, match="is not followed by its"):
+        publish.fill_tables("<!-- results:full -->\n<!-- results:full -->\n<!-- /results -->\n")
+
+
+def test_a_marker_for_what_was_never_published_is_refused(project):
+    with pytest.raises(ValueError, match="a README marker asks for it: run `rectrio publish ful`"):
+        publish.fill_tables("<!-- results:ful -->\n<!-- /results -->\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.93456, "0.935"),
+        (0.0001234, "0.00012"),
+        (0.0, "0.000"),
+        (1234.5, "1,234"),
+        (70_000, "70,000"),
+        (True, "True"),
+    ],
+)
+def test_values_are_written_for_people(value, shown):
+    assert tables.show(value) == shown
+
+
+def test_the_results_table_marks_stand_ins_and_leaves_out_lists():
+    table = record.results_table({"01_a": entry(stand_in=True, recall=0.5, curve=[1, 2])})
+    assert table.splitlines()[1].split() == ["01_a", "fashion-mnist", "(STAND-IN)", "recall", "0.500"]
+    assert len(table.splitlines()) == 2
+
+
+def test_a_notebook_with_widgets_from_colab_is_rendered(project):
+    write_chapter(project, "01_a")
+    shown = new_output("display_data", data={record.RECORD_MIME: entry(stand_in=True), "text/html": "<i>seen</i>"})
+    notebook = new_notebook(
+        cells=[new_markdown_cell("# A & B"), new_code_cell("record()", outputs=[shown])],
+        metadata={"widgets": {}, "papermill": {"duration": 2.5}},
+    )
+    executed = project / "outputs" / "notebooks" / "01_a.ipynb"
+    executed.parent.mkdir(parents=True)
+    nbformat.write(notebook, executed)
+    pages.write_pages(executed)
+    assert "<i>seen</i>" in executed.with_suffix(".html").read_text(encoding="utf-8")
+    index = (executed.parent / "index.html").read_text(encoding="utf-8")
+    assert all(word in index for word in ("A &amp; B", "2.5", ">stand-in<", 'href="01_a.html"'))
+
+
+def test_the_index_leaves_out_copies_of_chapters_that_are_gone(project):
+    folder = project / "outputs" / "notebooks"
+    folder.mkdir(parents=True)
+    for name in ("01_a", "02_gone"):
+        nbformat.write(new_notebook(cells=[new_markdown_cell(f"# {name}")]), folder / f"{name}.ipynb")
+    write_chapter(project, "01_a")
+    pages.write_pages(folder / "01_a.ipynb")
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    assert "01_a.html" in index
+    assert "02_gone" not in index
+
+
+def test_the_readme_shows_what_was_published(monkeypatch):
+    """Every published file has its place in README.md, and what stands there is what it holds."""
+    readme = ROOT / "README.md"
+    monkeypatch.chdir(ROOT)
+    text = readme.read_text(encoding="utf-8")
+    published = {path.stem for path in (ROOT / "outputs" / "published").glob("*.json")}
+    assert published == set(publish.marked(text))
+    assert publish.fill_tables(text) == text, "run `rectrio publish NAME` and commit README.md"

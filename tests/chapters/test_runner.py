@@ -1,0 +1,141 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import nbformat
+import papermill
+import pytest
+from makers.chapters import RECORD, write_chapter
+from nbclient.exceptions import DeadKernelError
+
+from rectrio_lib.chapters import runner
+from rectrio_lib.chapters.chapter import read_chapter, select_chapters
+from rectrio_lib.core import errors, files
+from rectrio_lib.core.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Run two chapters for real: one that records, and one that misses what it needs."""
+    root = tmp_path_factory.mktemp("project")
+    first = write_chapter(
+        root,
+        "01_first",
+        "import os, sys\nfrom rectrio_lib import record",
+        "record(dataset='toy', seed=3, epochs=epochs, lr=lr, python=sys.executable,"
+        " folder=os.path.basename(os.getcwd()), quiet=os.environ['RECTRIO_QUIET'])",
+    )
+    before = first.read_bytes()
+    write_chapter(
+        root,
+        "02_second",
+        "print('so far')",
+        "from rectrio_lib import load_dataset\nload_dataset('toy')",
+    )
+    spec = root / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["no-such-python"], "display_name": "of the user", "language": "python"}))
+    files.write_json(root / "outputs" / "results.json", {"07_other": {"kept": True}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.delenv("RECTRIO_OUTPUTS", raising=False)
+        patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
+        with pytest.raises(errors.MissingArtefactError) as missing:
+            runner.run_chapters(select_chapters(), overrides={"lr": 0.5})
+    assert first.read_bytes() == before, "the committed notebook was written to"
+    results = json.loads((root / "outputs" / "results.json").read_text(encoding="utf-8"))
+    return SimpleNamespace(pages=root / "outputs" / "notebooks", results=results, missing=str(missing.value))
+
+
+def test_parameters_reach_the_chapter_and_the_entry_says_which_were_used(ran):
+    entry = ran.results["01_first"]
+    assert (entry["values"]["epochs"], entry["values"]["lr"]) == (2, 0.5)
+    assert entry["parameters"] == {"epochs": 2, "lr": 0.5}
+
+
+def test_the_entry_holds_all_that_is_needed_to_judge_it(ran):
+    entry = ran.results["01_first"]
+    assert (entry["dataset"], entry["seed"], entry["stand_in"], entry["profile"]) == (
+        "toy",
+        3,
+        False,
+        "quick",
+    )
+    assert set(entry["versions"]) == {"python", "rectrio", "torch", "faiss", "numpy"}
+    assert entry["duration_seconds"] > 0
+    assert entry["device"]
+
+
+def test_entries_of_other_chapters_are_kept(ran):
+    assert ran.results["07_other"] == {"kept": True}
+
+
+def test_chapters_run_in_this_interpreter_whatever_kernels_the_user_has(ran):
+    assert ran.results["01_first"]["values"]["python"] == sys.executable
+
+
+def test_chapters_run_in_the_notebooks_folder_with_progress_bars_off(ran):
+    values = ran.results["01_first"]["values"]
+    assert (values["folder"], values["quiet"]) == ("notebooks", "1")
+
+
+def test_a_missing_artefact_ends_the_run_with_its_own_sentence(ran):
+    assert "no data set 'toy'" in ran.missing and "`rectrio run --only 01`" in ran.missing
+    assert "02_second" not in ran.results
+
+
+def test_executed_notebooks_are_rendered_even_if_they_failed(ran):
+    assert "Title of 01_first" in (ran.pages / "01_first.html").read_text(encoding="utf-8")
+    assert "so far" in (ran.pages / "02_second.html").read_text(encoding="utf-8")
+
+
+def test_the_index_links_every_page_and_tells_finished_from_stopped(ran):
+    first, second = (
+        line for line in (ran.pages / "index.html").read_text(encoding="utf-8").splitlines() if ".ipynb" in line
+    )
+    assert 'href="01_first.html">Title of 01_first' in first
+    assert ">done<" in first
+    assert 'href="02_second.html">Title of 02_second' in second
+    assert ">stopped<" in second
+
+
+@pytest.fixture
+def chapter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECTRIO_OUTPUTS", raising=False)
+    return read_chapter(write_chapter(tmp_path, "01_first", RECORD))
+
+
+def papermill_raising(error):
+    def execute_notebook(*args, **settings):
+        raise error
+
+    return execute_notebook
+
+
+def test_an_error_in_a_chapter_says_chapter_cell_reason_and_where_to_look(chapter, monkeypatch):
+    error = papermill.PapermillExecutionError(5, 4, "1 / 0", "ZeroDivisionError", "division by zero\nmore", ["long"])
+    monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(error))
+    with pytest.raises(errors.ChapterError) as told:
+        runner.run_chapters([chapter])
+    copy = Workspace().outputs / "notebooks" / "01_first.ipynb"
+    assert str(told.value) == f"Chapter 01_first, cell [4]: ZeroDivisionError: division by zero (see {copy})"
+
+
+def test_a_dead_kernel_is_told_in_a_sentence(chapter, monkeypatch):
+    monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(DeadKernelError("died")))
+    with pytest.raises(errors.ChapterError, match="Chapter 01_first: its kernel died, perhaps out of memory"):
+        runner.run_chapters([chapter])
+
+
+def test_a_chapter_that_does_not_record_is_refused(chapter, monkeypatch):
+    silent = nbformat.read(chapter.path, as_version=4)
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **settings: silent)
+    with pytest.raises(errors.ChapterError, match=r"called record\(\) 0 times: its last cell must, once"):
+        runner.run_chapters([chapter])
+
+
+def test_a_wrong_parameter_is_refused_before_anything_runs(chapter, monkeypatch):
+    monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(AssertionError("it ran")))
+    with pytest.raises(ValueError, match="Parameter epoch is unknown"):
+        runner.run_chapters([chapter], overrides={"epoch": 3})

@@ -1,0 +1,222 @@
+"""The commands about any folder of pictures, end to end, with the stand-in backbone and with pixels."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
+from makers.texts import dual
+from PIL import Image
+from typer.testing import CliRunner
+
+from rectrio_lib.chapters import own_images
+from rectrio_lib.cli.app import app
+from rectrio_lib.encoders.registry import save_encoder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_encoder_of_pixels()
+    return save_classes(tmp_path / "my pets")
+
+
+def rectrio(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def well(*arguments):
+    result = rectrio(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def indexed(folder, *options):
+    return well("index", folder, "--encoder", ENCODER, *options)
+
+
+def refused(*arguments):
+    """Return the one sentence with which a command ends."""
+    result = rectrio(*arguments)
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("rectrio: ")
+
+
+def answers(*arguments):
+    return [answer["path"] for answer in json.loads(well("search", *arguments, "--json"))["queries"][0]["answers"]]
+
+
+def test_index_prints_timings_what_limits_what_was_bad_the_index_and_what_to_type_next(folder):
+    (folder / "cat" / "broken.jpg").write_bytes(b"no picture")
+    said = indexed(folder)
+    assert re.search(r"12 of 13 embedded in [\d.]+ s, .* a second \(listing .*: \w+ limits\); .*1 unreadable", said)
+    ledger = Path(re.search(r"Left out +1, with reasons in (.*ledger\.csv)", said)[1])
+    assert "cat/broken.jpg" in ledger.read_text(encoding="utf-8")
+    assert "my pets: flat, 12 pictures, exact, 768 bytes a vector" in said
+    assert said.splitlines()[-1].endswith('rectrio search PICTURE --index "my pets" --show answers.png')
+    assert "STAND-IN" not in said
+
+
+def test_ten_new_files_are_ten_embedded_and_deleted_ones_are_found_no_more(folder):
+    indexed(folder)
+    assert "0 of 12 embedded" in indexed(folder)
+    save_photographs(folder, range(100, 110), "bird")
+    (folder / "dog" / "50.png").unlink()
+    assert "10 of 21 embedded" in indexed(folder)
+    found = answers("bird/100.png", "--k", 50)
+    assert len(found) == 20 and "bird/105.png" in found and "dog/50.png" not in found
+
+
+def test_search_prints_a_table_of_rank_score_label_and_path(folder):
+    indexed(folder)
+    lines = well("search", folder / "cat" / "03.png", "--k", 3).splitlines()
+    assert lines[0] == str(folder / "cat" / "03.png")
+    assert lines[1].split() == ["rank", "score", "label", "path"]
+    assert lines[2].split() == ["1", "1.000", "cat", "cat/03.png"]
+    assert [line.split()[0] for line in lines[3:5]] == ["2", "3"]
+    assert lines[-1] == f"Paths are below {folder.resolve()}"
+
+
+def test_options_reach_the_search(folder):
+    indexed(folder)
+    assert set(answers("cat/00.png", "--k", 9, "--where", "label == 'dog'")) == {f"dog/{n}.png" for n in range(50, 56)}
+    scores = json.loads(well("search", "cat/00.png", "--k", "11", "--json"))["queries"][0]["answers"]
+    middle = scores[5]["score"] - 1e-6
+    assert answers("cat/00.png", "--k", 11, "--minimum", middle) == [a["path"] for a in scores[:6]]
+    for options in (["--mmr", 0.3], ["--expand", 3], ["--reciprocal", 3]):
+        found = json.loads(well("search", "cat/00.png", "--k", 11, "--json", *options))["queries"][0]["answers"]
+        assert [(a["path"], round(a["score"], 4)) for a in found] != [(a["path"], round(a["score"], 4)) for a in scores]
+    for suffix in ("jpg", "bmp"):
+        save_photographs(folder, [1], "copies", suffix)
+    indexed(folder)
+    assert sum(path.startswith("copies") for path in answers("cat/01.png", "--k", 5)) == 2
+    assert sum(path.startswith("copies") for path in answers("cat/01.png", "--k", 5, "--distinct", 0.98)) == 1
+
+
+def test_several_pictures_are_several_questions_or_one(folder):
+    indexed(folder)
+    both = json.loads(well("search", "cat/00.png", "dog/50.png", "--json"))["queries"]
+    assert [query["query"] for query in both] == ["cat/00.png", "dog/50.png"]
+    (one,) = json.loads(well("search", "cat/00.png", "dog/50.png", "--combine", "--json"))["queries"]
+    assert one["query"] == "cat/00.png + dog/50.png"
+    assert not {"cat/00.png", "dog/50.png"} & {answer["path"] for answer in one["answers"]}
+
+
+def test_json_names_index_encoder_and_folder_and_all_that_is_known_of_an_answer(folder):
+    indexed(folder, "--name", "pets")
+    told = json.loads(well("search", folder / "dog" / "51.png", "--k", 2, "--json"))
+    queries = told.pop("queries")
+    assert told == {"index": "pets", "encoder": ENCODER, "stand_in": False, "k": 2, "folder": str(folder.resolve())}
+    first = queries[0]["answers"][0]
+    assert first.keys() == {"rank", "score", "image_id", "path", "label", "split", "width", "height"}
+    assert (first["rank"], first["path"], first["label"], first["width"]) == (1, "dog/51.png", "dog", 64)
+
+
+def test_show_writes_a_grid(folder, tmp_path):
+    indexed(folder)
+    said = well("search", "cat/00.png", "dog/50.png", "--k", 4, "--show", tmp_path / "grid.png")
+    assert f"Shown in {tmp_path / 'grid.png'}" in said
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.format == "PNG" and grid.width > 1.5 * grid.height
+
+
+def test_embed_makes_vectors_and_names_the_command_that_indexes_them(folder):
+    said = well("embed", folder, "--encoder", ENCODER)
+    assert "12 of 12 embedded" in said and "12 of length 192" in said
+    assert f'rectrio index "{folder}" --encoder {ENCODER}' in said
+    assert "0 of 12 embedded" in indexed(folder)
+
+
+def test_info_lists_what_there_is(folder):
+    assert well("info").startswith("Indexes\nnone\n\nEmbedding stores\nnone\n\nEncoders\nname")
+    indexed(folder)
+    said = well("info")
+    assert re.search(rf"my pets +12 +flat +exact +[\d.]+ MB +{ENCODER} +real +{re.escape(str(folder.resolve()))}", said)
+    assert "image_id, path, label" in well("info", "my pets")
+
+
+def test_the_stand_in_says_so_and_another_process_searches_with_it(tmp_path):
+    few = save_photographs(tmp_path / "few", range(4))
+    said = well("index", few)
+    assert "torchvision-squeezenet1_0. STAND-IN" in said
+    assert "STAND-IN" in well("info")
+    command = [sys.executable, "-m", "rectrio_lib.cli", "search", str(few / "02.png"), "--k", "2", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["stand_in"] is True
+    first = told["queries"][0]["answers"][0]
+    assert first["path"] == "02.png" and first["score"] == pytest.approx(1, abs=0.01)
+
+
+def test_what_is_wrong_is_told_in_one_sentence(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is no folder" in refused("index", tmp_path / "missing")
+    assert "holds no picture" in refused("index", tmp_path / "empty", "--encoder", ENCODER)
+    assert "There is no index yet" in refused("search", "cat/00.png")
+    indexed(folder)
+    assert "There is no index 'cars': choose one of my pets." in refused("search", "cat/00.png", "--index", "cars")
+    assert "k=0: ask for at least one answer." in refused("search", "cat/00.png", "--k", "0")
+    assert "there is no column 'colour'" in refused("search", "cat/00.png", "--where", "colour == 1")
+    assert "is no file, and no image_id or path" in refused("search", "missing.png")
+    assert "exclude each other" in refused("embed", folder, "--encoder", ENCODER, "--backbone", "clip:RN50")
+    assert "should name family and network" in refused("index", folder, "--backbone", "resnet50")
+    assert "There is no index, store or encoder called 'cars'" in refused("info", "cars")
+    indexed(folder, "--name", "again")
+    assert "several indexes, and none was named: choose one of again, my pets." in refused("search", "cat/00.png")
+
+
+def asked_in_words(*arguments):
+    return json.loads(well("search", *arguments, "--index", "worded", "--json"))["queries"]
+
+
+def test_words_ask_alone_or_with_a_picture_and_what_to_do_without(folder, tmp_path):
+    save_encoder(dual(channels=3), "words")
+    well("index", folder, "--encoder", "words", "--name", "worded")
+    several = asked_in_words("--text", "a red star", "--text", "warm coat", "--k", 3)
+    assert [(q["query"], len(q["answers"])) for q in several] == [("a red star", 3), ("warm coat", 3)]
+    picture = folder / "cat" / "03.png"
+    (mixed,) = asked_in_words(picture, "--text", "red", "--without", "warm coat")
+    assert mixed["query"] == "+1 03.png +1 'red' -0.5 'warm coat'"
+    assert asked_in_words("cat/03.png", "--text", "red", "--without", "warm coat") == [mixed]
+    (alone,) = asked_in_words("--text", "red", "--where", "label == 'dog'", "--k", 2)
+    assert {answer["label"] for answer in alone["answers"]} == {"dog"}
+    well("search", "--text", "red", "--index", "worded", "--show", tmp_path / "answers.png")
+    assert Image.open(tmp_path / "answers.png").size > (400, 100)
+
+
+def test_words_that_cannot_be_asked_are_told_in_one_sentence(folder):
+    indexed(folder)
+    assert "has no text tower and finds nothing by words" in refused("search", "--text", "red")
+    save_encoder(dual(channels=3), "words")
+    assert "Of the saved encoders, words can" in refused("search", "--text", "red")
+    well("index", folder, "--encoder", "words", "--name", "worded")
+    assert "holds no word that" in refused("search", "--text", "zebra", "--index", "worded")
+    assert "Text 1 of 1 is empty" in refused("search", "--text", " ", "--index", "worded")
+    assert "one of them positive" in refused("search", "--without", "red", "--index", "worded")
+    gone = refused("search", "gone.png", "--text", "red", "--index", "worded")
+    assert "gone.png is no file, and no image_id or path" in gone
+    assert "Nothing was asked" in refused("search", "--index", "worded")
+
+
+def test_run_images_hands_over_folder_name_and_parameters(monkeypatch, tmp_path):
+    asked = []
+
+    def run_folder(*arguments):
+        asked.append(arguments)
+        return tmp_path / "reports" / "pets" / "index.html"
+
+    monkeypatch.setattr(own_images, "run_folder", run_folder)
+    said = well("run", "--images", tmp_path, "--name", "pets", "-p", "epochs=3")
+    assert asked == [(tmp_path, "pets", {"epochs": 3})]
+    assert str(tmp_path / "reports" / "pets" / "index.html") in said and "--index pets" in said
+    for option, value in (("--only", "02"), ("--from", "02"), ("--profile", "full")):
+        assert "--images goes with -p and --name alone" in refused("run", "--images", tmp_path, option, value)
+    assert "goes with --images" in refused("run", "--name", "pets")

@@ -1,0 +1,214 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from makers.stores import SHARD, Counting, Killed, Negative, build, content, die, holds, keep, picture_set
+
+from rectrio_lib.core import errors
+from rectrio_lib.core.errors import StoreInUseError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.embeddings import embed
+from rectrio_lib.embeddings.embed import Report
+from rectrio_lib.embeddings.from_dataset import build_store
+from rectrio_lib.embeddings.store import open_store
+from rectrio_lib.encoders.base import RawPixels
+
+# --- what a store holds
+
+
+def test_every_picture_is_embedded_once_and_lies_in_the_order_of_the_rows():
+    store, embedded = build(picture_set())
+    assert embedded == 30
+    assert not store.rows["image_id"].duplicated().any()
+    assert store.rows["shard"].value_counts().sort_index().tolist() == [7, 7, 7, 7, 2]
+    holds(store, picture_set())
+
+
+def test_a_second_call_embeds_nothing_and_changes_nothing():
+    first = content(build(picture_set())[0])
+    store, embedded = build(picture_set())
+    assert embedded == 0
+    assert content(store) == first
+
+
+def test_an_opened_store_equals_the_built_one():
+    built, _ = build(picture_set())
+    opened = open_store("net", "toy")
+    assert opened.rows.equals(built.rows) and opened.card == built.card
+    np.testing.assert_array_equal(opened.vectors(), built.vectors())
+
+
+def test_ten_new_pictures_embed_ten():
+    before, _ = build(picture_set(20))
+    store, embedded = build(picture_set(30))
+    assert embedded == 10
+    assert store.rows["image_id"][:20].tolist() == before.rows["image_id"].tolist()
+    holds(store, picture_set(30))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [np.arange(30) % 3 != 1, np.arange(30) >= 9, np.arange(30) < 0],
+    ids=["from every shard", "a whole shard", "all"],
+)
+def test_pictures_that_left_the_data_set_vanish_without_embedding_anything(chosen):
+    build(picture_set())
+    store, embedded = build(keep(picture_set(), chosen))
+    assert embedded == 0
+    assert len(list(store.folder.glob("*.npy"))) == store.rows["shard"].nunique()
+    holds(store, keep(picture_set(), chosen))
+
+
+def test_pictures_that_come_and_go_at_once_are_appended_and_dropped():
+    build(keep(picture_set(), np.arange(30) < 20))
+    store, embedded = build(keep(picture_set(), np.arange(30) >= 5))
+    assert embedded == 10
+    holds(store, keep(picture_set(), np.arange(30) >= 5))
+
+
+def test_changed_labels_and_splits_reach_the_rows_without_embedding():
+    build(picture_set())
+    changed = picture_set()
+    changed = replace(changed, manifest=changed.manifest.assign(label="ring", split="val", note="new"))
+    store, embedded = build(changed)
+    assert embedded == 0
+    holds(store, changed)
+
+
+def test_pictures_that_moved_in_the_array_file_are_followed_though_the_data_set_is_the_same():
+    build(picture_set())
+    turned = picture_set()
+    manifest = turned.manifest.assign(row=turned.manifest["row"].to_numpy()[::-1]).iloc[::-1]
+    turned = replace(turned, pixels=turned.pixels[::-1], manifest=manifest.reset_index(drop=True))
+    turned.manifest["row"] = np.arange(30)
+    assert turned.hash == picture_set().hash
+    store, embedded = build(turned)
+    assert embedded == 0
+    holds(store, turned)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "dtype", "sign"), [(Negative, "float32", -1), (Counting, "float16", 1)], ids=["encoder", "dtype"]
+)
+def test_another_encoder_or_dtype_embeds_everything_anew(encoder, dtype, sign):
+    first = build(picture_set(), shard_rows=3)[0].vectors()
+    store, embedded = build(picture_set(), encoder(), dtype)
+    assert embedded == 30
+    assert len(list(store.folder.glob("*.npy"))) == 5
+    np.testing.assert_allclose(store.vectors(), sign * first, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 5e-4), ("float32", 0)])
+def test_vectors_are_kept_in_the_asked_precision_and_read_as_float32(dtype, tolerance):
+    store, _ = build(picture_set(), dtype=dtype)
+    exact = RawPixels(1, 6).encode(picture_set().pixels)
+    assert np.load(store.folder / "vectors-00000.npy").dtype == dtype
+    assert store.vectors().dtype == np.float32
+    np.testing.assert_allclose(store.vectors(), exact, rtol=0, atol=tolerance)
+    assert np.array_equal(store.vectors(), exact) is (dtype == "float32")
+
+
+def test_vectors_of_chosen_splits_match_their_rows():
+    store, _ = build(picture_set())
+    by_id = dict(zip(store.rows["image_id"], store.vectors(), strict=True))
+    for splits in [("test",), ("train", "val"), ("val",), ("nowhere",), ()]:
+        rows, vectors = store.select(*splits), store.vectors(*splits)
+        assert set(rows["split"]) == set(splits or ("train", "val", "test")) - {"nowhere"}
+        assert vectors.shape == (len(rows), 36)
+        for image_id, vector in zip(rows["image_id"], vectors, strict=True):
+            np.testing.assert_array_equal(vector, by_id[image_id])
+    assert "shard" not in store.select("test")
+
+
+def test_the_card_says_which_encoder_and_data_set_the_vectors_come_from():
+    store, _ = build(replace(picture_set(), stand_in=True))
+    card = json.loads((store.folder / "card.json").read_text(encoding="utf-8"))
+    told = {"encoder": "net", "dim": 36, "dtype": "float32", "dataset": "toy", "count": 30, "stand_in": True}
+    assert {key: card[key] for key in told} == told
+    assert card["dataset_hash"] == picture_set().hash
+    assert store.folder == Workspace().outputs / "embeddings" / "net--toy"
+
+
+# --- what is refused
+
+
+def test_a_store_that_was_stopped_half_way_is_not_opened():
+    with pytest.raises(Killed):
+        build(picture_set(), Counting(2, die))
+    with pytest.raises(ValueError, match=r"stopped half way, it holds 14 vectors: .*04_build_embeddings"):
+        open_store("net", "toy")
+
+
+def test_a_missing_store_names_the_chapter_that_makes_it():
+    with pytest.raises(errors.MissingArtefactError, match="--only 04"):
+        open_store("net", "toy")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda p: np.save(p, np.zeros((3, 36), np.float32)), cut, lambda p: p.write_bytes(b"")],
+    ids=["missing", "shorter", "cut", "empty"],
+)
+def test_a_damaged_shard_is_named_together_with_what_to_do(damage):
+    store, _ = build(picture_set())
+    damage(store.folder / "vectors-00001.npy")
+    sentence = "vectors-00001.npy does not hold the 7 vectors that rows.parquet names: delete"
+    for opening in (lambda: open_store("net", "toy"), lambda: build(picture_set())):
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            opening()
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_written():
+    with pytest.raises(ValueError, match="dtype='int8': choose float16 or float32"):
+        build(picture_set(), dtype="int8")
+    assert not Workspace().outputs.exists()
+
+
+def test_pictures_that_do_not_fit_the_encoder_are_refused():
+    with pytest.raises(ValueError, match="takes pictures of shape"):
+        build_store(RawPixels(1, 9), "net", picture_set())
+
+
+def test_a_second_writer_is_refused_while_the_first_one_works_and_not_afterwards():
+    def meanwhile():
+        with pytest.raises(StoreInUseError, match="another process"):
+            build_store(Counting(), "net", picture_set(5), "float32", SHARD)
+
+    store, embedded = build(picture_set(), Counting(2, meanwhile))
+    assert embedded == 30
+    holds(store, picture_set())
+    assert build(picture_set(5))[1] == 0
+
+
+# --- what a call reports
+
+
+def test_a_report_says_how_fast_and_which_stage_limits():
+    seconds = {"listing": 1.0, "reading": 2.0, "encoding": 6.0, "writing": 1.0}
+    report = Report(files=40, embedded=30, copies=4, bad=5, deleted=2, seconds=seconds)
+    shares = {"listing": 0.1, "reading": 0.2, "encoding": 0.6, "writing": 0.1}
+    assert report.timings == {"pictures_per_second": 3.0, **shares, "limit": "encoding"}
+    assert str(report) == (
+        "30 of 40 embedded in 10.0 s, 3.0 a second (listing 10%, reading 20%, encoding 60%, writing 10%: encoding "
+        "limits); 4 copies, 5 unreadable, 2 deleted"
+    )
+    assert Report().timings["pictures_per_second"] == 0
+
+
+def test_time_is_counted_for_the_stage_even_if_it_fails(monkeypatch):
+    ticks = iter([10.0, 12.5, 20.0, 21.0])
+    monkeypatch.setattr(embed, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    report = Report()
+    with report.timed("reading"):
+        pass
+    with pytest.raises(Killed), report.timed("reading"):
+        die()
+    assert report.seconds == {"listing": 0, "reading": 3.5, "encoding": 0, "writing": 0}

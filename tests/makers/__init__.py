@@ -1,0 +1,1 @@
+"""Small data, networks and pages that tests are made of."""

@@ -1,0 +1,253 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from makers.walls import tiles
+from matplotlib.colors import same_color
+from matplotlib.offsetbox import AnnotationBbox
+from PIL import Image
+
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.report import charts, grids
+
+CLASSES = ("ant", "bee", "cow")
+
+
+@pytest.fixture(autouse=True)
+def drawn_in_memory():
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(params=[1, 3], ids=["grey", "colour"])
+def channels(request) -> int:
+    return request.param
+
+
+def pictures(*shape: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*shape, channels, 8, 8), dtype=np.uint8)
+
+
+def assert_shows(tile: dict, picture: np.ndarray) -> None:
+    """Compare the colours that a tile really shows with a picture (C, 8, 8), to one step of 255."""
+    assert np.abs(tile["images"][0] - picture.transpose(1, 2, 0)).max() <= 1
+
+
+def texts(axis) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+def test_save_figure_writes_a_png_below_outputs(channels):
+    figure = grids.example_grid({"ant": pictures(2, channels=channels)})
+    grids.save_figure(figure, "05_example")
+    with Image.open(Workspace().outputs / "figures" / "05_example.png") as saved:
+        assert saved.format == "PNG"
+        assert min(saved.size) > 50
+        assert len(set(saved.convert("L").tobytes())) > 10
+
+
+def test_example_grid_shows_every_picture_in_the_row_of_its_class(channels):
+    examples = {"ant": pictures(3, channels=channels), "bee": pictures(2, channels=channels)[::-1]}
+    figure = grids.example_grid(examples, "examples")
+    grid = tiles(figure)
+    assert texts(figure.axes[0]) == ["ant", "bee"] and figure.axes[0].get_title() == "examples"
+    assert grid.keys() == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
+    for line, expected in enumerate(examples.values()):
+        for column, picture in enumerate(expected):
+            assert_shows(grid[line, column], picture)
+
+
+def test_mean_pictures_are_the_means_of_their_classes(channels):
+    images = pictures(12, channels=channels)
+    labels = ["ant", "bee", "cow"] * 4
+    grid = tiles(grids.mean_images(images, labels, CLASSES))
+    assert {place: tile["caption"] for place, tile in grid.items()} == {(0, 0): "ant", (0, 1): "bee", (1, 0): "cow"}
+    for n, place in enumerate([(0, 0), (0, 1), (1, 0)]):
+        assert_shows(grid[place], np.floor(images[n::3].mean(0)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_mean_pictures_leave_a_class_without_pictures_empty(channels):
+    grid = tiles(grids.mean_images(pictures(2, channels=channels), ["ant", "cow"], CLASSES))
+    assert [tile["caption"] for tile in grid.values()] == ["ant", "cow"]
+
+
+def test_neighbour_grid_frames_hits_green_misses_red_and_queries_blue(channels):
+    queries, neighbours = pictures(2, channels=channels), pictures(2, 3, channels=channels)
+    found = np.array([["ant", "bee", "ant"], ["cow", "bee", "bee"]])
+    scores = np.array([[0.99, 0.5, 0.25], [0.9, 0.8, 0.7]])
+    figure = grids.neighbour_grid(queries, ["ant", "bee"], neighbours, found, scores, "nearest")
+    grid = tiles(figure)
+
+    blue, green, red = grids.QUERY, grids.HIT, grids.MISS
+    assert [[grid[line, column]["frame"] for column in range(4)] for line in range(2)] == [
+        [blue, green, red, green],
+        [blue, red, green, green],
+    ]
+    assert [[grid[line, column]["caption"] for column in range(4)] for line in range(2)] == [
+        ["ant", "0.99", "bee 0.50", "0.25"],
+        ["bee", "cow 0.90", "0.80", "0.70"],
+    ]
+    assert figure.axes[0].get_title() == "nearest"
+    for q, n in np.ndindex(2, 3):
+        assert_shows(grid[q, 0], queries[q])
+        assert_shows(grid[q, n + 1], neighbours[q, n])
+
+
+def test_neighbour_grid_leaves_missing_answers_empty_and_unlabelled_queries_without_verdict(channels):
+    queries, neighbours = pictures(2, channels=channels), pictures(2, 2, channels=channels)
+    found = np.array([["ant", ""], ["bee", "bee"]], dtype=object)
+    scores = np.array([[0.9, np.nan], [0.5, 0.25]])
+    grid = tiles(grids.neighbour_grid(queries, ["ant", ""], neighbours, found, scores))
+    answers = {place: (tile["frame"], tile["caption"]) for place, tile in grid.items() if place[1]}
+    assert answers == {(0, 1): (grids.HIT, "0.90"), (1, 1): (None, "bee 0.50"), (1, 2): (None, "bee 0.25")}
+
+
+def test_green_is_green_and_red_is_red():
+    for colour, strongest in ((grids.MISS, 0), (grids.HIT, 1), (grids.QUERY, 2)):
+        assert np.argmax([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) == strongest
+
+
+def test_projection_draws_every_point_and_names_each_class_at_its_middle():
+    rng = np.random.default_rng(0)
+    labels = np.array(["ant", "bee"] * 10)
+    middles = {"ant": (0, 0), "bee": (100, 50)}
+    points = np.array([middles[label] for label in labels]) + rng.uniform(-1, 1, (20, 2))
+    figure = charts.projection({"raw pixels": points, "trained": -points}, labels, CLASSES)
+    assert [axis.get_title() for axis in figure.axes] == ["raw pixels", "trained"]
+    for axis, sign in zip(figure.axes, (1, -1), strict=True):
+        drawn = np.concatenate([dots.get_offsets() for dots in axis.collections])
+        assert sorted(map(tuple, drawn)) == sorted(map(tuple, sign * points))
+        names = {box.offsetbox.get_text(): box.xy for box in axis.artists if isinstance(box, AnnotationBbox)}
+        assert set(names) == {"ant", "bee"}
+        for label, place in names.items():
+            np.testing.assert_allclose(place, sign * np.array(middles[label]), atol=1)
+    first, second = (dots.get_facecolor()[0] for dots in figure.axes[0].collections)
+    assert not same_color(first, second)
+
+
+def test_training_curves_draw_what_was_recorded_and_skip_epochs_without_validation():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "loss": [0.3, 0.2, 0.1],
+            "active": [0.9, 0.5, 0.4],
+            "positive_distance": [0.6, 0.5, 0.3],
+            "negative_distance": [0.7, 1.0, 1.2],
+            "validated": [True, False, True],
+            "recall_at_1": [0.7, np.nan, 0.9],
+            "map_at_r": [0.4, np.nan, 0.6],
+        }
+    )
+    figure = charts.training_curves(history)
+    drawn = [[list(line.get_ydata()) for line in axis.lines] for axis in figure.axes]
+    assert drawn == [[[0.3, 0.2, 0.1]], [[0.9, 0.5, 0.4]], [[0.6, 0.5, 0.3], [0.7, 1.0, 1.2]], [[0.7, 0.9], [0.4, 0.6]]]
+    assert [list(line.get_xdata()) for line in figure.axes[3].lines] == [[1, 3], [1, 3]]
+    told = [[text.get_text() for text in figure.axes[n].get_legend().get_texts()] for n in (2, 3)]
+    assert told == [["anchor to positive", "anchor to negative"], ["recall@1", "mAP@R"]]
+
+
+def test_class_bars_have_the_height_of_their_figures():
+    per_class = {
+        "raw pixels": pd.Series([0.5, 0.25, 0.75], index=CLASSES),
+        "trained": pd.Series([0.9, 0.8, 1.0], index=CLASSES),
+    }
+    (axis,) = charts.class_bars(per_class, ylabel="precision@1").axes
+    assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[0.5, 0.25, 0.75], [0.9, 0.8, 1.0]]
+    assert [label.get_text() for label in axis.get_xticklabels()] == list(CLASSES)
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["raw pixels", "trained"]
+    assert axis.get_ylabel() == "precision@1"
+
+
+TRUTH = ["ant"] * 4 + ["bee"] * 5
+FOUND = ["ant", "ant", "ant", "bee", *["bee"] * 5]
+
+
+def written(axis) -> dict[tuple[int, int], str]:
+    """Return {(row, column): number} of a matrix."""
+    return {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axis.texts}
+
+
+def test_mistaken_classes_write_the_share_of_every_class_found_for_another():
+    (axis,) = charts.mistaken_classes(TRUTH, FOUND, CLASSES, "trained").axes
+    assert written(axis) == {(0, 0): "75", (0, 1): "25", (1, 1): "100"}
+    np.testing.assert_allclose(axis.get_images()[0].get_array() ** 2, [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(CLASSES)
+    assert axis.get_ylabel() == "class of the query"
+
+
+def test_mistaken_classes_pair_rows_by_place_whatever_their_index():
+    truth = pd.Series(TRUTH, index=range(100, 109))
+    (axis,) = charts.mistaken_classes(truth, pd.Series(FOUND), CLASSES).axes
+    assert written(axis) == {(0, 0): "75", (0, 1): "25", (1, 1): "100"}
+
+
+def test_recall_against_latency_draws_a_line_a_kind_and_names_every_setting():
+    table = pd.DataFrame(
+        {
+            "kind": ["Flat", "HNSW", "HNSW"],
+            "setting": ["exact", "ef 16", "ef 64"],
+            "ms": [5.0, 0.1, 0.3],
+            "recall_at_10": [1.0, 0.9, 0.99],
+        }
+    )
+    (axis,) = charts.recall_against_latency(table).axes
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
+    assert lines == {"Flat": ([5.0], [1.0]), "HNSW, ef": ([0.1, 0.3], [0.9, 0.99])}
+    assert {text.get_text(): text.xy for text in axis.texts} == {
+        "exact": (5.0, 1.0),
+        "16": (0.1, 0.9),
+        "64": (0.3, 0.99),
+    }
+    assert axis.get_xscale() == "log"
+
+
+def test_recall_against_latency_shows_percentile_bytes_and_the_task_where_they_were_measured():
+    table = pd.DataFrame(
+        {"kind": ["hnsw"] * 2, "setting": ["ef 8", "ef 9"], "ms": [0.1, 0.2], "recall_at_10": [0.8, 0.9]}
+    )
+    table = table.assign(p95_ms=[0.3, 0.5], bytes_per_vector=528.0, task_recall=[0.7, 0.75])
+    neighbours, task = charts.recall_against_latency(table).axes
+    assert neighbours.get_legend().get_texts()[0].get_text() == "hnsw, ef, 528 bytes a vector"
+    assert list(task.lines[0].get_ydata()) == [0.7, 0.75] and "task" in task.get_ylabel()
+    (whiskers,) = neighbours.collections
+    assert [segment.tolist() for segment in whiskers.get_segments()] == [
+        [[0.1, 0.8], [0.3, 0.8]],
+        [[0.2, 0.9], [0.5, 0.9]],
+    ]
+
+
+def test_class_similarities_write_every_entry_of_each_panel_in_per_cent():
+    panels = {"before": np.full((3, 3), 0.5), "after": np.diag([1.0, 0.9, 0.8])}
+    before, after = charts.class_similarities(panels, CLASSES).axes
+    assert set(written(before).values()) == {"50"} and len(written(before)) == 9
+    assert written(after) == {(0, 0): "100", (1, 1): "90", (2, 2): "80"}
+    assert (before.get_title(), after.get_title()) == ("before", "after")
+
+
+def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
+    shown = pictures(5, channels=channels)
+    grid = tiles(grids.captioned_images(shown, list("abcde"), columns=3))
+    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
+    for place, picture in zip(places, shown, strict=True):
+        assert_shows(grid[place], picture)
+
+
+def test_similarity_maps_lie_over_the_whole_picture_whatever_their_size():
+    query, nearest = pictures(2, channels=3)
+    grid = tiles(grids.similarity_maps([(query, nearest)], [(np.eye(2), np.eye(4))]))
+    assert [len(grid[0, column]["images"]) for column in range(4)] == [1, 2, 1, 2]
+    for column, picture in enumerate((query, query, nearest, nearest)):
+        assert_shows(grid[0, column], picture)
+    assert [grid[0, column]["caption"] for column in range(4)] == ["query", "", "its nearest", ""]
+    for column, warmth in ((1, np.eye(2)), (3, np.eye(4))):
+        np.testing.assert_array_equal(grid[0, column]["arrays"][1], warmth)
+
+
+def test_precision_of_answered_draws_one_named_line_an_encoder():
+    curves = {name: pd.DataFrame({"answered": [1.0, 0.5], "precision": [0.6, p]}) for name, p in (("a", 0.7), ("b", 1))}
+    (axis,) = charts.precision_of_answered(curves).axes
+    assert [line.get_xydata().tolist() for line in axis.lines] == [[[1, 0.6], [0.5, 0.7]], [[1, 0.6], [0.5, 1]]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]

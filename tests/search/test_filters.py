@@ -1,0 +1,159 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rectrio_lib.search.filters import matching
+
+ROWS = pd.DataFrame(
+    {
+        "label": ["cat", "dog", "cat", "bird", "it's @home # 1", "cat"],
+        "width": [100, 250, 300, 200, 7, 201],
+        "height": [100, 100, 400, 50, 8, 50],
+        "share": [0.5, float("nan"), 0.25, 1.0, -2.0, 0.0],
+        "clean": [True, False, True, True, False, False],
+    }
+)
+
+
+def found(where, rows=ROWS):
+    mask = matching(rows, where)
+    assert mask.dtype == bool and mask.shape == (len(rows),)
+    return np.flatnonzero(mask).tolist()
+
+
+# --- against Python itself, row by row
+
+numbers = st.recursive(
+    st.sampled_from(["width", "height", "share", "3", "-2.5", "200"]),
+    lambda inner: st.builds("({} {} {})".format, inner, st.sampled_from("+-*"), inner) | inner.map("-{}".format),
+    max_leaves=3,
+)
+compared = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
+simple = st.one_of(
+    st.builds("width {} {}".format, compared, numbers),
+    st.builds("{} {} share".format, numbers, compared),
+    st.builds("{} {} height {} {}".format, numbers, compared, compared, numbers),
+    st.builds("label {} '{}'".format, compared, st.sampled_from(["cat", "dog", "cow", ""])),
+    st.builds(
+        "label {} {}".format, st.sampled_from(["in", "not in"]), st.sampled_from(["['cat']", "('dog', 3)", "[]"])
+    ),
+    st.builds("width + 1 {} {}".format, st.sampled_from(["in", "not in"]), st.sampled_from(["[101, 251]", "{-7, 8}"])),
+    st.just("clean"),
+)
+conditions = st.recursive(
+    simple,
+    lambda inner: st.one_of(
+        st.builds("{} {} {}".format, inner, st.sampled_from(["and", "or"]), inner),
+        st.builds("({}) {} ({})".format, inner, st.sampled_from(["and", "or"]), inner),
+        inner.map("not {}".format),
+        inner.map("not ({})".format),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(conditions)
+def test_any_condition_holds_where_python_says_so(where):
+    rows = ROWS.to_dict("records")
+    assert found(where) == [i for i, row in enumerate(rows) if eval(where, {"__builtins__": {}}, row)]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("label == 'cat' and width > 200", [2, 5]),
+        ("width / height > 2 or width // 100 == 3", [1, 2, 3, 5]),
+        ("width % 2 == 1", [4, 5]),
+        ('label == "it\'s @home # 1"', [4]),
+        ("  not clean ", [1, 4, 5]),
+        ("clean == True and share != share", []),
+        ("share != share", [1]),
+        ("width > 99999999999999999999999999", []),
+        ("label == 3", []),
+    ],
+)
+def test_these_rows_are_found(where, expected):
+    assert found(where) == expected
+
+
+def test_missing_values_are_found_by_nothing_but_unlike_and_not_in():
+    rows = pd.DataFrame({"label": ["a", None], "count": pd.array([1, None], dtype="Int64"), "share": [1.0, np.nan]})
+    for name, value in (("label", "'a'"), ("share", "1")):
+        assert found(f"{name} == {value}", rows) == found(f"{name} >= {value}", rows) == [0]
+        assert found(f"{name} != {value}", rows) == found(f"{name} not in [{value}]", rows) == [1]
+    assert found("count == 1", rows) == [0]
+
+
+def test_categories_and_dates_are_compared_as_pandas_does():
+    rows = pd.DataFrame({"kind": pd.Categorical(["a", "b"]), "taken": pd.to_datetime(["2020-01-01", "2021-05-05"])})
+    assert found("kind == 'b'", rows) == found("kind in ['b', 'c']", rows) == [1]
+    assert found("taken > '2020-06-30'", rows) == [1]
+
+
+def test_columns_of_any_index_and_empty_frames_are_taken():
+    assert found("width > 200", ROWS.set_index("height")) == [1, 2, 5]
+    assert found("width > 200", ROWS.iloc[:0]) == []
+
+
+# --- what is refused
+
+CODE = [
+    "__import__('os').mkdir('harm')",
+    "label.str.contains('a')",
+    "label.__class__ == 1",
+    "width.pipe(print)",
+    "len(label) > 2",
+    "width[0] == 100",
+    "[x for x in label]",
+    "(lambda: clean)()",
+    "(width := 3) > 2",
+    "clean if clean else clean",
+    "f'{label}' == 'cat'",
+]
+MEANINGLESS = [
+    *("width", "label", "'cat'", "1 < 2", "width + 1", "not width", "clean and width", "width == (width > 2)"),
+    *("width ** 2 > 9", "(width > 2) & clean", "~clean", "width & 1 == 1", "+width > 2", "width @ width > 1"),
+    *("label is 'cat'", "'at' in label", "label in 'cat'", "width in [height]", "3 in [3]", "width in [[1]]"),
+    *("label == None", "label == b'cat'", "width == 1j", "label == ['cat', 'dog']", "width == ..."),
+    *("label * 9 == 'cat'", "'a' * 9 == label", "'%9d' % width == label", "-label == 'a'", "label + 'x' == 'catx'"),
+]
+UNREADABLE = ["", "label ==", "label = 'cat'", "@ROWS", "`label` == 'cat'", "import os", "\0", "(" * 300, "width > 08"]
+
+
+@pytest.mark.parametrize("where", CODE + MEANINGLESS)
+def test_whatever_is_no_condition_is_refused_with_an_example(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^where: .* means nothing here; compare columns with values, .*label in \["):
+        matching(ROWS, where)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", UNREADABLE)
+def test_what_cannot_be_read_is_refused_with_an_example(where):
+    with pytest.raises(ValueError, match=r"^where=.* cannot be read; compare columns with values"):
+        matching(ROWS, where)
+
+
+@pytest.mark.parametrize("where", ["colour == 'red'", "clean and __builtins__ == 1", "width > ROWS", "share > nan"])
+def test_an_unknown_column_names_those_there_are(where):
+    with pytest.raises(ValueError, match=r"no column '\w+'; the columns are label, width, height, share, clean\.$"):
+        matching(ROWS, where)
+
+
+@pytest.mark.parametrize(
+    "where", ["label > 3", "width < 'cat'", "clean - clean > 0", f"width + {10**30} > 0", "1 // 0 < width"]
+)
+def test_what_does_not_compare_is_refused(where):
+    with pytest.raises(ValueError, match=r"^where=.* compares what does not compare: "):
+        matching(ROWS, where)
+
+
+@pytest.mark.parametrize(
+    "where", ["not " * 100_000 + "clean", "+".join(["width"] * 50_000) + " > 1", "-" * 9_000 + "1 < width"]
+)
+def test_endless_conditions_are_refused(where):
+    with pytest.raises(ValueError, match=r"^where.* (nested too deeply|cannot be read)"):
+        matching(ROWS, where)

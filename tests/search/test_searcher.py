@@ -1,0 +1,202 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rectrio_lib.core.errors import DataError
+from rectrio_lib.data.synthetic import draw_shapes
+from rectrio_lib.encoders import registry
+from rectrio_lib.encoders.base import RawPixels
+from rectrio_lib.encoders.convnet import ConvNet
+from rectrio_lib.encoders.registry import fingerprint
+from rectrio_lib.index.index import Index
+from rectrio_lib.search.results import Results
+from rectrio_lib.search.searcher import search_files, search_images, search_vectors
+
+SIZE = 16
+
+
+def drawn(channels):
+    pixels, frame = draw_shapes(4, views=1, size=SIZE, channels=channels)
+    rows = pd.DataFrame({"image_id": [f"p{i}" for i in range(len(pixels))], "label": frame["label"]})
+    return pixels, rows
+
+
+def gallery(channels=1, kind="flat"):
+    encoder = RawPixels(channels, SIZE)
+    pixels, rows = drawn(channels)
+    return Index.build(kind, encoder.encode(pixels), rows, fingerprint(encoder)), encoder, pixels
+
+
+@pytest.fixture
+def results():
+    rows = pd.DataFrame({"image_id": ["a", "b", "c"], "label": ["x", "y", "z"]})
+    scores = np.array([[0.9, 0.5], [0.8, 0.1]], np.float32)
+    return Results(["q1", "q2"], scores, np.array([[2, 0], [1, 2]]), rows)
+
+
+def test_a_frame_has_one_row_an_answer_with_query_rank_score_and_metadata(results):
+    expected = pd.DataFrame(
+        {
+            "query": ["q1", "q1", "q2", "q2"],
+            "rank": [1, 2, 1, 2],
+            "score": np.array([0.9, 0.5, 0.8, 0.1], np.float32),
+            "image_id": ["c", "a", "b", "c"],
+            "label": ["z", "x", "y", "z"],
+        }
+    )
+    pd.testing.assert_frame_equal(results.frame(), expected, check_dtype=False)
+    assert len(results) == 2
+
+
+def test_a_column_has_the_answers_shape(results):
+    assert results.column("label").tolist() == [["z", "x"], ["y", "z"]]
+    with pytest.raises(KeyError, match="colour"):
+        results.column("colour")
+
+
+def test_empty_places_are_nan_in_a_column_and_left_out_of_a_frame():
+    rows = pd.DataFrame({"image_id": ["a", "b"], "number": [1, 2]})
+    scores, positions = np.array([[0.9, np.nan], [np.nan, np.nan]], np.float32), np.array([[1, -1], [-1, -1]])
+    results = Results(["q1", "q2"], scores, positions, rows)
+    assert results.frame()[["query", "rank", "image_id", "number"]].to_numpy().tolist() == [["q1", 1, "b", 2]]
+    assert results.frame()["number"].dtype == np.int64
+    np.testing.assert_array_equal(results.column("number"), [[2, np.nan], [np.nan, np.nan]])
+    assert results.column("image_id")[0, 0] == "b" and pd.isna(results.column("image_id")).sum() == 3
+    none = Results(["q1", "q2"], scores[[1, 1]], positions[[1, 1]], rows.iloc[:0])
+    assert none.frame().columns.tolist() == ["query", "rank", "score", "image_id", "number"] and none.frame().empty
+    assert pd.isna(none.column("image_id")).all() and none.column("image_id").shape == (2, 2)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_pictures_of_the_gallery_find_themselves_first(kind):
+    index, encoder, pixels = gallery(kind=kind)
+    found = search_images(index, encoder, pixels, k=3)
+    assert found.column("image_id")[:, 0].tolist() == index.rows["image_id"].tolist()
+    np.testing.assert_allclose(found.scores[:, 0], 1, atol=1e-3)
+    assert found.positions.shape == found.scores.shape == (len(pixels), 3)
+
+
+def test_queries_are_named_by_their_ids_or_numbered():
+    index, encoder, pixels = gallery()
+    assert search_images(index, encoder, pixels[:3], k=2).query_ids == ["0", "1", "2"]
+    named = search_images(index, encoder, pixels[:2], k=2, query_ids=("one", "two"))
+    assert named.frame()["query"].tolist() == ["one", "one", "two", "two"]
+
+
+def test_answers_keep_their_metadata_when_the_index_changes_afterwards():
+    index, encoder, pixels = gallery()
+    found = search_images(index, encoder, pixels[30:33], k=1)
+    before = found.frame()
+    index.remove([f"p{i}" for i in range(20)])
+    assert len(index.rows) == 20
+    pd.testing.assert_frame_equal(found.frame(), before)
+
+
+def test_removed_pictures_are_no_answers():
+    index, encoder, pixels = gallery()
+    index.remove(["p5"])
+    assert "p5" not in search_images(index, encoder, pixels[5:6], k=39).column("image_id")
+
+
+def test_vectors_are_trusted_unless_their_encoder_is_told():
+    index, encoder, pixels = gallery()
+    vectors = encoder.encode(pixels[:2])
+    assert search_vectors(index, vectors, 1).column("image_id").tolist() == [["p0"], ["p1"]]
+    with pytest.raises(ValueError, match="the query was made by encoder xyz"):
+        search_vectors(index, vectors, 1, encoder_hash="xyz")
+
+
+@pytest.mark.parametrize(
+    "other", [ConvNet(1, SIZE, (4,), SIZE * SIZE), ConvNet(1, SIZE, (4,), 8)], ids=["same", "shorter"]
+)
+def test_pictures_seen_by_another_encoder_are_refused_with_both_named(other):
+    index, encoder, pixels = gallery()
+    sentence = f"built with encoder {fingerprint(encoder)}, the query was made by encoder {fingerprint(other)}"
+    with pytest.raises(ValueError, match=sentence):
+        search_images(index, other, pixels[:1], k=1)
+
+
+def test_more_answers_than_pictures_leave_places_empty():
+    index, encoder, pixels = gallery()
+    found = search_images(index, encoder, pixels[:1], k=50)
+    assert sorted(found.positions[0, :40].tolist()) == list(range(40))
+    assert found.positions[0, 40:].tolist() == [-1] * 10
+
+
+def test_a_known_fingerprint_is_not_computed_again(monkeypatch):
+    index, encoder, pixels = gallery()
+    known = fingerprint(encoder)
+    monkeypatch.setattr(registry, "fingerprint", lambda encoder: pytest.fail("computed again"))
+    assert search_images(index, encoder, pixels[:1], 1, encoder_hash=known).positions.tolist() == [[0]]
+    with pytest.raises(ValueError, match="the query was made by encoder xyz"):
+        search_images(index, encoder, pixels[:1], 1, encoder_hash="xyz")
+
+
+def test_pictures_of_another_size_are_refused():
+    index, encoder, _ = gallery()
+    with pytest.raises(ValueError, match="takes pictures of shape"):
+        search_images(index, encoder, np.zeros((1, 1, SIZE + 1, SIZE), np.uint8), k=1)
+
+
+# --- picture files
+
+
+def write_picture(path, picture, mode, factor=1):
+    image = Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).convert(mode)
+    image.resize((SIZE * factor, SIZE * factor), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (1, "RGB"), (1, "RGBA"), (3, "RGB"), (3, "RGBA")])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_file_of_another_size_and_other_colours_finds_its_picture_first(tmp_path, channels, mode, factor):
+    index, encoder, pixels = gallery(channels)
+    paths = [write_picture(tmp_path / f"{i}.png", pixels[i], mode, factor) for i in range(0, 40, 3)]
+    found = search_files(index, encoder, paths, k=2)
+    assert found.column("image_id")[:, 0].tolist() == [f"p{i}" for i in range(0, 40, 3)]
+    assert (found.scores[:, 0] > 0.98).all()
+    assert found.query_ids == [str(path) for path in paths]
+
+
+def test_a_colour_file_is_looked_at_in_grey_by_a_grey_encoder(tmp_path):
+    index, encoder, _ = gallery()
+    colours, _ = drawn(3)
+    paths = [str(write_picture(tmp_path / f"{i}.png", colours[i], "RGB")) for i in range(0, 40, 5)]
+    assert search_files(index, encoder, paths, k=1).column("image_id")[:, 0].tolist() == [
+        f"p{i}" for i in range(0, 40, 5)
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", b""], ids=["missing", "text", "empty"])
+def test_a_file_that_is_no_picture_is_named(tmp_path, content):
+    index, encoder, pixels = gallery()
+    good, bad = write_picture(tmp_path / "good.png", pixels[0], "L"), tmp_path / "bad.png"
+    if content is not None:
+        bad.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{bad} cannot be read as a picture: ")):
+        search_files(index, encoder, [good, bad], k=1)
+
+
+def test_a_cut_picture_file_is_named(tmp_path):
+    index, encoder, pixels = gallery()
+    path = write_picture(tmp_path / "cut.png", pixels[0], "L", factor=9)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"cut\.png cannot be read as a picture"):
+        search_files(index, encoder, [path], k=1)
+
+
+def test_files_are_searched_with_every_option(tmp_path):
+    index, encoder, pixels = gallery()
+    paths = [write_picture(tmp_path / f"{i}.png", pixels[i], "L") for i in (0, 4)]
+    label = index.rows["label"][4]
+    found = search_files(index, encoder, paths, k=99, where=f"label == '{label}'", minimum=-1.0)
+    assert (index.rows["label"] == label).sum() == (found.positions[0] >= 0).sum() < 40
+    assert found.positions[1, 0] == 4 and set(found.frame()["label"]) == {label}
+    assert len(search_files(index, encoder, paths, k=3, combine=True)) == 1
+    assert search_files(index, encoder, [], k=3).positions.shape == (0, 3)
+
+
+# --- streams

@@ -1,0 +1,108 @@
+"""The loss that has weights of its own: its values, and that training changes, keeps and restores them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from makers.training import CONFIG, Stopper, drawn, nearest_hits, raising, same_run, small, train
+
+from rectrio_lib.encoders.convnet import ConvNet
+from rectrio_lib.training.losses import SOFTMAX, make_loss
+
+SOFT = replace(CONFIG, miner=SOFTMAX, margin=0.1)
+
+
+def class_vectors(folder) -> torch.Tensor:
+    return torch.load(folder / "last.pt", weights_only=True)["loss"]["loss.W"]
+
+
+def test_the_loss_is_the_cross_entropy_of_cosines_to_class_vectors_of_whatever_length():
+    torch.manual_seed(0)
+    numbers = np.array([3, 40, 7])
+    loss = make_loss(SOFTMAX, 0.1, numbers, 5)
+    vectors, targets = F.normalize(torch.randn(6, 5)), torch.tensor([7, 3, 40, 40, 7, 3])
+    torch.testing.assert_close(loss.loss.W.norm(dim=0), torch.ones(3))
+    with torch.no_grad():
+        loss.loss.W.mul_(torch.tensor([1.0, 3.0, 0.2]))
+        centres = F.normalize(loss.loss.W.T)
+        place = {3: 0, 7: 1, 40: 2}
+        terms = []
+        for vector, target in zip(vectors, targets.tolist(), strict=True):
+            chances = torch.exp(centres @ vector / 0.05)
+            terms.append(-torch.log(chances[place[target]] / chances.sum()))
+        torch.testing.assert_close(loss(vectors, targets, 0.5), torch.stack(terms).mean())
+
+
+def test_its_weights_follow_from_the_seed():
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(make_loss(SOFTMAX, 0.1, np.arange(4), 5).loss.W.detach())
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("given", [{}, {"classes": np.arange(3)}, {"dim": 4}])
+def test_without_classes_or_dim_it_is_refused(given):
+    with pytest.raises(ValueError, match="miner='normalised-softmax' learns a vector for each class: give the classes"):
+        make_loss(SOFTMAX, 0.1, **given)
+
+
+def test_a_checkpoint_holds_its_weights_and_training_changes_them(tmp_path):
+    train(tmp_path, replace(SOFT, epochs=1))
+    trained = class_vectors(tmp_path)
+    train(tmp_path, replace(SOFT, epochs=1, learning_rate=1e-9))
+    assert trained.shape == (6, 10)
+    start = class_vectors(tmp_path)
+    torch.testing.assert_close(start.norm(dim=0), torch.ones(10))
+    assert F.cosine_similarity(trained, start, dim=0).max() < 1 - 1e-5, "decay alone would leave the directions"
+    train(tmp_path, CONFIG)
+    assert "loss" not in torch.load(tmp_path / "last.pt", weights_only=True)
+
+
+def test_it_trains_unseen_shapes_to_find_their_class(tmp_path):
+    unseen = drawn(20, seed=1)
+    config = replace(SOFT, epochs=15, batch_size=75, average=0.9, erase=0.0)
+
+    def make():
+        return ConvNet(1, 12, (16, "M", 32, "M", 32), 16, 0.2, 0.2)
+
+    torch.manual_seed(config.seed)
+    untrained = nearest_hits(make(), *unseen)
+    run = train(tmp_path, config, lambda e: {"recall_at_1": nearest_hits(e, *unseen)}, make, drawn(60))
+    assert nearest_hits(run.encoder, *unseen) > untrained + 0.15
+    assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
+
+
+@pytest.mark.parametrize("call", [2, 3])
+def test_a_stopped_run_goes_on_with_its_class_vectors_and_ends_as_if_it_had_never_been_stopped(tmp_path, capsys, call):
+    whole = train(tmp_path / "whole", SOFT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", SOFT, Stopper(call, raising(KeyboardInterrupt())))
+    same_run(train(tmp_path / "cut", SOFT), whole)
+    assert f"Going on after epoch {call - 1} of 3" in capsys.readouterr().out
+    torch.testing.assert_close(class_vectors(tmp_path / "cut"), class_vectors(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def test_gaps_between_class_numbers_change_nothing(tmp_path):
+    pixels, targets = drawn()
+    same_run(train(tmp_path / "a", SOFT), train(tmp_path / "b", SOFT, data=(pixels, targets * 7 + 100)))
+
+
+def test_batches_that_add_up_give_the_class_vectors_the_mean_of_their_gradients(tmp_path, monkeypatch):
+    steps, real = [], torch.optim.AdamW.step
+
+    def step(self, *arguments, **options):
+        steps.append(self.param_groups[-1]["params"][0].grad.clone())
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    train(tmp_path, replace(SOFT, epochs=1, batch_size=15, accumulate=3))
+    assert len(steps) == 2
+    assert all(gradient.shape == (6, 10) and gradient.any() for gradient in steps)
+
+
+def test_an_encoder_with_nothing_to_train_is_refused_although_the_loss_has_weights(tmp_path):
+    with pytest.raises(ValueError, match="Nothing is left to train"):
+        train(tmp_path, SOFT, make=lambda: small().requires_grad_(False))
