@@ -1,13 +1,11 @@
-"""Data sets by name: where their pictures are looked for, how they are fetched, and what stands in for them."""
+"""Data sets by name: where their images are looked for, how they are fetched, and what stands in for them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
 
 from rectrio_lib.core import errors
 from rectrio_lib.core.download import download_animals10, download_fashion_mnist
@@ -78,12 +76,12 @@ PRODUCTS = Published("product photographs", ("products",), drawn=20, pattern=pro
 PUBLISHED = {"fashion-mnist": FASHION, "animals10": ANIMALS, "products": PRODUCTS}
 
 
-def home_of(name: str, folder: str = "") -> Path:
-    """Return `folder`, counted from the checkout, or else where the pictures called `name` live or should go."""
+def home_of(name: str, folder: str, workspace: Workspace) -> Path:
+    """Return `folder`, counted from the checkout, or else where the images called `name` live or should go."""
     if folder:
-        return Workspace().resolve(folder)
+        return workspace.resolve(folder)
     places = PUBLISHED[name].folders if name in PUBLISHED else (name,)
-    homes = [Workspace().data / place for place in places]
+    homes = [workspace.data / place for place in places]
     return next((home for home in homes if _source_in(home)), homes[0])
 
 
@@ -93,27 +91,27 @@ def pattern_of(name: str) -> str:
 
 
 def _source_in(home: Path, loose: bool = False) -> str:
-    """Say what a folder holds: "idx", "csv" or "folder" (`loose` pictures will do); "" if it is none of these."""
-    if any(home.glob("*-ubyte.gz")):
+    """Say what a folder holds: "idx", "csv" or "folder" (`loose` images will do); "" if it is none of these."""
+    if any(home.glob("*-ubyte.gz")) or any(home.glob("*idx?-ubyte")):
         return "idx"
     if any((home / csv).exists() for csv in readers.CSV_FILES.values()):
         return "csv"
-    pictures = image_files.image_files_below(home) if loose else home.glob("*/*")
-    return "folder" if any(pictures) else ""
+    found = image_files.walk_images(home) if home.is_dir() else ()
+    return "folder" if any(loose or "/" in path for path, *_ in found) else ""
 
 
 def find_source(name: str, home: Path, pattern: str = "") -> str:
     """Say which source "auto" means, downloading a published set if it is neither here nor forbidden.
 
     Raises:
-        readers.BadData: if there is nothing to read, and no download of that name.
+        DataError: if there is nothing to read, and no download of that name.
     """
     found = _source_in(home, loose=bool(pattern))
     if found:
         return found
     if name not in PUBLISHED:
         where = "" if pattern else " in class folders"
-        raise errors.DataError(f"{home} holds no pictures{where}: point `folder` at yours.")
+        raise errors.DataError(f"{home} holds no images{where}: point `folder` at yours.")
     published = PUBLISHED[name]
     reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
     if published.download is None:
@@ -134,12 +132,19 @@ def find_source(name: str, home: Path, pattern: str = "") -> str:
 
 
 def read_source(
-    name: str, source: str, home: Path, size: int, channels: int, seed: int, pattern: str = ""
+    name: str,
+    source: str,
+    home: Path,
+    size: int,
+    channels: int,
+    seed: int,
+    pattern: str = "",
+    exclude: Iterable[Path] = (),
 ) -> readers.Read:
-    """Read pictures of one source, or draw its stand-in, whose views of one object share a `group`.
+    """Read images of one source, or draw its stand-in, whose views of one object share a `group`.
 
     Raises:
-        readers.BadData: if a file is missing or damaged, or a pattern of file names is given and there are none.
+        DataError: if a file is missing or damaged, or a pattern of file names is given and there are none.
     """
     if pattern and source in ("idx", "csv"):
         raise errors.DataError(f"pattern={pattern!r} goes by file names, which {source} files do not have.")
@@ -151,14 +156,14 @@ def read_source(
         return readers.read_csv(home, classes, FASHION_COUNTS if fashion else None)
     published = PUBLISHED.get(name)
     if source == "folder" and pattern:
-        return products.read_products(home, pattern, size, channels)
+        return products.read_products(home, pattern, size, channels, exclude)
     if source == "folder":
-        return readers.read_folder(home, size, channels, published.names if published else None)
+        return readers.read_folder(home, size, channels, published.names if published else None, exclude)
     objects = published.drawn if published else Published.drawn
     if pattern:
         return products.draw_products(objects, 4, size, channels, seed)
     pixels, frame = synthetic.draw_shapes(objects, views=4, size=size, channels=channels, seed=seed)
-    return pixels, frame.rename(columns={"object": "group"}), pd.DataFrame(columns=["picture", "reason"])
+    return pixels, frame.rename(columns={"object": "group"}), image_files.make_ledger([])
 
 
 def class_order(name: str, source: str, found: set[str]) -> tuple[str, ...]:

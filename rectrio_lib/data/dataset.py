@@ -1,9 +1,9 @@
-"""An image data set: a manifest with one row a picture, and the pixels that its rows point into."""
+"""An image data set: a manifest with one row an image, and the pixels that its rows point into."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,26 +12,38 @@ import pandas as pd
 
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.data import catalog, products
 from rectrio_lib.data.duplicates import group_near_copies, remove_copies
-from rectrio_lib.data.splits import check_classes, split_by_file, split_by_group, split_by_pattern, split_by_product
+from rectrio_lib.data.image_files import row_hash
+from rectrio_lib.data.layout import understood
+from rectrio_lib.data.splits import (
+    check_classes,
+    check_splits,
+    split_by_file,
+    split_by_group,
+    split_by_pattern,
+    split_by_product,
+)
 
-MOST_NEAR_COPY_BITS = 16  # of 64; unrelated photographs differ in about 32
+LOG = logging.getLogger(__name__)
+MOST_NEAR_COPY_BITS = 16
+CARD_TYPES = {"name": str, "classes": list, "source": str, "stand_in": bool}
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Pictures and what is known of them.
+    """Images and what is known of them.
 
     Attributes:
         name: such as "fashion-mnist".
-        manifest: one row a picture: image_id (from the content), row (into `pixels`), label, split, group, width,
+        manifest: one row an image: image_id (from the content), row (into `pixels`), label, split, group, width,
             height, and whatever else the reader knows.
         pixels: uint8 (N, C, H, W).
         classes: class names in the order of their numbers.
-        source: one sentence on where the pictures came from.
-        stand_in: whether the pictures are generated because the real ones were not to be had.
+        source: one sentence on where the images came from.
+        generated_images: whether the images are drawn because the real ones were not available.
+        notes: sentences on how a folder was understood, and on likely copies.
     """
 
     name: str
@@ -39,7 +51,13 @@ class ImageDataset:
     pixels: np.ndarray
     classes: tuple[str, ...]
     source: str
-    stand_in: bool = False
+    generated_images: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stand_in(self) -> bool:
+        """The same as `generated_images`, as notebooks call it."""
+        return self.generated_images
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -51,17 +69,17 @@ class ImageDataset:
 
     @property
     def images(self) -> np.ndarray:
-        """Pictures uint8 (len, C, H, W), in manifest order."""
+        """Images uint8 (len, C, H, W), in manifest order."""
         return self.pixels[self.manifest["row"].to_numpy()]
 
     @property
     def hash(self) -> str:
-        """Fingerprint of pictures, labels and splits, whatever their order."""
+        """Fingerprint of images, labels and splits, whatever their order."""
         lines = sorted(map("|".join, self.manifest[["image_id", "label", "split"]].itertuples(index=False)))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def where(self, *splits: str) -> ImageDataset:
-        """Return the pictures of the given splits."""
+        """Return the images of the given splits."""
         chosen = self.manifest["split"].isin(splits)
         return replace(self, manifest=self.manifest[chosen].reset_index(drop=True))
 
@@ -77,91 +95,104 @@ def prepare(
     seed: int = 0,
     test_pattern: str = "",
     split_file: str = "",
-    near_copies: int = 8,
+    near_copies: float = 8,
     pattern: str = "",
+    workspace: Workspace | None = None,
 ) -> tuple[ImageDataset, pd.DataFrame]:
     """Read, clean and split a data set.
 
     Args:
         name: "fashion-mnist", whose files are checked against what is published; "animals10", whose Italian folders
-            are shown in English; "products", whose file names are <product>_<view>.jpg; or any name for pictures of
+            are shown in English; "products", whose file names are <product>_<view>.jpg; or any name for images of
             your own.
         source: "idx", "csv", "folder" or "stand-in"; "auto" takes what `RECTRIO_DATA` holds, then the official
             download, then the stand-in, which announces itself.
         folder: the folder to read; empty means where `name` lives below `RECTRIO_DATA`.
-        size: side in pixels, for picture folders and the stand-in.
-        channels: 1 (grey) or 3 (colour), for picture folders and the stand-in.
-        val_fraction: share of the train pictures that becomes the validation split.
-        test_fraction: share of all pictures that becomes the test split, where the source has none of its own.
+        size: side in pixels, for image folders and the stand-in.
+        channels: 1 (grey) or 3 (colour), for image folders and the stand-in.
+        val_fraction: share of the train images that becomes the validation split.
+        test_fraction: share of all images that becomes the test split, where the source has none of its own.
         seed: seed of the split (and of the stand-in).
-        test_pattern: regular expression; in a picture folder the files in whose name it is found are the test split.
-        split_file: CSV file with the columns path and split, for a picture folder. What it does not name is for
+        test_pattern: regular expression; in an image folder the files in whose name it is found are the test split.
+        split_file: CSV file with the columns path and split, for an image folder. What it does not name is for
             training; a split that it does not mention is drawn from that.
-        near_copies: in how many bits of their 64-bit perceptual hash two pictures of a folder may differ and still
-            count as one photograph, which lies in one split, test before val before train; 0 compares none, and
-            pictures below 32 pixels a side are never compared.
-        pattern: regular expression with the named groups product and view for the paths of product pictures, without
+        near_copies: how different two images of a class of an image folder may be and still count as likely copies,
+            which lie in one split, see `duplicates.near_copies`; 0 compares none. A split that the folder,
+            `test_pattern` or `split_file` gives stays as it is.
+        pattern: regular expression with the named groups product and view for the paths of product images, without
             suffix, such as "(?P<product>[^/]+)/(?P<view>[^/]+)" for one folder each. Products become the labels, the
             fractions are shares of products, each of which lies in one split as a whole, and a single view is allowed.
             Empty means class folders, or what goes with `name`.
+        workspace: where data and outputs live.
 
     Returns:
-        The data set, and the ledger of pictures left out (picture, reason).
+        The data set, and the ledger of images left out (picture, reason).
 
     Raises:
-        ValueError: if an argument is out of range, or `pattern` lacks its groups.
-        readers.BadData: if a file is missing or damaged, a class has fewer than two pictures, or `test_pattern`,
-            `split_file` or `pattern` does not fit the pictures.
+        ArgumentError: if an argument is out of range, or `pattern` lacks its groups.
+        DataError: if a file is missing or damaged, a class has fewer than two images, a split stays empty, or
+            `test_pattern`, `split_file` or `pattern` does not fit the images.
     """
+    workspace = workspace or Workspace()
     if source not in catalog.SOURCES:
         raise ArgumentError(f"source={source!r} is unknown: choose one of {', '.join(catalog.SOURCES)}.")
     if not 0 <= near_copies <= MOST_NEAR_COPY_BITS:
-        raise ArgumentError(
-            f"near_copies={near_copies}: give 0 (off) to {MOST_NEAR_COPY_BITS} bits; 8 is a good choice."
-        )
+        raise ArgumentError(f"near_copies={near_copies}: give 0 (off) to {MOST_NEAR_COPY_BITS}; 8 is a good choice.")
     pattern = pattern or catalog.pattern_of(name)
     if pattern:
         products.check_pattern(pattern)
-    home = catalog.home_of(name, folder)
+    home = catalog.home_of(name, folder, workspace)
     if source == "auto":
         source = catalog.find_source(name, home, pattern)
-    pixels, frame, ledger = catalog.read_source(name, source, home, size, channels, seed, pattern)
-    frame = _given_split(frame, source, test_pattern, split_file, ledger)
-    clean, split = (products.clean_products, split_by_product) if pattern else (_clean, split_by_group)
-    manifest, copies = clean(pixels, make_manifest(pixels, frame), near_copies if source == "folder" else 0)
-    manifest = split(manifest, {"test": test_fraction, "val": val_fraction}, seed)
-    told = {"stand-in": "STAND-IN: generated drawings of shapes, not the real pictures"}
+    pixels, frame, ledger = catalog.read_source(name, source, home, size, channels, seed, pattern, [workspace.outputs])
+    if source != "stand-in" and (test_pattern or split_file):
+        table = workspace.resolve(split_file) if split_file else None
+        frame = _given_split(frame, source, test_pattern, table, ledger)
+    fractions, bits = {"test": test_fraction, "val": val_fraction}, near_copies if source == "folder" else 0
+    manifest, copies, notes = _clean(make_manifest(pixels, frame), bits, bool(pattern))
+    manifest = (split_by_product if pattern else split_by_group)(manifest, fractions, seed)
+    check_splits(manifest, fractions)
+    if source == "folder" and not pattern:
+        notes = [f"{home.name}: {understood(frame['path'])}.", *notes]
+    for note in notes:
+        LOG.info("%s", note)
+    drawn = source == "stand-in"
     dataset = ImageDataset(
         name=name,
         manifest=manifest,
         pixels=pixels,
         classes=catalog.class_order(name, source, set(manifest["label"])),
-        source=told.get(source, f"{source} files"),
-        stand_in=source == "stand-in",
+        source="STAND-IN: generated drawings of shapes, not the real images" if drawn else f"{source} files",
+        generated_images=drawn,
+        notes=tuple(notes),
     )
     return dataset, pd.concat([ledger, copies], ignore_index=True)
 
 
-def _clean(pixels: np.ndarray, manifest: pd.DataFrame, bits: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one of equal pictures, and give near copies one group; return the ledger, too."""
+def _clean(manifest: pd.DataFrame, bits: float, by_product: bool) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Keep one of equal images, and give likely copies one group; return ledger and notes, too."""
+    if by_product:
+        manifest, copies = products.clean_products(manifest, bits)
+        return manifest.drop(columns="sketch", errors="ignore"), copies, products.remarks(manifest)
     manifest, copies = remove_copies(manifest)
     check_classes(manifest)
-    return (group_near_copies(pixels, manifest, bits) if bits else manifest), copies
+    note = ""
+    if bits:
+        given = manifest["split"].notna().any()
+        manifest, note = group_near_copies(manifest.assign(given_split=manifest["split"].fillna("")), bits)
+        manifest = manifest if given else manifest.drop(columns="given_split")
+    return manifest.drop(columns="sketch", errors="ignore"), copies, [note] if note else []
 
 
 def _given_split(
-    frame: pd.DataFrame, source: str, test_pattern: str, split_file: str, ledger: pd.DataFrame
+    frame: pd.DataFrame, source: str, test_pattern: str, table: Path | None, ledger: pd.DataFrame
 ) -> pd.DataFrame:
-    """Take the split from file names or a table, where asked to; a stand-in has neither."""
-    if source == "stand-in" or not (test_pattern or split_file):
-        return frame
-    if test_pattern and split_file:
+    """Take the split from file names or a table."""
+    if test_pattern and table:
         raise errors.DataError("test_pattern and split_file are both given: choose one way to split.")
     if source != "folder":
         raise errors.DataError(f"test_pattern and split_file go by file names, which {source} files do not have.")
-    if test_pattern:
-        return split_by_pattern(frame, test_pattern)
-    return split_by_file(frame, Workspace().resolve(split_file), ledger["picture"])
+    return split_by_pattern(frame, test_pattern) if test_pattern else split_by_file(frame, table, ledger["picture"])
 
 
 def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
@@ -169,13 +200,12 @@ def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         pixels: uint8 (N, C, H, W).
-        frame: N rows with `label`; `split`, `group`, `width` and `height` are kept where present.
+        frame: N rows with `label`; `image_id`, `split`, `group`, `width` and `height` are kept where present.
 
     Returns:
-        The manifest. image_id is a 64-bit BLAKE2 hash of shape and content, so equal pictures have equal ids.
+        The manifest. A missing image_id is `image_files.row_hash` of the pixels, so equal images have equal ids.
     """
-    shape = str(pixels.shape[1:]).encode()
-    ids = [hashlib.blake2b(shape + p.tobytes(), digest_size=8).hexdigest() for p in pixels]
+    ids = frame["image_id"] if "image_id" in frame else [row_hash(image) for image in pixels]
     manifest = frame.assign(image_id=ids, row=np.arange(len(pixels)))
     defaults = {
         "split": None,
@@ -188,32 +218,46 @@ def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
     return manifest[[*first, *manifest.columns.difference(first, sort=False)]]
 
 
-def save_dataset(dataset: ImageDataset, ledger: pd.DataFrame | None = None) -> Path:
+def save_dataset(dataset: ImageDataset, ledger: pd.DataFrame | None = None, workspace: Workspace | None = None) -> Path:
     """Write manifest.parquet, pixels.npy, card.json and ledger.csv to outputs/datasets/<name>/."""
-    folder = Workspace().outputs / "datasets" / dataset.name
+    folder = (workspace or Workspace()).path("datasets", dataset.name)
     with files.replaced_folder(folder) as fresh:
         dataset.manifest.to_parquet(fresh / "manifest.parquet")
         np.save(fresh / "pixels.npy", dataset.pixels)
-        card = {"name": dataset.name, "classes": dataset.classes, "source": dataset.source}
-        files.write_json(fresh / "card.json", {**card, "stand_in": dataset.stand_in, "hash": dataset.hash})
+        card = {"name": dataset.name, "classes": dataset.classes, "source": dataset.source, "notes": dataset.notes}
+        card |= {"stand_in": dataset.generated_images, "generated_images": dataset.generated_images}
+        files.write_json(fresh / "card.json", card | {"hash": dataset.hash})
         if ledger is not None:
             ledger.to_csv(fresh / "ledger.csv", index=False)
     return folder
 
 
-def load_dataset(name: str) -> ImageDataset:
-    """Open what chapter 01 saved; pixels stay on disk until they are used.
+def load_dataset(name: str, workspace: Workspace | None = None) -> ImageDataset:
+    """Open what `save_dataset` wrote; pixels stay on disk until they are used.
 
     Raises:
-        if chapter 01 has not made it.
+        MissingArtefactError: if it was never saved.
+        DataError: if a file of it is damaged, or they do not fit each other.
     """
-    folder = Workspace().require("datasets", name, "rectrio run --only 01")
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    folder = (workspace or Workspace()).require("datasets", name, "rectrio run --only 01")
+    card = read_card(folder / "card.json")
+    wrong = [key for key, kind in CARD_TYPES.items() if not isinstance(card.get(key), kind)]
+    if wrong or not all(isinstance(one, str) for one in card["classes"]):
+        raise errors.DataError(f"{folder / 'card.json'} is damaged ({', '.join(wrong) or 'classes'}): save it again.")
+    try:
+        manifest = pd.read_parquet(folder / "manifest.parquet")
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise errors.DataError(f"The data set {name} in {folder} is damaged ({error}): save it again.") from error
+    lacking = {"image_id", "row", "label", "split", "group"} - set(manifest.columns)
+    if lacking or pixels.ndim != 4 or not manifest["row"].between(0, len(pixels) - 1).all():
+        raise errors.DataError(f"{folder}: manifest.parquet and pixels.npy {pixels.shape} do not fit: save it again.")
     return ImageDataset(
         name=card["name"],
-        manifest=pd.read_parquet(folder / "manifest.parquet"),
-        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+        manifest=manifest,
+        pixels=pixels,
         classes=tuple(card["classes"]),
         source=card["source"],
-        stand_in=card["stand_in"],
+        generated_images=bool(card.get("generated_images", card["stand_in"])),
+        notes=tuple(card.get("notes", ())),
     )

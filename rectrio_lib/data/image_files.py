@@ -1,11 +1,10 @@
-"""Picture files of a folder: found, recognised without reading them, read and decoded ahead of who needs them."""
+"""Image files of a folder: found, recognised without reading them, read and decoded ahead of who needs them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-import struct
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,64 +13,31 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, sketch
+from rectrio_lib.data.layout import describe as describe  # read from here by who lists
 
-SPLIT_FOLDERS = ("train", "val", "test")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-
-
-def image_files_below(home: Path) -> list[Path]:
-    """List what is called a picture below a folder, broken links included; links to folders are not followed."""
-    files = (p for p in home.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(p for p in files if p.is_file() or p.is_symlink())
-
-
-def decode(
-    file: Path | BinaryIO, size: int, channels: int, draft: bool = False
-) -> tuple[np.ndarray, tuple[int, int]] | str:
-    """Read a picture file as uint8 (C, size, size), with its upright (width, height); or say why it cannot be read.
-
-    Args:
-        file: its path, or the file opened for reading.
-        size: side of the square in pixels.
-        channels: 1 for grey, 3 for colour.
-        draft: decode a JPEG of four times that side or more at a half, a quarter or an eighth of its size, which is
-            faster; what is left is twice the square or more.
-    """
-    try:
-        with Image.open(file) as opened:
-            whole = opened.size
-            if draft:
-                opened.draft(None, (2 * size, 2 * size))
-            drafted = opened.size != whole
-            turned = drafted and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I;16"):  # convert() would clip 16 bits to white
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if "A" in picture.getbands() or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            shape = picture.size
-            if shape != (size, size):
-                picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-            if drafted:
-                shape = whole[::-1] if turned else whole
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        return f"{type(error).__name__}: {error}"
-    return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1), shape
-
-
-def make_ledger(left_out: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """Return the table of pictures left out, (picture, reason) each, by picture."""
-    return pd.DataFrame(sorted(left_out), columns=["picture", "reason"])
-
-
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif",
+    ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico",
+    ".qoi", ".pcx",
+}  # fmt: skip
+HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+HEIF_REASON = "HEIC files need pillow-heif: pip install 'rectrio[heic]'"
+RAW = (".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2", ".raf", ".srw", ".pef")
+DRAWN = (".svg", ".psd", ".eps", ".ps", ".ai", ".wmf", ".emf", ".xcf", ".jxl")
+FOREIGN = dict.fromkeys(RAW, "camera raw files are not read: export it as JPEG")
+FOREIGN |= dict.fromkeys(DRAWN, "files of this kind are not read: export it as PNG")
+PASSED_OVER = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".py", ".npy", ".parquet", ".pdf"}
+SERVICE_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "lost+found"}  # and all that begin with a dot
+SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"\xff\x4f\xff\x51", b"qoif",
+)  # fmt: skip
 FILE_COLUMNS = ["path", "size", "mtime_ns", "image_id", "reason"]
-NEVER = -1  # the size and time of a file that could not be read: no file has them, so it is tried again
+NEVER = -1  # stands for size and time of an unreadable file; matches nothing, so that the file is tried again
 HASH_BYTES = 1 << 20
 MOST_WORKERS = 32
 
@@ -86,7 +52,8 @@ class ImageFile(NamedTuple):
         image_id: 64-bit BLAKE2 hash of its bytes; empty if it could not be read.
         reason: what is wrong with it, or empty.
         pixels: uint8 (C, size, size), or None if something is wrong with it or its content was known.
-        shape: upright width and height of the picture.
+        shape: upright width and height of the image.
+        sketch: see `decoding.sketch`, uint8 (32, 32), where asked for.
     """
 
     path: str
@@ -96,53 +63,111 @@ class ImageFile(NamedTuple):
     reason: str = ""
     pixels: np.ndarray | None = None
     shape: tuple[int, int] = (0, 0)
+    sketch: np.ndarray | None = None
 
 
-def list_images(folder: Path) -> pd.DataFrame:
-    """List what is called a picture below a folder, without reading it.
+def make_ledger(left_out: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Return the table of images left out, (picture, reason) each, by picture."""
+    return pd.DataFrame(sorted(left_out), columns=["picture", "reason"])
 
-    Links to files are followed, links to folders are not, and hidden folders are passed over.
+
+def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
+    """List the image files below a folder, without decoding them.
+
+    A file counts by its suffix, or by its first bytes if the suffix says nothing. Formats that cannot be read are
+    listed with the reason. Hidden and service folders are passed over; links to folders are followed, each folder once.
+
+    Args:
+        folder: the top folder.
+        exclude: folders to pass over, such as the outputs of a workspace.
 
     Returns:
         One row a file, sorted by path: FILE_COLUMNS, `image_id` empty, `reason` empty unless it cannot be read.
 
     Raises:
-        BadData: if there is no such folder, or no picture in it.
+        DataError: if there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder. It should hold pictures, in class folders or not.")
-    suffixes, rows, homes, seen = tuple(IMAGE_SUFFIXES), [], [""], set()
-    while homes:
-        home = homes.pop()
-        real = os.path.realpath(folder / home)  # a junction of Windows is no link, yet may lead back up
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            with os.scandir(folder / home) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        homes += [] if entry.name.startswith(".") else [f"{home}{entry.name}/"]
-                    elif entry.name.lower().endswith(suffixes):
-                        rows += _entry(entry, home + entry.name)
-        except OSError as error:
-            rows.append((_unicode(home.rstrip("/") or "."), NEVER, NEVER, "", _reason(error)))
+        raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
+    rows = list(walk_images(folder, exclude))
     if not rows:
-        raise DataError(f"{folder} holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return pd.DataFrame(rows, columns=FILE_COLUMNS).sort_values("path", ignore_index=True)
 
 
-def _entry(entry: os.DirEntry, path: str) -> list[tuple]:
-    """Describe one file, as a list of one row; of none for a link to a folder."""
-    told = _unicode(path)
+def walk_images(folder: Path, exclude: Iterable[Path] = ()) -> Iterator[tuple]:
+    """Yield the rows of `list_images` as they are found: real folders first, then linked ones."""
+    root = os.path.realpath(folder)
+    seen = {os.path.realpath(place) for place in exclude} - {root}
+    homes, links = [""], []
+    while homes or links:
+        home = homes.pop() if homes else links.pop()
+        real = os.path.realpath(folder / home)
+        if real in seen:
+            continue
+        seen.add(real)
+        if root != real and Path(root).is_relative_to(real):
+            yield _unread(home.rstrip("/"), "a link to a folder that contains this one")
+            continue
+        try:
+            with os.scandir(folder / home) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield _unread(home.rstrip("/") or ".", _reason(error))
+            continue
+        for entry in found:
+            if not _is_folder(entry):
+                yield from _file_row(entry, home + entry.name)
+            elif not is_service(entry.name):
+                (links if entry.is_symlink() else homes).append(f"{home}{entry.name}/")
+        links.sort(reverse=True)
+
+
+def is_service(name: str) -> bool:
+    """Tell whether a folder is hidden, or one that file managers and disk stations make."""
+    return name.startswith(".") or name in SERVICE_FOLDERS
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _unread(path: str, reason: str) -> tuple:
+    return (_unicode(path), NEVER, NEVER, "", reason)
+
+
+def _file_row(entry: os.DirEntry, path: str) -> list[tuple]:
+    """Describe one file, as a list of one row; of none if it is not an image."""
+    suffix = Path(entry.name).suffix.lower()
+    if suffix in HEIF_SUFFIXES and not reads_heif():
+        return [_unread(path, HEIF_REASON)]
+    if suffix in FOREIGN:
+        return [_unread(path, FOREIGN[suffix])]
+    if suffix in PASSED_OVER or not (suffix in IMAGE_SUFFIXES | HEIF_SUFFIXES or _begins_as_image(Path(entry.path))):
+        return []
     try:
         state = entry.stat()
     except OSError as error:
-        return [(told, NEVER, NEVER, "", _reason(error))]
-    if stat.S_ISDIR(state.st_mode):
-        return []
-    reason = "" if stat.S_ISREG(state.st_mode) else "no regular file"  # to read from a pipe would never end
-    return [(told, state.st_size, state.st_mtime_ns, "", reason if told == path else "its name is not Unicode")]
+        return [_unread(path, _reason(error))]
+    if _unicode(path) != path:
+        return [_unread(path, "its name is not Unicode")]
+    reason = "" if stat.S_ISREG(state.st_mode) else "not a regular file"  # to read from a pipe would never end
+    return [(path, state.st_size, state.st_mtime_ns, "", reason)]
+
+
+def _begins_as_image(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            head = file.read(16)
+    except (OSError, UnreadableError):
+        return False
+    boxed = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", *[b"heic", b"heix", b"mif1"] * reads_heif())
+    webp, bitmap = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
+    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+    return head.startswith(SIGNATURES) or boxed or webp or bitmap or netpbm
 
 
 def _unicode(path: str) -> str:
@@ -157,7 +182,7 @@ def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str
     """Enter what is known of files that have not changed since: same path, size and time.
 
     Args:
-        found: as `find_pictures` returns them.
+        found: as `list_images` returns them.
         files: FILE_COLUMNS of an earlier call.
         embedded: image ids that need no reading; a file whose id is not among them is new again.
 
@@ -171,25 +196,6 @@ def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str
     return found.assign(image_id=both["image_id_then"].fillna("").to_numpy(), reason=reason.to_numpy())
 
 
-def describe(paths: Collection[str]) -> pd.DataFrame:
-    """Tell label and split from the folders that a picture lies in, as `readers.read_folder` does.
-
-    Args:
-        paths: N paths relative to the top folder, with slashes: <class>/…, {train,val,test}/<class>/…, or the file.
-
-    Returns:
-        N rows with `label` and `split`, empty where there is no such folder.
-    """
-    divided = any(path.startswith("train/") and path.count("/") > 1 for path in paths)
-    rows = []
-    for path in paths:
-        first, _, rest = path.partition("/")
-        split = first if divided and rest and first in SPLIT_FOLDERS else ""
-        home, slash, _ = (rest if split else path).partition("/")
-        rows.append((home if slash else "", split))
-    return pd.DataFrame(rows, columns=["label", "split"])
-
-
 def read_ahead(
     folder: Path, paths: Iterable[str], size: int, channels: int, known: Collection[str], ahead: int
 ) -> Iterator[ImageFile]:
@@ -198,10 +204,10 @@ def read_ahead(
     Args:
         folder: what the paths are relative to.
         paths: the files.
-        size: side of the decoded pictures in pixels.
+        size: side of the decoded images in pixels.
         channels: 1 for grey, 3 for colour.
         known: image ids that need no decoding; it may grow meanwhile.
-        ahead: how many pictures may be decoded before they are asked for: what bounds the memory.
+        ahead: how many images may be decoded before they are asked for: what bounds the memory.
     """
     left, waiting = iter(paths), deque()
     with ThreadPoolExecutor(min(_cores(), MOST_WORKERS)) as pool:
@@ -222,29 +228,45 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_image(folder: Path, path: str, size: int, channels: int, known: Collection[str] = ()) -> ImageFile:
-    """Read one file: its hash, and its pixels unless the content is known."""
+def read_image(
+    folder: Path, path: str, size: int, channels: int, known: Collection[str] = (), with_sketch: bool = False
+) -> ImageFile:
+    """Read one file: its hash, and its pixels (and sketch) unless the content is known."""
+    sketches = []
+
+    def inspect(image: Image.Image) -> None:
+        sketches.append(sketch(image))
+
     try:
-        with (folder / path).open("rb") as file:
+        with open_regular(folder / path) as file:
             before = os.fstat(file.fileno())
-            image_id = _content_hash(file)
-            told = ImageFile(path, before.st_size, before.st_mtime_ns, image_id)
+            image_id = content_hash(file)
+            read = ImageFile(path, before.st_size, before.st_mtime_ns, image_id)
             if image_id in known:
-                return told
+                return read
             file.seek(0)
-            decoded = decode(file, size, channels, draft=True)
+            decoded = decode(file, size, channels, inspect=inspect if with_sketch else None)
             after = os.fstat(file.fileno())
     except OSError as error:
         return ImageFile(path, NEVER, NEVER, "", _reason(error))
+    except (UnreadableError, ValueError) as error:
+        return ImageFile(path, NEVER, NEVER, "", str(error))
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         return ImageFile(path, NEVER, NEVER, "", "changed while it was read")
     if isinstance(decoded, str):
-        return told._replace(reason=decoded.replace(repr(file), repr(path)))
-    return told._replace(pixels=decoded[0], shape=decoded[1])
+        changeable = "RECTRIO_MAX_PIXELS" in decoded  # who raises the limit wants it tried again
+        return ImageFile(path, NEVER, NEVER, "", decoded) if changeable else read._replace(reason=decoded)
+    return read._replace(pixels=decoded[0], shape=decoded[1], sketch=sketches[0] if sketches else None)
 
 
-def _content_hash(file: BinaryIO) -> str:
+def content_hash(file: BinaryIO) -> str:
+    """Return the image_id of a file: 64 bits of BLAKE2b over its bytes."""
     digest = hashlib.blake2b(digest_size=8)
     while block := file.read(HASH_BYTES):
         digest.update(block)
     return digest.hexdigest()
+
+
+def row_hash(pixels: np.ndarray) -> str:
+    """Return the image_id of an image that is no file: 64 bits of BLAKE2b over its shape (C, H, W) and pixels."""
+    return hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=8).hexdigest()

@@ -1,9 +1,9 @@
-"""Pictures of products: which object and which view a file shows, one object on one side of a split."""
+"""Images of products: which object and which view a file shows, one object on one side of a split."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.data import image_files, readers, synthetic
-from rectrio_lib.data.duplicates import HASH_SIDE, join_groups, near_copies, remove_copies
+from rectrio_lib.data.duplicates import join_certain, near_copies, remove_copies, sketches_of
+from rectrio_lib.data.layout import nfc
 
 PATTERN = r"(?P<product>.+)_(?P<view>[^_/]+)"  # <product_id>_<view_id>.jpg
 GROUPS = {"product", "view"}
@@ -22,12 +23,12 @@ def check_pattern(pattern: str) -> re.Pattern:
     """Compile a pattern of file names.
 
     Raises:
-        ValueError: if it is no regular expression, or lacks one of the named groups product and view.
+        ValueError: if it is not a regular expression, or lacks one of the named groups product and view.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ArgumentError(f"pattern={pattern!r} is no regular expression: {error}.") from error
+        raise ArgumentError(f"pattern={pattern!r} is not a regular expression: {error}.") from error
     lacking = GROUPS - set(compiled.groupindex)
     if lacking:
         named = " and ".join(f"(?P<{name}>…)" for name in sorted(lacking))
@@ -35,15 +36,16 @@ def check_pattern(pattern: str) -> re.Pattern:
     return compiled
 
 
-def read_products(folder: Path, pattern: str, size: int, channels: int) -> readers.Read:
-    """Read pictures whose file names tell product and view.
+def read_products(folder: Path, pattern: str, size: int, channels: int, exclude: Iterable[Path] = ()) -> readers.Read:
+    """Read images whose file names tell product and view.
 
     Args:
-        folder: the top folder; pictures may lie in it and in folders below, except hidden ones.
+        folder: the top folder; images may lie in it and in folders below, except hidden ones.
         pattern: regular expression with the named groups product and view, for the whole path below `folder`, with
             slashes and without suffix.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
         channels: 1 for grey, 3 for colour.
+        exclude: folders to pass over.
 
     Returns:
         pixels, frame and ledger, as of `readers.read_folder`; the frame has `label` and `group` (the product), `view`
@@ -51,35 +53,37 @@ def read_products(folder: Path, pattern: str, size: int, channels: int) -> reade
 
     Raises:
         ValueError: if the pattern cannot be used.
-        BadData: if there is no readable picture, or most file names do not match.
+        DataError: if there is no readable image, or most file names do not match.
     """
-    rows, seconds, strangers = match_names(folder, pattern)
+    rows, seconds, strangers = match_names(folder, pattern, exclude)
     _check_matches(folder, pattern, len(rows) + len(seconds), strangers)
     pixels, frame, unreadable = readers.read_files(folder, rows, size, channels)
     if not len(pixels):
-        raise DataError(f"{folder} holds no readable picture ({len(rows)} unreadable).")
-    left_out = seconds + [(name, f"no file name of a product's view ({pattern})") for name in strangers]
+        raise DataError(f"{folder} holds no readable image ({len(rows)} unreadable).")
+    left_out = seconds + [(name, f"not the file name of a product's view ({pattern})") for name in strangers]
     return pixels, frame, pd.concat([unreadable, image_files.make_ledger(left_out)], ignore_index=True)
 
 
-def match_names(folder: Path, pattern: str) -> tuple[list[dict], list[tuple[str, str]], list[str]]:
-    """Tell product and view of the picture files below a folder by their names alone.
+def match_names(
+    folder: Path, pattern: str, exclude: Iterable[Path] = ()
+) -> tuple[list[dict], list[tuple[str, str]], list[str]]:
+    """Tell product and view of the image files below a folder by their names alone.
 
     Returns:
-        Rows with `path`, `label` and `group` (the product), and `view`; second files of one view, with the reason; and
-        the paths that do not match.
+        Rows with `path`, `label` and `group` (the product, in NFC), and `view`; second files of one view and unreadable
+        files, with the reason; and the paths that do not match.
 
     Raises:
         ValueError: as `check_pattern`.
     """
     named = check_pattern(pattern)
     rows, seconds, strangers, seen = [], [], [], {}
-    for path in (file.relative_to(folder) for file in image_files.image_files_below(folder)):
-        if any(part.startswith(".") for part in path.parts):
-            continue
-        match, name = named.fullmatch(path.with_suffix("").as_posix()), path.as_posix()
+    for name, reason in image_files.list_images(folder, exclude)[["path", "reason"]].itertuples(index=False):
+        match = named.fullmatch(nfc(name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name))
         product, view = (match["product"], match["view"]) if match else ("", "")
-        if not (product and view):
+        if reason:
+            seconds.append((name, reason))
+        elif not (product and view):
             strangers.append(name)
         elif (product, view) in seen:
             seconds.append((name, f"view {view} of product {product} is {seen[product, view]} already"))
@@ -90,8 +94,6 @@ def match_names(folder: Path, pattern: str) -> tuple[list[dict], list[tuple[str,
 
 
 def _check_matches(folder: Path, pattern: str, matched: int, strangers: list[str]) -> None:
-    if not matched and not strangers:
-        raise DataError(f"{folder} holds no picture: it should hold files such as <product>_<view>.jpg.")
     if len(strangers) > matched:
         raise DataError(
             f"{folder}: {len(strangers):,} of {matched + len(strangers):,} file names do not match "
@@ -107,37 +109,34 @@ def draw_products(objects_per_class: int, views: int, size: int, channels: int, 
     return pixels, frame.assign(group=frame["label"], view=frame["view"].astype(str)), image_files.make_ledger([])
 
 
-def clean_products(pixels: np.ndarray, manifest: pd.DataFrame, bits: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one of equal pictures, and join the groups of products that share a picture or nearly one.
+def clean_products(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keep one of equal images, and join the groups of products that share a image or nearly one.
 
     Args:
-        pixels: uint8 (N, C, H, W).
-        manifest: N rows with `image_id`, `row`, `label` (the product), `group` and `split`.
-        bits: see `duplicates.near_copies`; 0 compares none, nor are pictures below 32 pixels a side compared.
+        manifest: N rows with `image_id`, `row`, `label` (the product), `group`, `split` and `sketch`.
+        bits: see `duplicates.near_copies`; 0 compares none.
 
     Returns:
-        The manifest, with a column `near_copy_of`: other products that have a (nearly) equal picture, or nothing. And
+        The manifest, with a column `near_copy_of`: other products that have a (nearly) equal image, or nothing. And
         the ledger of what was left out.
 
     Raises:
-        BadData: if there are fewer than two products, or none has two views.
+        DataError: if there are fewer than two products, or none has two views.
     """
     numbers = pd.Series(np.arange(len(manifest)), manifest.index)
     equal = np.column_stack([numbers.groupby(manifest["image_id"]).transform("first"), numbers])
     shared = _product_pairs(manifest, equal)
-    reason = "picture of product {own}, equal to the byte to one of product {kept}"
-    kept, ledger = remove_copies(join_groups(manifest, equal), reason)
+    reason = "image of product {own}, byte-identical to {path} of product {kept}"
+    kept, ledger = remove_copies(join_certain(manifest, equal), reason)
     _check_products(kept)
-    alike = np.empty((0, 2), np.int64)
-    if bits and min(pixels.shape[2:]) >= HASH_SIDE:
-        alike = near_copies(pixels, kept, bits)
+    alike = near_copies(sketches_of(kept), bits) if bits else np.empty((0, 2), np.int64)
     others = _others(shared | _product_pairs(kept, alike))
     kept = kept.assign(near_copy_of=[others.get(label, "") for label in kept["label"]])
-    return join_groups(kept, alike), ledger
+    return join_certain(kept, alike), ledger
 
 
 def _product_pairs(manifest: pd.DataFrame, pairs: np.ndarray) -> set[tuple[str, str]]:
-    """Pairs of different products of which pictures, by position in the manifest (P, 2), belong together."""
+    """Pairs of different products of which images, by position in the manifest (P, 2), belong together."""
     labels = manifest["label"].to_numpy()[pairs]
     return {tuple(sorted(pair)) for pair in labels if pair[0] != pair[1]}
 
@@ -162,21 +161,25 @@ def _check_products(manifest: pd.DataFrame) -> None:
 
 
 def remarks(manifest: pd.DataFrame) -> list[str]:
-    """Say what is unusual about products: one sentence each on single views and on near copies of other products.
+    """Say what is unusual about products: one sentence each on names, single views and near copies of other products.
 
     Args:
         manifest: with `label` (the product), and `near_copy_of` where known.
     """
     counts, said = manifest["label"].value_counts().sort_index(), []
     single = list(counts.index[counts == 1])
+    cases = counts.index.to_series().groupby(counts.index.str.casefold()).agg(list).loc[lambda same: same.map(len) > 1]
+    if len(cases):
+        named = _some([" and ".join(names) for names in cases])
+        said.append(f"Products whose names differ in capitals only: {len(cases):,} ({named}). Are they the same?")
     if single:
-        said.append(f"Products with a single view: {len(single):,} ({_some(single)}). In the gallery, but no queries.")
+        said.append(f"Products with a single view: {len(single):,} ({_some(single)}). In the gallery, but not queries.")
     if "near_copy_of" in manifest:
         copies = manifest.drop_duplicates("label").set_index("label")["near_copy_of"].loc[lambda other: other != ""]
         pairs = {tuple(sorted((own, other))) for own, others in copies.items() for other in others.split(SEPARATOR)}
         if pairs:
             named = _some([f"{one} and {other}" for one, other in sorted(pairs)])
-            said.append(f"Pairs of products that (nearly) share a picture: {len(pairs):,} ({named}). Split as one.")
+            said.append(f"Pairs of products that (nearly) share a image: {len(pairs):,} ({named}). Split as one.")
     return said
 
 

@@ -1,7 +1,7 @@
-"""Picture files into arrays, and back: idx, Kaggle's CSV, class folders.
+"""Image files into arrays, and back: idx, Kaggle's CSV, class folders.
 
-Every reader returns three things: pixels uint8 (N, C, H, W); a frame with one row a picture, with `label` and,
-where the source has one, `split`; and a ledger of the pictures left out (picture, reason).
+Every reader returns three things: pixels uint8 (N, C, H, W); a frame with one row an image, with `label` and,
+where the source has one, `split`; and a ledger of the images left out (picture, reason).
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,9 @@ import pandas as pd
 from PIL import Image
 
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.data.image_files import SPLIT_FOLDERS, decode, image_files_below, make_ledger
+from rectrio_lib.core.files import replaced_folder
+from rectrio_lib.data.image_files import is_service, list_images, make_ledger, read_image
+from rectrio_lib.data.layout import describe
 
 Read = tuple[np.ndarray, pd.DataFrame, pd.DataFrame]
 IDX_FILES = {"train": "train", "test": "t10k"}
@@ -30,12 +33,12 @@ def read_idx(folder: Path, classes: Sequence[str], md5: Mapping[str, str] | None
     """Read the four idx files of an MNIST-like set.
 
     Args:
-        folder: holds {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz.
+        folder: holds {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or the same unpacked.
         classes: class names in the order of the label numbers.
-        md5: expected md5 by file name; None skips the check.
+        md5: expected md5 of the packed files by name; None skips the check.
 
     Raises:
-        BadData: if a file is missing, truncated or has another checksum, or labels and pictures differ in number.
+        DataError: if a file is missing, truncated or has another checksum, or labels and images differ in number.
 
     Source: format description at http://yann.lecun.com/exdb/mnist/.
     """
@@ -44,31 +47,33 @@ def read_idx(folder: Path, classes: Sequence[str], md5: Mapping[str, str] | None
         images = _idx_array(folder / f"{prefix}-images-idx3-ubyte.gz", 3, md5)
         labels = _idx_array(folder / f"{prefix}-labels-idx1-ubyte.gz", 1, md5)
         if len(images) != len(labels):
-            raise DataError(f"{folder}: {len(images):,} {split} pictures but {len(labels):,} labels.")
+            raise DataError(f"{folder}: {len(images):,} {split} images but {len(labels):,} labels.")
         parts.append(images[:, None])
         frames.append(pd.DataFrame({"label": _class_names(labels, classes, folder), "split": split}))
     return np.concatenate(parts), pd.concat(frames, ignore_index=True), make_ledger([])
 
 
 def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np.ndarray:
+    unpacked = [path.with_suffix(""), path.with_name(path.stem.replace("-idx", ".idx"))]
+    path = next((place for place in (path, *unpacked) if place.exists()), path)
     if not path.exists():
         raise DataError(f"{path} is missing: the folder should hold {path.name} and its three companions.")
     raw = path.read_bytes()
     try:
-        content = gzip.decompress(raw)
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} is truncated or no gzip file ({len(raw):,} bytes): {error}") from error
+        raise DataError(f"{path} is truncated or not a gzip file ({len(raw):,} bytes): {error}") from error
     header = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
         raise DataError(
-            f"{path} is no idx file of {dimensions} dimensions and unsigned bytes ({len(content):,} bytes)."
+            f"{path} is not an idx file of {dimensions} dimensions and unsigned bytes ({len(content):,} bytes)."
         )
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
         raise DataError(
             f"{path} is truncated: {len(content):,} bytes where its header promises {header + math.prod(shape):,}."
         )
-    if md5 and hashlib.md5(raw).hexdigest() != md5[path.name]:
+    if md5 and path.suffix == ".gz" and hashlib.md5(raw).hexdigest() != md5[path.name]:
         raise DataError(
             f"{path} has another checksum than the published {md5[path.name]}: delete it and fetch it again."
         )
@@ -76,15 +81,15 @@ def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np
 
 
 def read_csv(folder: Path, classes: Sequence[str], counts: Mapping[str, int] | None = None) -> Read:
-    """Read Kaggle's pair of CSV files (header label,pixel1..pixelN, one square grey picture a line).
+    """Read Kaggle's pair of CSV files (header label,pixel1..pixelN, one square grey image a line).
 
     Args:
         folder: holds fashion-mnist_train.csv and fashion-mnist_test.csv.
         classes: class names in the order of the label numbers.
-        counts: pictures expected in each file; None accepts any number.
+        counts: images expected in each file; None accepts any number.
 
     Raises:
-        BadData: if a file is missing, has other columns, a broken line, or another number of pictures.
+        DataError: if a file is missing, has other columns, a broken line, or another number of images.
 
     Source: https://www.kaggle.com/datasets/zalando-research/fashionmnist
     """
@@ -92,7 +97,7 @@ def read_csv(folder: Path, classes: Sequence[str], counts: Mapping[str, int] | N
     for split, name in CSV_FILES.items():
         table = _csv_table(folder / name)
         if counts and len(table) != counts[split]:
-            raise DataError(f"{folder / name} is truncated: {len(table):,} pictures, expected {counts[split]:,}.")
+            raise DataError(f"{folder / name} is truncated: {len(table):,} images, expected {counts[split]:,}.")
         side = math.isqrt(table.shape[1] - 1)
         parts.append(table[:, 1:].reshape(-1, 1, side, side))
         frames.append(pd.DataFrame({"label": _class_names(table[:, 0], classes, folder / name), "split": split}))
@@ -124,86 +129,96 @@ def _class_names(numbers: np.ndarray, classes: Sequence[str], where: Path) -> np
     return np.array(classes, dtype=object)[numbers]
 
 
-def read_folder(folder: Path, size: int = 28, channels: int = 1, names: Mapping[str, str] | None = None) -> Read:
-    """Read pictures sorted into class folders: FOLDER/<class>/… or FOLDER/{train,val,test}/<class>/….
-
-    Pictures are turned upright (EXIF), laid on white where transparent, and fitted to a square by a centre crop.
-    All of them are in memory once, as the array that is returned.
+def read_folder(
+    folder: Path,
+    size: int = 28,
+    channels: int = 1,
+    names: Mapping[str, str] | None = None,
+    exclude: Iterable[Path] = (),
+) -> Read:
+    """Read images sorted into class folders, see `layout.describe`; all of them are in memory once.
 
     Args:
         folder: the top folder.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels, see `decoding.decode`.
         channels: 1 for grey, 3 for colour.
         names: class name by folder name; a folder that is not in it is called as it is.
+        exclude: folders to pass over.
 
     Returns:
-        pixels, frame and ledger; the frame also has `path` relative to `folder`, and `width` and `height` of the file.
-        The ledger also names class folders without any picture.
+        pixels, frame and ledger, as `read_files`; the ledger also names images in no class folder, and folders without
+        any image.
 
     Raises:
-        BadData: if the folder is missing, or no class folder holds a readable picture.
+        DataError: if the folder is missing, or no class folder holds a readable image.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder. It should hold one sub-folder of pictures for each class.")
-    rows, empty = _pictures_in(folder, names or {})
+    files = list_images(folder, exclude)
+    readable = files["reason"].eq("")
+    paths, described = files.loc[readable, "path"].tolist(), describe(files.loc[readable, "path"])
+    rows = [
+        {"path": path, "label": (names or {}).get(label, label), "split": split or None}
+        for path, label, split in zip(paths, described["label"], described["split"], strict=True)
+        if label
+    ]
+    left_out = [
+        (path, "in no class folder") for path, label in zip(paths, described["label"], strict=True) if not label
+    ]
+    left_out += list(files.loc[~readable, ["path", "reason"]].itertuples(index=False, name=None))
+    left_out += _empty_folders(folder, files["path"].tolist(), described["split"].any(), exclude)
     pixels, frame, ledger = read_files(folder, rows, size, channels)
     if not len(pixels):
-        raise DataError(f"{folder} holds no readable picture in class folders ({len(rows)} unreadable).")
-    ledger = pd.concat([ledger, make_ledger(empty)]).sort_values("picture", ignore_index=True)
+        raise DataError(f"{folder} holds no readable image in class folders ({len(rows):,} unreadable).")
+    ledger = pd.concat([ledger, make_ledger(left_out)]).sort_values("picture", ignore_index=True)
     return pixels, frame.dropna(axis=1, how="all"), ledger
 
 
+def _empty_folders(folder: Path, paths: list[str], divided: bool, exclude: Iterable[Path]) -> list[tuple[str, str]]:
+    """Name the folders in the place of classes that hold no image."""
+    filled = {path.rpartition("/")[0] + "/" for path in paths}
+    tops, hidden = [folder, *(p for p in folder.iterdir() if divided and p.is_dir())], {p.resolve() for p in exclude}
+    homes = [home for top in tops for home in top.iterdir() if home.is_dir() and home.resolve() not in hidden]
+    names = sorted(home.relative_to(folder).as_posix() for home in homes)
+    shown = [name for name in names if not any(map(is_service, name.split("/")))]
+    without = [name for name in shown if not any(home.startswith(f"{name}/") for home in filled)]
+    return [(name.encode("utf-8", "backslashreplace").decode(), "folder without any image") for name in without]
+
+
 def read_files(folder: Path, rows: list[dict], size: int, channels: int) -> Read:
-    """Read picture files into one array.
+    """Read image files into one array.
 
     Args:
         folder: what the paths are relative to.
         rows: what is known of each file, `path` at least.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
         channels: 1 for grey, 3 for colour.
 
     Returns:
-        pixels, frame and ledger: what was known of the readable files, with their `width` and `height`.
+        pixels, frame and ledger: what was known of the readable files, with the `width` and `height` of the file,
+        `image_id` from its bytes, and `sketch` as bytes, see `decoding.sketch`.
     """
     pixels = np.empty((len(rows), channels, size, size), np.uint8)
 
-    def read(position: int) -> tuple[int, int] | str:
-        decoded = decode(folder / rows[position]["path"], size, channels)
-        if isinstance(decoded, str):
-            return decoded
-        pixels[position], shape = decoded
-        return shape
+    def read(position: int) -> dict | str:
+        file = read_image(folder, rows[position]["path"], size, channels, with_sketch=True)
+        if file.pixels is None:
+            return file.reason
+        pixels[position], (width, height) = file.pixels, file.shape
+        return {"image_id": file.image_id, "width": width, "height": height, "sketch": file.sketch.tobytes()}
 
     with ThreadPoolExecutor() as pool:
-        shapes = list(pool.map(read, range(len(rows))))
-    good = [i for i, shape in enumerate(shapes) if not isinstance(shape, str)]
+        facts = list(pool.map(read, range(len(rows))))
+    good = [i for i, fact in enumerate(facts) if not isinstance(fact, str)]
     for to, i in enumerate(good):  # close the gaps in place: pixels[good] would be a second array of all
         pixels[to] = pixels[i]
-    frame = pd.DataFrame([{**rows[i], "width": shapes[i][0], "height": shapes[i][1]} for i in good])
-    bad = [(row["path"], reason) for row, reason in zip(rows, shapes, strict=True) if isinstance(reason, str)]
-    return pixels[: len(good)], frame, make_ledger(bad)
-
-
-def _pictures_in(folder: Path, names: Mapping[str, str]) -> tuple[list[dict], list[tuple[str, str]]]:
-    """List the picture files with label and split, and the class folders that hold none with the reason."""
-    tops = [(None, folder)]
-    if any(p.is_dir() for p in (folder / "train").glob("*")):  # else "train" is a class: the railway's
-        tops = [(name, folder / name) for name in SPLIT_FOLDERS if (folder / name).is_dir()]
-    rows, empty = [], []
-    for split, top in tops:
-        for home in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            paths = [] if top.resolve().is_relative_to(home.resolve()) else image_files_below(home)
-            label = names.get(home.name, home.name)
-            rows += [{"path": p.relative_to(folder).as_posix(), "label": label, "split": split} for p in paths]
-            if not paths:
-                empty.append((home.relative_to(folder).as_posix(), "class folder without any picture"))
-    return rows, empty
+    bad = [(row["path"], reason) for row, reason in zip(rows, facts, strict=True) if isinstance(reason, str)]
+    return pixels[: len(good)], pd.DataFrame([rows[i] | facts[i] for i in good]), make_ledger(bad)
 
 
 def export_png(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str], folder: Path) -> int:
-    """Write pictures as FOLDER/{train,test}/<class number>/<row>.png, as many tutorials expect them.
+    """Write images as FOLDER/{train,test}/<class number>/<row>.png, as many tutorials expect them.
 
-    Validation pictures go to train/, where they came from: `read_folder` and the seeded split find them again.
+    Validation images go to train/, where they came from; FOLDER/split.csv is a `split_file` that tells them. An earlier
+    export in that folder is replaced.
 
     Args:
         pixels: uint8 (N, C, H, W), C 1 or 3.
@@ -212,12 +227,22 @@ def export_png(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str
         folder: made if need be.
 
     Returns:
-        How many files were written.
+        How many images were written.
+
+    Raises:
+        DataError: if the folder holds anything but an earlier export.
     """
-    number = {name: i for i, name in enumerate(classes)}
-    for row, label, split in manifest[["row", "label", "split"]].itertuples(index=False):
-        home = folder / ("test" if split == "test" else "train") / str(number[label])
-        home.mkdir(parents=True, exist_ok=True)
-        picture = pixels[row]
-        Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(home / f"{row:05d}.png")
+    written = re.compile(r"(train|test)/\d+/\d+\.png|split\.csv")
+    there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    if foreign := next((path for path in there if not written.fullmatch(path)), ""):
+        raise DataError(f"{folder} holds {foreign}, which no export wrote: choose a new folder.")
+    number, table = {name: i for i, name in enumerate(classes)}, []
+    with replaced_folder(folder) as fresh:
+        for row, label, split in manifest[["row", "label", "split"]].itertuples(index=False):
+            path = f"{'test' if split == 'test' else 'train'}/{number[label]}/{row:05d}.png"
+            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+            image = pixels[row]
+            Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(fresh / path)
+            table.append((path, split))
+        pd.DataFrame(table, columns=["path", "split"]).to_csv(fresh / "split.csv", index=False)
     return len(manifest)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.data.layout import count_of, nfc
 
 
 def split_by_product(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
@@ -18,7 +19,7 @@ def split_by_product(manifest: pd.DataFrame, fractions: dict[str, float], seed: 
 
     Args:
         manifest: with `label` (the product), `group` and `split` ("train", "val", "test" or empty); a product of which
-            one picture is given to a split goes there with all others, to test before val.
+            one image is given to a split goes there with all others, to test before val.
         fractions: share of the products to draw for "test" and "val"; see `splits.split_by_group`.
         seed: another seed, another split.
 
@@ -38,7 +39,7 @@ def check_classes(manifest: pd.DataFrame) -> None:
     """Refuse what triplets cannot be made of.
 
     Raises:
-        BadData: if there are fewer than two classes, or a class has fewer than two pictures.
+        DataError: if there are fewer than two classes, or a class has fewer than two images.
     """
     counts = manifest["label"].value_counts()
     if len(counts) < 2:
@@ -46,8 +47,23 @@ def check_classes(manifest: pd.DataFrame) -> None:
     if counts.min() < 2:
         lonely = ", ".join(sorted(counts.index[counts < 2])[:5])
         raise DataError(
-            f"Class {lonely} has a single picture: a triplet needs an anchor and a positive. Add pictures or remove it."
+            f"Class {lonely} has a single image: a triplet needs an anchor and a positive. Add images or remove it."
         )
+
+
+def check_splits(manifest: pd.DataFrame, fractions: dict[str, float]) -> None:
+    """Refuse a data set where a split that was asked for is empty.
+
+    Raises:
+        DataError: if so; the message names the split and counts images and groups.
+    """
+    for split in ("train", *(split for split, fraction in fractions.items() if fraction > 0)):
+        if not manifest["split"].eq(split).any():
+            sizes = f"{count_of(len(manifest), 'image')} in {count_of(manifest['group'].nunique(), 'group')}"
+            raise DataError(
+                f"The split {split!r} is empty: {sizes}, each on one side, are too few for the shares {fractions}. Add "
+                f"images, raise {split}_fraction, or give a split_file."
+            )
 
 
 def split_by_pattern(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
@@ -61,12 +77,12 @@ def split_by_pattern(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
         The frame with `split` "test" or empty, whatever it was before.
 
     Raises:
-        BadData: if the pattern is no regular expression, or matches no file or every file.
+        DataError: if the pattern is not a regular expression, or matches no file or every file.
     """
     try:
         search = re.compile(pattern).search
     except re.error as error:
-        raise DataError(f"test_pattern={pattern!r} is no regular expression: {error}.") from error
+        raise DataError(f"test_pattern={pattern!r} is not a regular expression: {error}.") from error
     test = np.array([bool(search(PurePosixPath(path).name)) for path in frame["path"]])
     if test.all() or not test.any():
         raise DataError(
@@ -81,37 +97,42 @@ def split_by_file(frame: pd.DataFrame, table: Path, left_out: Iterable[str] = ()
 
     Args:
         frame: with `path`.
-        table: the CSV file; paths are relative to the folder of pictures. A picture that it does not name has no
+        table: the CSV file; paths are relative to the folder of images. An image that it does not name has no
             split yet.
-        left_out: paths that may be named although the frame lacks them: unreadable pictures.
+        left_out: paths that may be named although the frame lacks them: unreadable images.
 
     Raises:
-        BadData: if the file cannot be read, lacks a column, names a split other than train, val and test, a path twice,
-            or one that is not there.
+        DataError: if the file cannot be read, lacks a column, names a split other than train, val and test, a path
+            twice, or one that is not there.
     """
     try:
-        told = pd.read_csv(table, dtype=str, keep_default_na=False)
+        table_rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"split_file {table} cannot be read as CSV: {error}") from error
-    if not {"path", "split"} <= set(told.columns):
-        raise DataError(f"split_file {table} has the columns {list(told.columns)[:5]}: it needs path and split.")
-    told["path"] = told["path"].str.replace("\\", "/")
+    if not {"path", "split"} <= set(table_rows.columns):
+        raise DataError(f"split_file {table} has the columns {list(table_rows.columns)[:5]}: it needs path and split.")
+    table_rows["path"] = table_rows["path"].str.replace("\\", "/").map(nfc)
+    paths = frame["path"].map(nfc)
     complaints = {
-        f"a split other than {', '.join(SPLITS)}": ~told["split"].isin(SPLITS),
-        "a path twice": told["path"].duplicated(),
-        "a path that is not in the folder": ~told["path"].isin([*frame["path"], *left_out]),
+        f"a split other than {', '.join(SPLITS)}": ~table_rows["split"].isin(SPLITS),
+        "a path twice": table_rows["path"].duplicated(),
+        "a path that is not in the folder": ~table_rows["path"].isin([*paths, *map(nfc, left_out)]),
     }
     for complaint, wrong in complaints.items():
         if wrong.any():
-            line = told.loc[wrong, ["path", "split"]].agg(",".join, axis=1).iloc[0]
-            raise DataError(f"split_file {table} names {complaint} in {wrong.sum():,} lines, the first is {line!r}.")
-    return frame.assign(split=frame["path"].map(told.set_index("path")["split"]))
+            lines = count_of(int(wrong.sum()), "line")
+            line = table_rows.loc[wrong, ["path", "split"]].agg(",".join, axis=1).iloc[0]
+            raise DataError(
+                f"split_file {table} names {complaint} in {count_of(wrong.sum(), 'line')}, the first is {line!r}."
+            )
+    return frame.assign(split=paths.map(table_rows.set_index("path")["split"]))
 
 
 def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
     """Split every class by whole groups; what the source calls test stays test.
 
-    A group's place follows from a hash of seed and group name alone: the split does not depend on the order of rows.
+    A group's place follows from a hash of seed and group name, images without a group first: the split does not depend
+    on the order of rows, and groups of likely copies rather train.
     A split that the source brings is kept; one that it lacks is drawn from the rest.
 
     Args:
@@ -127,7 +148,8 @@ def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: in
     fixed = given.where(given.isin(["val", "test"])).groupby(manifest["group"]).min()  # "test" before "val"
     groups = manifest.groupby("group").agg(label=("label", "min"), size=("label", "size")).join(fixed.rename("split"))
     groups["key"] = [hashlib.blake2b(f"{seed}|{g}".encode(), digest_size=8).hexdigest() for g in groups.index]
-    for _, members in groups[groups["split"].isna()].sort_values("key").groupby("label"):
+    groups["several"] = groups["size"] > 1
+    for _, members in groups[groups["split"].isna()].sort_values(["several", "key"]).groupby("label"):
         left, total = list(members.index[:-1]), members["size"].sum()  # the last group always stays in train
         for split, fraction in wanted.items():
             taken = 0

@@ -27,7 +27,7 @@ JPEG_QUALITY = 78
 
 def read_thumbnail(path: Path, side: int) -> np.ndarray | None:
     """Read a picture as uint8 (3, side, side), cropped to its middle; None if it cannot be read."""
-    decoded = decode(path, side, 3, draft=True)
+    decoded = decode(path, side, 3)
     return None if isinstance(decoded, str) else decoded[0]
 
 

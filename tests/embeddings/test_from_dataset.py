@@ -125,7 +125,7 @@ def test_vectors_of_chosen_splits_match_their_rows():
 
 
 def test_the_card_says_which_encoder_and_data_set_the_vectors_come_from():
-    store, _ = build(replace(picture_set(), stand_in=True))
+    store, _ = build(replace(picture_set(), generated_images=True))
     card = json.loads((store.folder / "card.json").read_text(encoding="utf-8"))
     told = {"encoder": "net", "dim": 36, "dtype": "float32", "dataset": "toy", "count": 30, "stand_in": True}
     assert {key: card[key] for key in told} == told

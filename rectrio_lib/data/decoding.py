@@ -1,0 +1,181 @@
+"""The one decoder: an image file becomes a square of pixels, the same whoever asks, or a reason why it cannot."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from rectrio_lib.core.errors import ArgumentError
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "PCX")
+MAX_PIXELS = 250_000_000  # of one image as it is decoded; RECTRIO_MAX_PIXELS overrides it
+LARGE_PIXELS = 40_000_000  # from here on one image at a time is decoded, and reduced before it is converted
+DEPTHS = (8, 12, 16)  # bits that integers wider than a byte may hold
+SKETCH_SIDE = 32
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_ONE_LARGE = Lock()
+
+
+class UnreadableError(Exception):
+    """A file that is refused; the message is its reason in the ledger."""
+
+
+def decode(
+    file: Path | BinaryIO,
+    size: int,
+    channels: int,
+    max_pixels: int | None = None,
+    inspect: Callable[[Image.Image], None] | None = None,
+) -> tuple[np.ndarray, tuple[int, int]] | str:
+    """Read an image file as uint8 (C, size, size), with its upright (width, height); or say why it cannot be read.
+
+    The first frame is turned upright (EXIF), laid on white where transparent, and fitted to a square by a centre crop.
+    A JPEG of four times the side or more is decoded at a half, a quarter or an eighth, to twice the side or more.
+    Wide pixel types are brought to 8 bits as a viewer does: integers by the least of 8, 12 or 16 bits that holds them,
+    else by their own range; floats as 0..1, or by their own range.
+
+    Args:
+        file: its path, or the file opened for reading.
+        size: side of the square in pixels.
+        channels: 1 for grey, 3 for colour.
+        max_pixels: refuse what decodes to more; None: RECTRIO_MAX_PIXELS, or MAX_PIXELS.
+        inspect: gets the upright image before the crop.
+    """
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    name = Path(getattr(file, "name", "") if not isinstance(file, Path) else file).name
+    try:
+        with open_regular(file) if isinstance(file, Path) else nullcontext(file) as stream:
+            try:
+                return _decode(stream, name, size, channels, limit, inspect)
+            except Exception as error:  # whatever a decoder raises belongs to this file
+                return _reason(error, stream, name)
+    except (OSError, ValueError, UnreadableError) as error:
+        return _reason(error, file, name)
+
+
+def _reason(error: Exception, file: object, name: str) -> str:
+    if isinstance(error, UnreadableError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__}: {error.strerror}"  # without the path: the ledger names it
+    return f"{type(error).__name__}: {str(error).replace(repr(file), repr(name)) or 'cannot be decoded'}"
+
+
+def pixel_limit() -> int:
+    """Return how many pixels an image may have when it is decoded.
+
+    Raises:
+        ArgumentError: if RECTRIO_MAX_PIXELS is not a positive whole number.
+    """
+    given = os.environ.get("RECTRIO_MAX_PIXELS", "") or str(MAX_PIXELS)
+    if not given.isdecimal() or int(given) < 1:
+        raise ArgumentError(f"RECTRIO_MAX_PIXELS={given!r}: give a positive whole number, such as {MAX_PIXELS}.")
+    return int(given)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, but no pipe, device or socket: these may never end.
+
+    Raises:
+        UnreadableError: if it is not a regular file.
+        OSError: if it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableError("not a regular file")
+    return path.open("rb") if os.name == "nt" else open(path, "rb", opener=_open_now)  # noqa: PTH123
+
+
+def _open_now(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # should a pipe have come since
+
+
+@cache
+def reads_heif() -> bool:
+    """Tell whether pillow-heif is installed, and let it read HEIC and HEIF files."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _decode(
+    file: BinaryIO, name: str, size: int, channels: int, limit: int, inspect: Callable | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    Image.MAX_IMAGE_PIXELS = None  # Pillow counts before it reduces; the limit below takes the place of its own
+    formats = [*FORMATS, *["HEIF"] * reads_heif(), *["TGA"] * name.lower().endswith(".tga")]  # TGA has no signature
+    with Image.open(file, formats=formats) as opened:
+        whole = opened.size
+        opened.draft(None, (2 * size, 2 * size))
+        pixels, drafted = opened.width * opened.height, opened.size != whole
+        if pixels > limit:
+            raise UnreadableError(f"{pixels:,} pixels are above the limit of {limit:,}: RECTRIO_MAX_PIXELS raises it")
+        with _ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
+            opened.load()
+            shape, turn = whole if drafted else opened.size, None
+            with suppress(Exception):  # damaged EXIF data make no damaged image
+                turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+            step = min(opened.size) // (2 * size) if pixels > LARGE_PIXELS else 1
+            image = opened.reduce(step) if step > 1 and opened.mode in ("L", "RGB", "RGBA", "CMYK") else opened
+            image = _to_bytes(image, "L" if channels == 1 else "RGB")
+            image = image.transpose(turn) if turn is not None else image
+            if inspect:
+                inspect(image)
+            square = (
+                image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+            )
+    turned = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+    return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1), shape[::-1] if turned else shape
+
+
+def _to_bytes(image: Image.Image, mode: str) -> Image.Image:
+    """Bring any pixel type to 8 bits of grey or colour."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_stretch(np.asarray(image)))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise UnreadableError("holds values that are not finite numbers")
+    low, high = values.min(), values.max()
+    whole = values.dtype.kind in "iu"
+    bits = next((b for b in DEPTHS if low >= 0 and high < 2**b), None) if whole else None
+    if bits:
+        return (values.astype(np.uint32) >> (bits - 8)).astype(np.uint8)
+    low, high = (0, 1) if not whole and low >= 0 and high <= 1 else (float(low), float(high))
+    return ((values.astype(np.float64) - low) * (255 / (high - low or 1))).round().astype(np.uint8)
+
+
+BORDER_RANGE, BORDER_SHARE = 24, 0.2  # grey levels within a line of a border; how much of a side it may take
+
+
+def sketch(image: Image.Image) -> np.ndarray:
+    """Return a whole image, but for an even border, in grey and squeezed to a square: uint8 (32, 32)."""
+    grey = image.convert("L")
+    grey = grey.reduce(step) if (step := min(grey.size) // (4 * SKETCH_SIDE)) > 1 else grey
+    pixels, edges = np.asarray(grey), []
+    for axis in (0, 1):  # columns, then lines
+        even = np.ptp(pixels, axis=axis) <= BORDER_RANGE
+        most = int(len(even) * BORDER_SHARE)
+        edges += [(np.append(even[:most], False).argmin(), len(even) - np.append(even[::-1][:most], False).argmin())]
+    (left, right), (top, bottom) = edges
+    shape = (SKETCH_SIDE, SKETCH_SIDE)
+    return np.asarray(grey.resize(shape, Image.Resampling.BICUBIC, box=(left, top, right, bottom)))

@@ -1,0 +1,65 @@
+"""The one label rule: what folders and names tell of an image."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def nfc(text: str) -> str:
+    """Return the normal form in which labels, products and paths are compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def describe(paths: Collection[str]) -> pd.DataFrame:
+    """Tell label and split from the folders that an image lies in.
+
+    The first folder is the class: FOLDER/<class>/…. If nothing but split folders lies at the top, and one for training
+    holds class folders, the second one is: FOLDER/{train,val,test}/<class>/…; SPLITS lists the names, in any case.
+
+    Args:
+        paths: N paths relative to the top folder, with slashes.
+
+    Returns:
+        N rows with `label` (in NFC) and `split` ("train", "val" or "test"), empty where there is no such folder.
+    """
+    parts = [path.split("/")[:-1] for path in paths]
+    tops = {homes[0] for homes in parts if homes}
+    divided = all(top.lower() in SPLITS for top in tops) and any(
+        len(homes) > 1 and SPLITS[homes[0].lower()] == "train" for homes in parts
+    )
+    rows = []
+    for homes in parts:
+        split = SPLITS[homes[0].lower()] if divided and homes else ""
+        label = "".join(homes[1:2] if split else homes[:1])
+        rows.append((nfc(label), split))
+    return pd.DataFrame(rows, columns=["label", "split"])
+
+
+def understood(paths: Collection[str]) -> str:
+    """Say how `describe` understands a folder: splits, classes, and images below a class folder."""
+    found = describe(paths)
+    splits = [split for split in ("train", "val", "test") if found["split"].eq(split).any()]
+    classes, loose = found["label"][found["label"].ne("")].nunique(), int(found["label"].eq("").sum())
+    depth = np.array([path.count("/") for path in paths]) - (1 if splits else 0)
+    deep = int((depth > 1).sum())
+    said = [f"{count_of(len(splits), 'split')} ({', '.join(splits)})"] if splits else []
+    said.append(count_of(classes, "class", "classes") if classes else "no class folders")
+    said += [f"{count_of(loose, 'image')} in no class folder"] if loose and classes else []
+    said += [f"{count_of(deep, 'image')} deeper: the first folder{' below the split' * bool(splits)} is the class"] * (
+        deep > 0
+    )
+    return ", ".join(said)
+
+
+def count_of(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
