@@ -247,7 +247,7 @@ def load_dataset(name: str, workspace: Workspace | None = None) -> ImageDataset:
     try:
         manifest = pd.read_parquet(folder / "manifest.parquet")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise errors.DataError(f"The data set {name} in {folder} is damaged ({error}): save it again.") from error
     lacking = {"image_id", "row", "label", "split", "group"} - set(manifest.columns)
     if lacking or pixels.ndim != 4 or not manifest["row"].between(0, len(pixels) - 1).all():

@@ -95,7 +95,7 @@ def open_regular(path: Path) -> BinaryIO:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise UnreadableError("not a regular file")
-    return path.open("rb") if os.name == "nt" else open(path, "rb", opener=_open_now)  # noqa: PTH123
+    return path.open("rb") if os.name == "nt" else open(path, "rb", opener=_open_now)
 
 
 def _open_now(path: str, flags: int) -> int:

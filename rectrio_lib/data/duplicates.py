@@ -84,6 +84,8 @@ def _lead(sketches: np.ndarray, least: float, most: int) -> np.ndarray:
     step = max(1, BLOCK_NUMBERS // max(1, len(sketches)))
     for start in range(0, len(sketches), step):
         leaders = start + np.flatnonzero(free[start : start + step])
+        if not len(leaders):
+            continue
         turned = _positions(sketches[leaders])
         scores = np.einsum("pld,nd->lpn", [_low_waves(position) for position in turned], vectors, optimize=True)
         for place, leader in enumerate(leaders):

@@ -20,9 +20,9 @@ from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, rea
 from rectrio_lib.data.layout import describe as describe  # read from here by who lists
 
 IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif",
-    ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico",
-    ".qoi", ".pcx",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff",
+    ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga",
+    ".ico", ".qoi", ".pcx",
 }  # fmt: skip
 HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 HEIF_REASON = "HEIC files need pillow-heif: pip install 'rectrio[heic]'"

@@ -110,7 +110,7 @@ def draw_products(objects_per_class: int, views: int, size: int, channels: int, 
 
 
 def clean_products(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one of equal images, and join the groups of products that share a image or nearly one.
+    """Keep one of equal images, and join the groups of products that share an image or nearly one.
 
     Args:
         manifest: N rows with `image_id`, `row`, `label` (the product), `group`, `split` and `sketch`.
@@ -179,7 +179,7 @@ def remarks(manifest: pd.DataFrame) -> list[str]:
         pairs = {tuple(sorted((own, other))) for own, others in copies.items() for other in others.split(SEPARATOR)}
         if pairs:
             named = _some([f"{one} and {other}" for one, other in sorted(pairs)])
-            said.append(f"Pairs of products that (nearly) share a image: {len(pairs):,} ({named}). Split as one.")
+            said.append(f"Pairs of products that (nearly) share an image: {len(pairs):,} ({named}). Split as one.")
     return said
 
 

@@ -122,9 +122,7 @@ def split_by_file(frame: pd.DataFrame, table: Path, left_out: Iterable[str] = ()
         if wrong.any():
             lines = count_of(int(wrong.sum()), "line")
             line = table_rows.loc[wrong, ["path", "split"]].agg(",".join, axis=1).iloc[0]
-            raise DataError(
-                f"split_file {table} names {complaint} in {count_of(wrong.sum(), 'line')}, the first is {line!r}."
-            )
+            raise DataError(f"split_file {table} names {complaint} in {lines}, the first is {line!r}.")
     return frame.assign(split=paths.map(table_rows.set_index("path")["split"]))
 
 

@@ -15,8 +15,8 @@ def few_shapes(monkeypatch):
 
 
 def test_stand_in_says_what_it_is_and_keeps_an_object_in_one_split(few_shapes):
-    data, ledger = dataset.prepare(source="stand-in", size=20, channels=3, seed=4)
-    assert data.stand_in
+    data, ledger = dataset.prepare(source="stand-in", size=20, channels=3, seed=4, val_fraction=0.2)
+    assert data.stand_in and data.generated_images
     assert data.source.startswith("STAND-IN")
     assert data.classes == tuple(synthetic.SHAPES)
     assert data.pixels.shape == (120, 3, 20, 20)
@@ -24,13 +24,13 @@ def test_stand_in_says_what_it_is_and_keeps_an_object_in_one_split(few_shapes):
     assert (data.manifest.groupby("group").size() == 4).all()
     assert data.targets.min() == 0
     assert ledger.empty
-    assert data.hash == dataset.prepare(source="stand-in", size=20, channels=3, seed=4)[0].hash
-    assert data.hash != dataset.prepare(source="stand-in", size=20, channels=3, seed=5)[0].hash
+    assert data.hash == dataset.prepare(source="stand-in", size=20, channels=3, seed=4, val_fraction=0.2)[0].hash
+    assert data.hash != dataset.prepare(source="stand-in", size=20, channels=3, seed=5, val_fraction=0.2)[0].hash
 
 
 def test_auto_without_data_and_offline_announces_the_stand_in_in_one_line(few_shapes, monkeypatch, caplog):
     monkeypatch.setattr(catalog, "download_fashion_mnist", lambda folder: pytest.fail("downloads although offline"))
-    assert dataset.prepare()[0].stand_in
+    assert dataset.prepare(val_fraction=0.2)[0].stand_in
     (line,) = caplog.messages
     assert line.startswith("STAND-IN: ")
     assert "RECTRIO_OFFLINE=1" in line
@@ -45,7 +45,7 @@ def test_auto_falls_to_the_stand_in_when_the_download_fails_and_says_why_in_one_
 
     monkeypatch.setenv("RECTRIO_OFFLINE", "0")
     monkeypatch.setattr(catalog, "download_fashion_mnist", fail)
-    assert dataset.prepare()[0].stand_in
+    assert dataset.prepare(val_fraction=0.2)[0].stand_in
     (line,) = caplog.messages
     assert line.startswith("STAND-IN: ")
     assert f"the download failed ({error})" in line
@@ -100,7 +100,7 @@ def test_picture_folder_of_ones_own_is_found_below_the_data_folder_by_its_name()
 
 @pytest.mark.parametrize("place", ["animals10/raw-img", "animals10"])
 def test_italian_folders_are_found_in_both_places_and_shown_in_english(place):
-    save_classes(Workspace().data / place, sorted(catalog.ANIMALS_FOLDERS) * 4)
+    save_classes(Workspace().data / place, sorted(catalog.ANIMALS_FOLDERS) * 8)
     (Workspace().data / "animals10" / "notes.txt").touch()
     data, _ = dataset.prepare("animals10", size=6)
     assert not data.stand_in
@@ -119,7 +119,7 @@ def test_animals_without_data_and_offline_are_drawn_in_colour_sixty_objects_a_cl
 
     few = synthetic.draw_shapes
     monkeypatch.setattr(synthetic, "draw_shapes", draw)
-    data, _ = dataset.prepare("animals10", size=64, channels=3, test_pattern="^a10_")
+    data, _ = dataset.prepare("animals10", size=64, channels=3, test_pattern="^a10_", test_fraction=0.5, val_fraction=0)
     assert asked == [(60, 4)]
     assert data.stand_in
     assert data.pixels.shape == (80, 3, 64, 64)

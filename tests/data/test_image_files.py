@@ -1,4 +1,7 @@
 import os
+import sys
+import types
+import unicodedata
 import weakref
 from pathlib import Path
 from threading import Lock
@@ -10,8 +13,9 @@ from makers.images import photograph, save_photograph
 from PIL import Image
 
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.data import image_files
+from rectrio_lib.data import decoding, image_files
 from rectrio_lib.data.image_files import NEVER, describe, list_images, match_known, read_ahead, read_image
+from rectrio_lib.data.layout import understood
 
 whole_decode = image_files.decode
 
@@ -61,10 +65,73 @@ def test_links_that_run_in_circles_end_and_links_to_files_count(tmp_path):
     assert found["mtime_ns"]["self.png"] == NEVER
 
 
+def test_hidden_and_service_folders_and_excluded_ones_are_passed_over_at_any_depth(tmp_path):
+    service = (".git", "@eaDir", "__MACOSX", "#recycle", "lost+found", ".thumbnails", ".ipynb_checkpoints")
+    touch(
+        tmp_path, "cat/a.png", "outputs/x.png", *(f"{n}/x.png" for n in service), *(f"cat/{n}/x.png" for n in service)
+    )
+    assert list_images(tmp_path, [tmp_path / "outputs"])["path"].tolist() == ["cat/a.png"]
+    assert list_images(tmp_path)["path"].tolist() == ["cat/a.png", "outputs/x.png"]
+    assert list_images(tmp_path / "outputs", [tmp_path / "outputs"])["path"].tolist() == ["x.png"], "asked for by name"
+
+
+def test_linked_folders_are_read_once_under_the_name_of_the_link(tmp_path):
+    touch(tmp_path, "pets/zebra/a.png", "elsewhere/deep/b.png")
+    for name, target in {"dog": "elsewhere", "pup": "elsewhere", "again": "pets/zebra"}.items():
+        link(tmp_path / target, tmp_path / "pets" / name, folder=True)
+    assert list_images(tmp_path / "pets")["path"].tolist() == ["dog/deep/b.png", "zebra/a.png"]
+
+
+def test_a_link_that_leads_above_the_folder_is_named_and_not_followed(tmp_path):
+    touch(tmp_path, "pets/a.png", "secret.png")
+    link(tmp_path, tmp_path / "pets" / "up", folder=True)
+    found = list_images(tmp_path / "pets").set_index("path")["reason"]
+    assert found.index.tolist() == ["a.png", "up"] and found["up"] and not found["a.png"]
+
+
+def test_files_are_told_by_their_first_bytes_where_the_suffix_says_nothing(tmp_path):
+    formats = {"a": "PNG", "b.jpg_large": "JPEG", "c.1": "GIF", "d": "BMP", "e": "TIFF", "f": "WEBP", "g": "AVIF",
+               "h": "JPEG2000", "i": "PPM", "j": "QOI"}  # fmt: skip
+    for name, kind in formats.items():
+        photograph(1).save(tmp_path / name, kind)
+    touch(tmp_path, "README", "Makefile", "notes.text", "Thumbs.db", "BMW", "P5", "data.bin")
+    (tmp_path / "labels.csv").write_bytes((tmp_path / "a").read_bytes())
+    assert list_images(tmp_path)["path"].tolist() == sorted(formats)
+    assert all(read_image(tmp_path, name, 8, 3).reason == "" for name in formats)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "avif",
+                                    "jp2", "ppm", "pgm", "pbm", "tga", "ico", "pcx", "qoi"])  # fmt: skip
+def test_every_suffix_that_is_listed_is_read(tmp_path, suffix):
+    image = photograph(1).convert({"pgm": "L", "pbm": "1"}.get(suffix, "RGB"))
+    image.save(tmp_path / f"x.{suffix.upper()}", {"jfif": "JPEG", "jpe": "JPEG"}.get(suffix))
+    assert list_images(tmp_path)["path"].tolist() == [f"x.{suffix.upper()}"]
+    assert read_image(tmp_path, f"x.{suffix.upper()}", 8, 3).reason == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["a.HEIC", "b.heif", "c.cr2", "d.nef", "e.dng", "f.arw", "g.svg", "h.psd", "i.eps", "j.ai"]
+)
+def test_images_of_formats_that_are_not_read_are_named_with_what_to_do(tmp_path, name):
+    touch(tmp_path, name)
+    found = list_images(tmp_path)
+    assert found["path"].tolist() == [name] and found["mtime_ns"].tolist() == [NEVER]
+    assert ("rectrio[heic]" if name[0] in "ab" else "export") in found["reason"][0]
+
+
+def test_heic_files_are_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
+    registered = []
+    module = types.SimpleNamespace(register_heif_opener=lambda: registered.append(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    monkeypatch.setattr(image_files, "reads_heif", decoding.reads_heif.__wrapped__)
+    touch(tmp_path, "a.heic")
+    assert list_images(tmp_path)["reason"].tolist() == [""] and registered
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    assert list_images(tmp_path)["reason"].tolist() == ["no regular file"]
+    assert list_images(tmp_path)["reason"].tolist() == ["not a regular file"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there every name is Unicode")
@@ -93,9 +160,9 @@ def test_a_folder_that_cannot_be_listed_is_told_and_the_others_are_listed(tmp_pa
 
 
 def test_no_folder_and_no_picture_are_one_sentence(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere is no folder\. It should hold pictures"):
+    with pytest.raises(DataError, match="nowhere"):
         list_images(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds no picture \(\.bmp, "):
+    with pytest.raises(DataError, match=r"\.bmp"):
         list_images(tmp_path)
 
 
@@ -119,9 +186,9 @@ def listed(*rows):
     ids=["unchanged", "unchanged and broken", "other path", "other size", "other time", "never embedded"],
 )
 def test_a_file_is_recognised_by_path_size_and_time_if_its_vector_is_there(then, expected):
-    now = match_known(listed(("a.png", 5, 7, "", ""), ("z.png", 1, 1, "", "no regular file")), listed(then), ["id"])
+    now = match_known(listed(("a.png", 5, 7, "", ""), ("z.png", 1, 1, "", "not a regular file")), listed(then), ["id"])
     assert (now["image_id"][0], now["reason"][0]) == expected
-    assert (now["path"][1], now["image_id"][1], now["reason"][1]) == ("z.png", "", "no regular file")
+    assert (now["path"][1], now["image_id"][1], now["reason"][1]) == ("z.png", "", "not a regular file")
 
 
 def test_a_file_that_could_not_be_opened_is_tried_again():
@@ -135,13 +202,51 @@ def test_a_file_that_could_not_be_opened_is_tried_again():
         (["a.png", "b.png"], [("", ""), ("", "")]),
         (["cat/a.png", "dog/deep/b.png", "c.png"], [("cat", ""), ("dog", ""), ("", "")]),
         (["train/cat/a.png", "test/dog/deep/b.png"], [("cat", "train"), ("dog", "test")]),
-        (["train/cat/a.png", "test/b.png", "other/c.png"], [("cat", "train"), ("", "test"), ("other", "")]),
+        (["train/cat/a.png", "test/b.png", "other/c.png"], [("train", ""), ("test", ""), ("other", "")]),
+        (["train/cat/a.png", "test/b.png", "c.png"], [("cat", "train"), ("", "test"), ("", "")]),
         (["train/a.png", "bus/b.png"], [("train", ""), ("bus", "")]),
+        (["train/wagon/a.png", "bus/b.png"], [("train", ""), ("bus", "")]),
+        (["Train/cat/a.png", "VALID/cat/b.png", "Testing/cat/c.png"], [("cat", x) for x in ("train", "val", "test")]),
+        (
+            ["training/cat/a.png", "validation/cat/b.png", "dev/cat/c.png"],
+            [("cat", x) for x in ("train", "val", "val")],
+        ),
+        (["test/cat/a.png", "val/cat/b.png"], [("test", ""), ("val", "")]),
+        ([unicodedata.normalize("NFD", "Mütze/ä.png")], [(unicodedata.normalize("NFC", "Mütze"), "")]),
     ],
-    ids=["flat", "classes", "splits", "unlabelled test", "a class called train"],
+    ids=[
+        "flat",
+        "classes",
+        "splits",
+        "another folder beside",
+        "unlabelled test",
+        "a class called train",
+        "a class called train with folders",
+        "any case",
+        "other names",
+        "no training",
+        "normal form",
+    ],
 )
 def test_folders_tell_label_and_split(paths, expected):
     assert list(describe(paths).itertuples(index=False, name=None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a.png", "b.png"], "no class folders"),
+        (["cat/a.png", "dog/b.png"], "2 classes"),
+        (["cat/a.png", "a.png"], "1 class, 1 image in no class folder"),
+        (["Fruit/Apple/a.png", "Fruit/Pear/b.png"], "1 class, 2 images deeper: the first folder is the class"),
+        (
+            ["train/cat/a.png", "valid/cat/x/b.png"],
+            "2 splits (train, val), 1 class, 1 image deeper: the first folder below the split is the class",
+        ),
+    ],
+)
+def test_how_a_folder_was_understood_is_one_phrase_with_numbers(paths, expected):
+    assert understood(paths) == expected
 
 
 # --- read
@@ -162,7 +267,7 @@ def test_known_content_is_not_decoded(tmp_path, monkeypatch):
     save_photograph(tmp_path / "a.png", 0)
     image_id = read_image(tmp_path, "a.png", 8, 3).image_id
     monkeypatch.setattr(image_files, "decode", None)
-    assert read_image(tmp_path, "a.png", 8, 3, {image_id})[3:] == (image_id, "", None, (0, 0))
+    assert read_image(tmp_path, "a.png", 8, 3, {image_id})[3:7] == (image_id, "", None, (0, 0))
 
 
 def test_broken_and_missing_files_are_a_reason_without_the_folder_of_this_machine(tmp_path):
@@ -224,48 +329,3 @@ def test_who_stops_half_way_does_not_wait_for_the_rest(tmp_path, monkeypatch):
     next(reader)
     reader.close()
     assert len(asked) <= 4
-
-
-# --- JPEG drafted
-
-
-def drafted(path, size, monkeypatch, **options):
-    """Decode, and tell the size of what was fitted to the square."""
-    seen, fit = [], image_files.ImageOps.fit
-    monkeypatch.setattr(
-        image_files.ImageOps, "fit", lambda picture, *rest: seen.append(picture.size) or fit(picture, *rest)
-    )
-    return *image_files.decode(path, size, 3, **options), seen
-
-
-@pytest.mark.parametrize(
-    ("side", "reduced"), [(16, (100, 75)), (37, (100, 75)), (38, (200, 150)), (100, (400, 300)), (151, (800, 600))]
-)
-def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch, side, reduced):
-    photograph(1, 800).crop((0, 0, 800, 600)).save(tmp_path / "x.jpg", quality=95)
-    whole, shape, sizes = drafted(tmp_path / "x.jpg", side, monkeypatch)
-    assert sizes == [(800, 600)]
-    with (tmp_path / "x.jpg").open("rb") as file:
-        quick, quick_shape, sizes = drafted(file, side, monkeypatch, draft=True)
-    assert sizes == [reduced]
-    assert quick_shape == shape == (800, 600)
-    assert np.abs(quick.astype(int) - whole).mean() < 2
-
-
-def test_a_drafted_jpeg_is_upright_and_knows_its_size(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photograph(1, 800).crop((0, 0, 800, 600)).save(tmp_path / "x.jpg", quality=95, exif=exif)
-    whole, shape = image_files.decode(tmp_path / "x.jpg", 16, 3)
-    quick, quick_shape = image_files.decode(tmp_path / "x.jpg", 16, 3, draft=True)
-    assert quick_shape == shape == (600, 800)
-    assert np.abs(quick.astype(int) - whole).mean() < 2
-
-
-def test_what_is_no_large_jpeg_is_decoded_the_same_with_or_without_draft(tmp_path):
-    photograph(1, 200).save(tmp_path / "x.png")
-    photograph(1, 40).save(tmp_path / "x.jpg")
-    for name in ("x.png", "x.jpg"):
-        plain, quick = (image_files.decode(tmp_path / name, 16, 3, draft=draft) for draft in (False, True))
-        np.testing.assert_array_equal(plain[0], quick[0])
-        assert plain[1] == quick[1]
