@@ -159,7 +159,7 @@ def test_the_stand_in_says_so_and_another_process_searches_with_it(tmp_path):
 def test_what_is_wrong_is_told_in_one_sentence(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "is no folder" in refused("index", tmp_path / "missing")
-    assert "holds no picture" in refused("index", tmp_path / "empty", "--encoder", ENCODER)
+    assert "holds no image" in refused("index", tmp_path / "empty", "--encoder", ENCODER)
     assert "There is no index yet" in refused("search", "cat/00.png")
     indexed(folder)
     assert "There is no index 'cars': choose one of my pets." in refused("search", "cat/00.png", "--index", "cars")

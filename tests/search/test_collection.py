@@ -185,7 +185,7 @@ def test_a_folder_without_a_readable_picture_is_told_with_the_first_reason(tmp_p
     with pytest.raises(DataError, match="is no folder"):
         build(tmp_path / "missing")
     (tmp_path / "bad").mkdir()
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="holds no image"):
         build(tmp_path / "bad")
     (tmp_path / "bad" / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"holds no readable picture: broken\.jpg: Unidentified.*ledger\.csv"):
