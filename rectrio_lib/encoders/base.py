@@ -78,8 +78,8 @@ class Encoder(nn.Module):
             float32 (N, dim), rows of unit length.
         """
         keep_freed_memory()
-        device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing["size"])
-        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # what is inside the network grows with the pictures
+        device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing.get("size", 1))
+        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # activations grow with the images
         vectors = np.empty((len(images), self.dim), np.float32)
         starts = range(0, len(images), size)
         with self._evaluated_on(device), torch.inference_mode(), autocast(device):

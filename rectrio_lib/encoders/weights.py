@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rectrio_lib.core import download
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.workspace import Workspace, offline
 
 LOG = logging.getLogger(__name__)
 
 
-def find_state(name: str, official: Callable[[], tuple[str, str]]) -> tuple[dict[str, torch.Tensor] | None, str]:
+def find_state(
+    name: str, official: Callable[[], tuple[str, str]], workspace: Workspace | None = None
+) -> tuple[dict[str, torch.Tensor] | None, str]:
     """Find pretrained weights: a file in `RECTRIO_WEIGHTS`, else the official download.
 
     A file is found by the network's name: squeezenet1_0-imagenet.safetensors, resnet50-11ad3fa6.pth, ViT-B-32.pt.
@@ -30,24 +32,26 @@ def find_state(name: str, official: Callable[[], tuple[str, str]]) -> tuple[dict
     Args:
         name: family and network, such as "clip:ViT-B/32".
         official: gives the address of the official weights, and the sha256 (or its beginning) that they must have;
-            asked only where no file is found.
+            called only where no file is found.
+        workspace: whose `weights` folder to use.
 
     Returns:
-        The weights by name, and the file they came from; None, which announces a stand-in, if they are not to be had.
+        The weights by name, and the file they came from; None, with a warning, if they are unavailable.
 
     Raises:
-        ValueError: if a file is damaged.
+        DataError: if a file is damaged.
     """
-    root, stem = Workspace().weights, name.partition(":")[2].replace("/", "-")
+    workspace = workspace or Workspace()
+    root, stem = workspace.weights, name.partition(":")[2].replace("/", "-")
     pattern = re.compile(rf"{re.escape(stem)}(-\w+)?\.(safetensors|pth|pt)")
     files = sorted(p for p in root.glob("*") if pattern.fullmatch(p.name)) if root.is_dir() else []
     if files:
-        return _read_state(files[0]), str(files[0])
+        return read_state(files[0]), str(files[0])
     reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
     if not offline():
         try:
-            path = download.download_weights(*official())
-            return _read_state(path), str(path)
+            path = download.download_weights(*official(), workspace)
+            return read_state(path), str(path)
         except (OSError, HTTPException, RuntimeError) as error:
             reason = f"the download failed ({str(error).strip()})"
     LOG.warning(
@@ -56,14 +60,18 @@ def find_state(name: str, official: Callable[[], tuple[str, str]]) -> tuple[dict
     return None, ""
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive."""
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive.
+
+    Raises:
+        DataError: if the file is damaged or holds something else.
+    """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ArgumentError(f"{path} is damaged or holds no weights: delete it and fetch it again.") from error
+        raise DataError(f"{path} is damaged or holds no weights: delete it and fetch it again.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ArgumentError(f"{path} holds no plain weights: it should map names to tensors and nothing else.")
+        raise DataError(f"{path} holds no plain weights: it should map names to tensors and nothing else.")
     return state
 
 
@@ -80,12 +88,12 @@ def load_weights(module: nn.Module, state: dict[str, torch.Tensor], where: str |
     """Load weights that must fit exactly.
 
     Raises:
-        ValueError: if a key is missing, foreign, or of another shape; the message names the first of them.
+        DataError: if a key is missing, foreign, or of another shape; the message names the first of them.
     """
     wrong = sorted({key for key, _ in _shapes(state) ^ _shapes(module.state_dict())})
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ArgumentError(
+        raise DataError(
             f"The weights in {where} are of another architecture: {', '.join(wrong[:5])}{more} do not match."
         )
     module.load_state_dict(state, strict=False)  # old files lack the counters that `_shapes` passes over

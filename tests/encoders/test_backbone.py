@@ -140,7 +140,7 @@ def test_free_lets_the_last_blocks_and_what_follows_them_move_and_freezes_the_re
     backbone = build(name)
     parameters = dict(backbone.network.named_parameters())
     for count in (0, 1, 2, BLOCKS[name], 1, 0):
-        backbone.free(count)
+        backbone.unfreeze_last(count)
         freed = {key for key, parameter in parameters.items() if parameter.requires_grad}
         wanted = [*backbone.blocks[BLOCKS[name] - count :], *backbone.tail] if count else []
         assert freed == {key for key in parameters for w in wanted if key == w or key.startswith(f"{w}.")}
@@ -158,7 +158,7 @@ def test_similar_numbers_of_blocks_are_told_apart():
     backbone = build(VIT)
     backbone.network, backbone.blocks = visual, [f"transformer.resblocks.{i}" for i in range(12)]
     for count, expected in ((1, {"11"}), (11, {str(i) for i in range(1, 12)})):
-        backbone.free(count)
+        backbone.unfreeze_last(count)
         moved = {key.split(".")[2] for key, p in visual.named_parameters() if p.requires_grad and "resblocks" in key}
         assert moved == expected
 
@@ -167,7 +167,7 @@ def test_similar_numbers_of_blocks_are_told_apart():
 def test_more_blocks_than_there_are_cannot_be_freed(count):
     backbone = build(SQUEEZENET)
     with pytest.raises(ValueError, match=f"blocks={count}: this backbone has 9 blocks, choose 0 to all of them"):
-        backbone.free(count)
+        backbone.unfreeze_last(count)
     assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
@@ -179,8 +179,8 @@ def kept_bytes_and_gradients(name, count, on):
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    backbone.free(count)
-    backbone.set_checkpointing(on)
+    backbone.unfreeze_last(count)
+    backbone.set_grad_checkpointing(on)
     own, kept = {p.data_ptr() for p in backbone.parameters()}, weakref.WeakSet()
 
     class Kept:
@@ -207,7 +207,7 @@ def test_checkpointing_changes_what_is_kept_in_memory_and_no_gradient(name, coun
 
 def test_checkpointing_is_for_training_only():
     backbone = build(SQUEEZENET).train()
-    backbone.set_checkpointing(True)
+    backbone.set_grad_checkpointing(True)
     calls = []
     backbone.network[0][3].register_forward_pre_hook(lambda *arguments: calls.append(1))
     backbone(noise()).sum().backward()
@@ -216,7 +216,7 @@ def test_checkpointing_is_for_training_only():
         calls.clear()
         forward(noise())
         assert len(calls) == 1
-    backbone.train().set_checkpointing(False)
+    backbone.train().set_grad_checkpointing(False)
     calls.clear()
     backbone(noise()).sum().backward()
     assert len(calls) == 1

@@ -77,7 +77,7 @@ def test_the_exponent_is_frozen_with_the_backbone_and_learns_with_its_last_block
     encoder = pretrained(RESNET, dim=4, pooling="gem")
     p = encoder.backbone.network[1].p
     for count, free in ((0, False), (1, True), (4, True)):
-        encoder.backbone.free(count)
+        encoder.backbone.unfreeze_last(count)
         assert p.requires_grad is free
         assert any(p is q for group in encoder.parameter_groups(1.0, 0.1) for q in group["params"]) is free
     encoder.train()(encoder.prepare(torch.as_tensor(pictures(2, 3, 32)))).sum().backward()

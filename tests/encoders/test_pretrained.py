@@ -144,7 +144,7 @@ def test_an_unknown_backbone_is_refused():
 def test_training_mode_leaves_a_frozen_backbone_and_every_batch_norm_of_a_freed_one_in_evaluation_mode(name):
     encoder = pretrained(name, dim=4, hidden=3)
     for count in (0, 1, 4):
-        encoder.backbone.free(count)
+        encoder.backbone.unfreeze_last(count)
         encoder.train()
         assert encoder.training and all(module.training for module in encoder.head.modules())
         for module in encoder.backbone.modules():
@@ -156,7 +156,7 @@ def test_training_mode_leaves_a_frozen_backbone_and_every_batch_norm_of_a_freed_
 @pytest.mark.parametrize(("count", "rates"), [(0, [1.0]), (2, [1.0, 0.1])])
 def test_the_freed_backbone_learns_at_its_share_of_the_rate_and_a_frozen_one_not_at_all(count, rates):
     encoder = pretrained(RESNET, dim=4)
-    encoder.backbone.free(count)
+    encoder.backbone.unfreeze_last(count)
     groups = encoder.parameter_groups(1.0, 0.1)
     assert [group["lr"] for group in groups] == rates
     given = [parameter for group in groups for parameter in group["params"]]
@@ -167,7 +167,7 @@ def test_the_freed_backbone_learns_at_its_share_of_the_rate_and_a_frozen_one_not
 
 def test_without_a_head_the_freed_backbone_is_all_that_learns():
     encoder = pretrained(RESNET)
-    encoder.backbone.free(1)
+    encoder.backbone.unfreeze_last(1)
     (group,) = encoder.parameter_groups(1.0, 0.1)
     assert group["lr"] == 0.1
 

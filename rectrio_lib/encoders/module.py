@@ -1,0 +1,107 @@
+"""Any torch module as an encoder, saved by reference to the code that builds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rectrio_lib.core.errors import ArgumentError, DataError
+from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.encoders.weights import load_weights
+
+REFERENCE = re.compile(r"(?!__main__)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:name
+
+
+class ModuleEncoder(Encoder):
+    """A torch module that maps float32 images (B, C, H, W) to vectors (B, D); see `from_module` for the arguments."""
+
+    kind = "module"
+
+    def __init__(
+        self,
+        size: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        channels: int = 3,
+        reference: str = "",
+        arguments: dict[str, Any] | None = None,
+        module: nn.Module | None = None,
+    ):
+        mean, std = (list(v) if isinstance(v, Sequence) else v for v in (mean, std))
+        scaling = {"size": size, "mean": mean, "std": std, "channels": channels}
+        super().__init__(**scaling, reference=reference, arguments=arguments or {})
+        self.module = _build(reference, arguments or {}) if module is None else module
+        self.eval()
+        weights = next(self.parameters(), torch.empty(0))
+        with torch.no_grad():
+            vectors = self.module(torch.zeros(1, channels, size, size, device=weights.device))
+        if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != 1:
+            shape = tuple(vectors.shape) if isinstance(vectors, torch.Tensor) else type(vectors).__name__
+            raise ArgumentError(f"The module turns one image into {shape}: expected a tensor of shape (1, dimensions).")
+        self.dim = vectors.shape[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, dim), unit length."""
+        return F.normalize(self.module(images).float())
+
+
+def from_module(
+    module: nn.Module,
+    size: int,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    channels: int = 3,
+    reference: str = "",
+    arguments: dict[str, Any] | None = None,
+) -> ModuleEncoder:
+    """Use a torch module as an encoder: trained, searched with and saved like any other.
+
+    Opening a saved one imports `reference`, and importing runs code: the import system looks it up among the packages
+    that are installed or importable here, nothing else is executed, and weights are read from safetensors. So open
+    saved encoders only where you would import the packages that they name.
+
+    Args:
+        module: maps float32 images (B, C, size, size) to vectors (B, D); they are scaled to unit length.
+        size: side of the square images in pixels.
+        mean: of the pixels in 0..1, which are scaled by it; one number, or one per channel.
+        std: their standard deviation.
+        channels: 1 for grey, 3 for colour.
+        reference: "package.module:name" of the class or function that builds the module; needed to save it.
+        arguments: keywords that it is called with, as JSON can hold them.
+
+    Raises:
+        ArgumentError: if the module gives something else than one vector per image, or the reference does not build a
+            module of the same architecture.
+    """
+    if reference:
+        try:
+            load_weights(_build(reference, arguments or {}), module.state_dict(), "the module")
+        except DataError as error:
+            raise ArgumentError(f"reference={reference!r} does not build this module: {error}") from error
+    return ModuleEncoder(size, mean, std, channels, reference, arguments, module)
+
+
+def _build(reference: str, arguments: dict[str, Any]) -> nn.Module:
+    """Import what a reference names, and call it."""
+    if not isinstance(reference, str) or not REFERENCE.fullmatch(reference):
+        raise DataError(f"{reference!r} is not the import path of a class or function, such as 'mypackage.nets:build'.")
+    package, _, name = reference.partition(":")
+    try:
+        factory = getattr(import_module(package), name)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"{reference} cannot be imported ({error}): install or restore it.") from error
+    if not callable(factory):
+        raise DataError(f"{reference} is not callable: expected a class or function that builds a torch module.")
+    try:
+        module = factory(**arguments)
+    except TypeError as error:
+        raise DataError(f"{reference} does not take the arguments {arguments}: {error}.") from error
+    if not isinstance(module, nn.Module):
+        raise DataError(f"{reference} builds a {type(module).__name__}: expected a torch module.")
+    return module
