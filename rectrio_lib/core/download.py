@@ -65,6 +65,7 @@ def download_weights(url: str, sha256: str, workspace: Workspace | None = None) 
     Args:
         url: its address.
         sha256: the beginning, or all, of its checksum in hexadecimal.
+        workspace: whose weights folder to use.
 
     Raises:
         OSError: if the address does not answer within the time-out, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Pretrained networks by name, as blocks that training can unfreeze from the end: clip:ViT-B/32, torchvision:resnet50, …"""
+"""Pretrained networks as blocks that training can unfreeze from the end."""
 
 from __future__ import annotations
 

