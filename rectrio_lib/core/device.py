@@ -32,14 +32,13 @@ def autocast(device: str) -> torch.autocast:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of freed tensors below 256 MB; called by whatever trains or encodes.
+    """Let glibc keep the memory of freed tensors below 256 MB; called by `fit` and `encode`.
 
-    By default it goes back to the system, and each step of a training fetches it again, page by page: measured on two
-    cores, that made a step of chapter 2 a third longer and took a third off the speed of encoding. The price: a process
-    keeps the most that it ever used.
+    By default it returns to the system, and each training step fetches it again, page by page: measured on two cores,
+    that makes a step of chapter 2 a third longer and encoding a third slower. The price: a process keeps its peak.
 
     Returns:
-        Whether it could be told; only Linux has it.
+        Whether the C library supports it; only glibc does.
 
     Source: the manual page mallopt(3).
     """

@@ -19,7 +19,7 @@ REFERENCE = re.compile(r"(?!__main__)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # p
 
 
 class ModuleEncoder(Encoder):
-    """A torch module that maps float32 images (B, C, H, W) to vectors (B, D); see `from_module` for the arguments."""
+    """A torch module that maps float32 images (B, C, H, W) to vectors (B, D); arguments as for `from_module`."""
 
     kind = "module"
 
@@ -41,8 +41,8 @@ class ModuleEncoder(Encoder):
         weights = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             vectors = self.module(torch.zeros(1, channels, size, size, device=weights.device))
-        if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2 or len(vectors) != 1:
-            shape = tuple(vectors.shape) if isinstance(vectors, torch.Tensor) else type(vectors).__name__
+        shape = tuple(vectors.shape) if isinstance(vectors, torch.Tensor) else (type(vectors).__name__,)
+        if len(shape) != 2 or shape[0] != 1:
             raise ArgumentError(f"The module turns one image into {shape}: expected a tensor of shape (1, dimensions).")
         self.dim = vectors.shape[1]
 
@@ -62,22 +62,20 @@ def from_module(
 ) -> ModuleEncoder:
     """Use a torch module as an encoder: trained, searched with and saved like any other.
 
-    Opening a saved one imports `reference`, and importing runs code: the import system looks it up among the packages
-    that are installed or importable here, nothing else is executed, and weights are read from safetensors. So open
-    saved encoders only where you would import the packages that they name.
+    Opening a saved one imports `reference`, and importing runs code. Only a plain import of packages that are installed
+    or importable here happens, nothing is evaluated or unpickled, but open no encoder whose packages you do not trust.
 
     Args:
         module: maps float32 images (B, C, size, size) to vectors (B, D); they are scaled to unit length.
         size: side of the square images in pixels.
-        mean: of the pixels in 0..1, which are scaled by it; one number, or one per channel.
-        std: their standard deviation.
+        mean: subtracted from pixels in 0..1; one number, or one per channel.
+        std: what they are divided by then.
         channels: 1 for grey, 3 for colour.
         reference: "package.module:name" of the class or function that builds the module; needed to save it.
         arguments: keywords that it is called with, as JSON can hold them.
 
     Raises:
-        ArgumentError: if the module gives something else than one vector per image, or the reference does not build a
-            module of the same architecture.
+        ArgumentError: if the module does not give one vector per image, or the reference builds something else.
     """
     if reference:
         try:
@@ -94,14 +92,11 @@ def _build(reference: str, arguments: dict[str, Any]) -> nn.Module:
     package, _, name = reference.partition(":")
     try:
         factory = getattr(import_module(package), name)
+        module = factory(**arguments)
     except (ImportError, AttributeError) as error:
         raise DataError(f"{reference} cannot be imported ({error}): install or restore it.") from error
-    if not callable(factory):
-        raise DataError(f"{reference} is not callable: expected a class or function that builds a torch module.")
-    try:
-        module = factory(**arguments)
     except TypeError as error:
-        raise DataError(f"{reference} does not take the arguments {arguments}: {error}.") from error
+        raise DataError(f"{reference} is not callable with {arguments}: {error}.") from error
     if not isinstance(module, nn.Module):
         raise DataError(f"{reference} builds a {type(module).__name__}: expected a torch module.")
     return module

@@ -53,11 +53,8 @@ def save_encoder(
         seed: the seed it was trained with.
         workspace: where to save it.
 
-    Returns:
-        The folder.
-
     Raises:
-        ArgumentError: if encoders of this kind cannot be loaded again, or a module has no reference.
+        ArgumentError: if it could not be loaded again: an unknown kind, or a module without a reference.
         StorageError: if the folder cannot be written; what was there stays.
     """
     if encoder.kind not in KINDS or encoder.arguments.get("reference") == "":
@@ -66,24 +63,15 @@ def save_encoder(
             f"{', '.join(KINDS)}): give from_module the import path of what builds it, reference='package.module:name'."
         )
     folder = (workspace or Workspace()).path("encoders", name)
-    card = {"name": name, "kind": encoder.kind, "arguments": encoder.arguments, "dim": encoder.dim}
-    card |= {
-        "preprocessing": encoder.preprocessing,
-        "activation": encoder.activation,
-        "stand_in": encoder.stand_in,
-        "random_weights": encoder.stand_in,
-        "texts": getattr(encoder, "text_tower", None) is not None,
-        "golden": _golden(encoder),
+    card = {
+        key: getattr(encoder, key) for key in ("kind", "arguments", "dim", "preprocessing", "activation", "stand_in")
     }
-    card |= {"trained_on": trained_on, "seed": seed, "hash": fingerprint(encoder)}
-    card["versions"] = {package: version(package) for package in ("rectrio", "torch")}
-    state = {  # copies: two names of one tensor are two tensors in the file
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, value in encoder.state_dict().items()
-    }
+    card |= {"name": name, "random_weights": encoder.stand_in, "golden": _golden(encoder)}
+    card |= {"texts": getattr(encoder, "text_tower", None) is not None, "hash": fingerprint(encoder)}
+    card |= {"trained_on": trained_on, "seed": seed, "versions": {p: version(p) for p in ("rectrio", "torch")}}
     try:
         with files.replaced_folder(folder) as fresh:
-            save_file(state, fresh / "weights.safetensors")
+            save_file({k: _bare(v).clone() for k, v in encoder.state_dict().items()}, fresh / "weights.safetensors")
             files.write_json(fresh / "encoder.json", card)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{folder} cannot be written ({error}): make room, or make it writable.") from error
@@ -99,59 +87,43 @@ def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
 
     Raises:
         MissingArtefactError: if it is not there; the message names the command that makes it.
-        DataError: if its files are damaged or changed, or it cannot be built as it was; the message names the file.
+        DataError: if its files are damaged or were changed, or it cannot be built as it was; the message names them.
         MissingPackageError: if it needs a package that is not installed.
     """
     card = encoder_card(name, workspace)
     folder = (workspace or Workspace()).path("encoders", name)
-    path = folder / "weights.safetensors"
+    path, again = folder / "weights.safetensors", f"make it again, {_command(name)}."
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is missing or damaged: make the encoder again, {_command(name)}.") from error
+        raise DataError(f"{path} is missing or damaged: {again}") from error
     if _digest([card["kind"], card["arguments"], card["preprocessing"]], state) != card["hash"]:
-        raise DataError(
-            f"{path} and encoder.json beside it do not belong together, or were changed: make the encoder again, "
-            f"{_command(name)}."
-        )
+        raise DataError(f"{path} or encoder.json beside it was changed, or they are of two encoders: {again}")
     encoder = build_encoder(card, folder)
     load_weights(encoder, state, path)
     encoder.eval()
     if not _as_saved(encoder, card):
         raise DataError(
             f"{folder} gives other vectors than when it was saved, with {card.get('versions')}: another version of a "
-            f"package builds another network (activation then {card['activation']!r}, now {encoder.activation!r}). "
-            f"Make it again, {_command(name)}."
+            f"package builds another network (activation then {card['activation']!r}, now {encoder.activation!r}); "
+            f"{again}"
         )
     return encoder
 
 
 def encoder_card(name: str, workspace: Workspace | None = None) -> Card:
-    """Read the card of a saved encoder.
-
-    Raises:
-        MissingArtefactError: if it is not there; the message names the command that makes it.
-        DataError: if it is damaged; the message names the file.
-    """
-    folder = (workspace or Workspace()).require("encoders", name, _command(name).strip("`"))
-    card = read_card(folder / "encoder.json")
+    """Read the card of a saved encoder; errors as for `load_encoder`."""
+    path = (workspace or Workspace()).require("encoders", name, _command(name).strip("`")) / "encoder.json"
+    card = read_card(path)
     wrong = [key for key, kind in CARD.items() if not isinstance(card.get(key), kind)]
     wrong = wrong or [k for k in ("size", "channels") if not isinstance(card["preprocessing"].get(k), int)]
     if wrong:
-        raise DataError(
-            f"{folder / 'encoder.json'} is damaged ({', '.join(wrong)} missing or of another type): make the encoder "
-            f"again, {_command(name)}."
-        )
+        raise DataError(f"{path}: {wrong[0]} is missing or of another type: make it again, {_command(name)}.")
     return card
 
 
 def build_encoder(card: Card, folder: Path) -> Encoder:
-    """Build the encoder that a card describes; its weights are random.
-
-    Raises:
-        DataError: if the kind is unknown or the arguments do not fit it; the message names the file.
-        MissingPackageError: if it needs a package that is not installed.
-    """
+    """Build the encoder that a card describes, with random weights; errors as for `load_encoder`."""
     path, kind = folder / "encoder.json", card["kind"]
     if kind not in KINDS:
         raise DataError(f"{path} holds an encoder of kind {kind!r}; known kinds: {', '.join(KINDS)}.")
@@ -164,7 +136,7 @@ def build_encoder(card: Card, folder: Path) -> Encoder:
 
 
 def _command(name: str) -> str:
-    """Return the command that makes an encoder of this name."""
+    """Return what makes an encoder of this name."""
     backbones = {backbone.replace(":", "-").replace("/", "-"): backbone for backbone in backbone_names()}
     if name.endswith("-tuned"):
         return "`rectrio build FOLDER`"
@@ -207,6 +179,9 @@ def fingerprint(encoder: Encoder) -> str:
 def _digest(described: list[Any], state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(described).encode())
     for key, value in sorted(state.items()):
-        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)  # NumPy has no bfloat16
-        digest.update(key.encode() + raw.numpy().tobytes())
+        digest.update(key.encode() + _bare(value).flatten().view(torch.uint8).numpy().tobytes())  # bfloat16 too
     return digest.hexdigest()[:16]
+
+
+def _bare(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().cpu().contiguous()
