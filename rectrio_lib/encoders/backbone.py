@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.encoders.weights import load_weights
+from rectrio_lib.encoders.weights import State, load_weights
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -31,13 +31,10 @@ class Blocks(nn.Sequential):
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling: (mean of x^p)^(1/p) over all positions, with one learned p per backbone.
+    """Generalised-mean pooling: (mean of x^p)^(1/p) over all positions, with one learned p, given its initial value.
 
     p = 1 is the average, p to infinity the maximum: the higher p, the more the strongest positions count. Negative
     values count as (nearly) 0. Computed in float32: a power needs more digits than half precision has.
-
-    Args:
-        p: initial exponent.
 
     Source: Radenović, Tolias & Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019.
     """
@@ -91,9 +88,6 @@ class Backbone(nn.Module):
         """Make the last `count` blocks and what follows them trainable and freeze the rest; 0 freezes everything.
 
         What comes before CLIP's first block always stays frozen.
-
-        Raises:
-            ArgumentError: if there are fewer blocks.
         """
         if not 0 <= count <= len(self.blocks):
             raise ArgumentError(f"blocks={count}: this backbone has {len(self.blocks)} blocks, choose 0 to that.")
@@ -123,7 +117,7 @@ def official_weights(network: str) -> tuple[str, str]:
 
 
 def torchvision_backbone(
-    network: str, state: dict | None = None, where: str = "", pooling: str = "average"
+    network: str, state: State | None = None, where: str = "", pooling: str = "average"
 ) -> Backbone:
     """Cut a torchvision network into blocks, with weights if a state is given, else with random ones."""
     from torchvision import models

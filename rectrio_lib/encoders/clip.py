@@ -37,10 +37,7 @@ _TINY = {  # same classes of network, small enough to stand in within seconds
 
 
 class ClipTextTower(nn.Module):
-    """CLIP's text tower alone: int64 (T, 77), as `tokenize` returns them -> (T, dim), unit length.
-
-    Args:
-        model: what `build_clip` or `load_clip` returns; parameters are shared with it.
+    """CLIP's text tower alone, sharing the model's parameters: int64 (T, 77) of `tokenize` -> (T, dim), unit length.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
     """
@@ -56,11 +53,6 @@ class ClipTextTower(nn.Module):
         states = self.norm(self.transformer(states).transpose(0, 1))
         ends = states[torch.arange(tokens.shape[0], device=tokens.device), tokens.argmax(1)]  # (T, width)
         return nn.functional.normalize(ends @ self.project)
-
-
-def clip_towers(model: nn.Module) -> tuple[Backbone, ClipTextTower]:
-    """Split CLIP into its image tower, as a backbone, and its text tower."""
-    return clip_backbone(model), ClipTextTower(model)
 
 
 def tokenize(texts: Sequence[str]) -> torch.Tensor:
@@ -79,19 +71,10 @@ def tokenize(texts: Sequence[str]) -> torch.Tensor:
 
 
 def load_clip(network: str, workspace: Workspace | None = None) -> tuple[nn.Module, bool]:
-    """Load CLIP with both towers, in float32, in evaluation mode.
-
-    Args:
-        network: such as "ViT-B/32".
-        workspace: whose weights folder to use.
+    """Load CLIP with both towers, such as "ViT-B/32", in float32 and evaluation mode; see `pretrained.load_backbone`.
 
     Returns:
         The model, and whether it is a tiny stand-in with random weights.
-
-    Raises:
-        DataError, MissingPackageError: see `pretrained.load_backbone`.
-
-    Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
     """
     clip_module()  # reported now, not after a download
     state, where = find_state(f"clip:{network}", lambda: official_weights(network), workspace)

@@ -100,16 +100,8 @@ class DualEncoder(Encoder):
 
     Args:
         vocabulary: the words that the text tower knows.
-        channels: of the images, see `ConvNet`, as for the next six.
-        size: of the images.
-        plan: of the CNN.
-        dim: length of the vectors.
-        mean: of the pixels.
-        std: of the pixels.
-        looks: test-time augmentations.
-        embedding: see `TextTower`, as for the next two.
-        hidden: of the LSTM.
-        hide: share of hidden words.
+        channels, size, plan, dim, mean, std, looks: see `ConvNet`.
+        embedding, hidden, hide: see `TextTower`.
         length: words read per text.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021 (two

