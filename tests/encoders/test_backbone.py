@@ -98,10 +98,12 @@ def test_a_backbone_names_its_blocks_in_order_its_last_places_and_its_activation
 @pytest.mark.parametrize("name", BLOCKS)
 @torch.no_grad()
 def test_the_spatial_module_still_knows_places(name):
-    backbone, seen = build(name), []
-    dict(backbone.network.named_modules())[backbone.spatial].register_forward_hook(lambda m, i, out: seen.append(out))
+    backbone, outputs = build(name), []
+    dict(backbone.network.named_modules())[backbone.spatial].register_forward_hook(
+        lambda m, i, out: outputs.append(out)
+    )
     backbone(noise())
-    (maps,) = seen
+    (maps,) = outputs
     if name == VIT:
         assert maps.shape == (1 + 4 * 4, 2, 64), "places first, then pictures: what CLIP's transformer works on"
     else:

@@ -62,11 +62,11 @@ def test_exponent_and_maps_have_finite_gradients_where_all_is_zero_and_half_prec
 @pytest.mark.parametrize("name", [SQUEEZENET, RESNET])
 @torch.no_grad()
 def test_a_backbone_pools_its_last_maps_and_the_average_is_the_default(name):
-    seen, images = [], torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    outputs, images = [], torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     average, gem = build_backbone(name).eval(), build_backbone(name, pooling="gem").eval()
-    dict(gem.network.named_modules())[gem.spatial].register_forward_hook(lambda m, i, out: seen.append(out))
-    torch.testing.assert_close(gem(images), GeM()(seen[0]).flatten(1))
-    torch.testing.assert_close(average(images), seen[0].mean((2, 3)))
+    dict(gem.network.named_modules())[gem.spatial].register_forward_hook(lambda m, i, out: outputs.append(out))
+    torch.testing.assert_close(gem(images), GeM()(outputs[0]).flatten(1))
+    torch.testing.assert_close(average(images), outputs[0].mean((2, 3)))
     assert gem.dim == average.dim and gem.blocks == average.blocks
     extra = gem.state_dict().keys() - average.state_dict().keys()
     assert extra == {"network.1.p"} and gem.network[1].p.item() == 3

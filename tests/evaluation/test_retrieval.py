@@ -75,12 +75,12 @@ def test_every_figure_equals_the_naive_loop_with_ties_copies_and_lone_classes(se
     knn, *ks = rng.integers(1, sizes[1] - alone, size=3, endpoint=True)
     expected = naive(*data, ks, knn)
     assume("mrr" in expected)
-    found = evaluate(*data, ks, knn, block=block, average_precision=True)
-    same_scores(found.scores, expected)
-    assert expected.columns.symmetric_difference(list(found.scores)).empty
-    assert found.skipped == expected["mrr"].isna().sum()
+    figures = evaluate(*data, ks, knn, block=block, average_precision=True)
+    same_scores(figures.scores, expected)
+    assert expected.columns.symmetric_difference(list(figures.scores)).empty
+    assert figures.skipped == expected["mrr"].isna().sum()
     usual, near = (evaluate(*data, ks, knn, nearest_only=flag, block=block) for flag in (False, True))
-    assert found.scores.keys() - usual.scores.keys() == {"average_precision"}
+    assert figures.scores.keys() - usual.scores.keys() == {"average_precision"}
     assert usual.scores.keys() - near.scores.keys() == {"r_precision", "map_at_r", "mrr"}
     for fewer in (usual, near):
         same_scores(fewer.scores, expected)
@@ -90,9 +90,9 @@ def test_equal_scores_rank_in_gallery_order_and_the_relevant_one_is_not_favoured
     query, gallery = np.float32([[1, 0]]), np.float32([[0, 1]] + [[1, 0]] * 200)
     labels = np.array([0] + [1] * 150 + [0] * 50)  # of 200 copies of the query the last 50 are relevant
     for nearest_only in (True, False):
-        found = evaluate(query, [0], gallery, labels, ks=(1, 150, 151), knn=3, nearest_only=nearest_only).means()
-        assert found["recall_at_150"] == 0 and found["recall_at_151"] == 1
-    assert found["mrr"] == pytest.approx(1 / 151)
+        figures = evaluate(query, [0], gallery, labels, ks=(1, 150, 151), knn=3, nearest_only=nearest_only).means()
+        assert figures["recall_at_150"] == 0 and figures["recall_at_151"] == 1
+    assert figures["mrr"] == pytest.approx(1 / 151)
     turned = evaluate(query, [0], gallery[::-1], labels[::-1], ks=(1,), knn=1, nearest_only=True)
     assert turned.means()["recall_at_1"] == 1
 
@@ -102,8 +102,8 @@ def test_the_nearest_are_found_when_each_lies_among_far_ones():
     angles[:: retrieval.GROUP] = np.arange(6) / 10
     labels = angles == 0.5  # only the sixth nearest is relevant
     gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    found = evaluate([[1, 0]], [True], gallery, labels, ks=(5, 6), knn=6, nearest_only=True).means()
-    assert found["recall_at_5"] == 0 and found["recall_at_6"] == 1
+    figures = evaluate([[1, 0]], [True], gallery, labels, ks=(5, 6), knn=6, nearest_only=True).means()
+    assert figures["recall_at_5"] == 0 and figures["recall_at_6"] == 1
 
 
 def test_a_tied_vote_goes_to_the_class_of_the_nearest():
@@ -114,10 +114,10 @@ def test_a_tied_vote_goes_to_the_class_of_the_nearest():
 
 def test_leave_one_out_leaves_out_the_picture_itself_but_not_its_copies():
     vectors = np.float32([[1, 0], [1, 0], [0, 1], [0.6, 0.8]])
-    found = evaluate(vectors, ["a", "b", "a", "b"], ks=(1, 2), knn=1)
+    figures = evaluate(vectors, ["a", "b", "a", "b"], ks=(1, 2), knn=1)
     # 0 and 1 are copies with different labels, so each finds the wrong label first: the other, not itself.
-    assert found.scores["recall_at_1"].tolist() == [0, 0, 0, 0]
-    assert found.scores["recall_at_2"].tolist() == [0, 1, 1, 0]
+    assert figures.scores["recall_at_1"].tolist() == [0, 0, 0, 0]
+    assert figures.scores["recall_at_2"].tolist() == [0, 1, 1, 0]
     copies = evaluate(np.repeat(vectors[[0, 2]], 2, axis=0), ["a", "a", "b", "b"], ks=(1,), knn=1)
     assert copies.means() == dict.fromkeys(copies.scores, 1.0)
 
@@ -155,11 +155,11 @@ def test_figures_equal_pytorch_metric_learning(alone):
         device=torch.device("cpu"),
     )
     theirs = calculator.get_accuracy(*map(torch.tensor, (vectors, labels, *gallery)))
-    found = evaluate(vectors, labels, *gallery)
-    assert found.skipped == (1 if alone else (labels == 4).sum()) > 0
+    figures = evaluate(vectors, labels, *gallery)
+    assert figures.skipped == (1 if alone else (labels == 4).sum()) > 0
     renamed = {"mean_average_precision_at_r": "map_at_r", "mean_reciprocal_rank": "mrr"}
     for name, value in theirs.items():
-        assert found.means()[renamed.get(name, name)] == pytest.approx(value, abs=1e-6)
+        assert figures.means()[renamed.get(name, name)] == pytest.approx(value, abs=1e-6)
 
 
 def test_knn_accuracy_equals_scikit_learn_where_no_vote_is_tied():
@@ -167,37 +167,37 @@ def test_knn_accuracy_equals_scikit_learn_where_no_vote_is_tied():
     (vectors, labels), gallery = clustered(rng, 200, classes=2), clustered(rng, 300, classes=2)
     for knn in (1, 5, 21):
         theirs = KNeighborsClassifier(knn, metric="cosine", algorithm="brute").fit(*gallery)
-        found = evaluate(vectors, labels, *gallery, knn=knn).scores["knn_accuracy"]
-        np.testing.assert_array_equal(found, theirs.predict(vectors) == labels)
-        assert 0.5 < found.mean() < 1
+        figures = evaluate(vectors, labels, *gallery, knn=knn).scores["knn_accuracy"]
+        np.testing.assert_array_equal(figures, theirs.predict(vectors) == labels)
+        assert 0.5 < figures.mean() < 1
 
 
 def test_map_at_r_equals_scikit_learn_once_relevant_pictures_beyond_rank_r_count_as_missed():
     rng = np.random.default_rng(6)
     (vectors, labels), (gallery, gallery_labels) = (clustered(rng, size, spread=0.9) for size in (40, 160))
-    found = evaluate(vectors, labels, gallery, gallery_labels).scores["map_at_r"]
-    for ours, vector, label in zip(found, vectors, labels, strict=True):
+    figures = evaluate(vectors, labels, gallery, gallery_labels).scores["map_at_r"]
+    for ours, vector, label in zip(figures, vectors, labels, strict=True):
         score, relevant = gallery @ vector, gallery_labels == label
         early = relevant & (score >= np.sort(score)[-relevant.sum()])
         theirs = average_precision_score(early, score)  # a mean over the early ones only
         assert ours == pytest.approx(theirs * early.sum() / relevant.sum(), abs=1e-9)
-    assert 0.1 < found.mean() < 0.9
+    assert 0.1 < figures.mean() < 0.9
 
 
 def test_average_precision_equals_scikit_learn_without_ties_and_skips_queries_of_absent_products():
     rng = np.random.default_rng(8)
     vectors, products = clustered(rng, 150, classes=60, spread=0.9)  # some have one view, some none
     for gallery in ((), clustered(rng, 90, classes=40, spread=0.9)):
-        found = evaluate(vectors, products, *gallery, average_precision=True)
+        figures = evaluate(vectors, products, *gallery, average_precision=True)
         others, others_products = gallery or (vectors, products)
-        for i, ours in enumerate(found.scores["average_precision"]):
+        for i, ours in enumerate(figures.scores["average_precision"]):
             pool = np.arange(len(others)) != (-1 if gallery else i)
             relevant = others_products[pool] == products[i]
             if relevant.any():
                 assert ours == pytest.approx(average_precision_score(relevant, (others @ vectors[i])[pool]), abs=1e-9)
             else:
-                assert all(np.isnan(values[i]) for values in found.scores.values()), "never a hit, nor a miss"
-        assert 0 < found.skipped < len(vectors)
+                assert all(np.isnan(values[i]) for values in figures.scores.values()), "never a hit, nor a miss"
+        assert 0 < figures.skipped < len(vectors)
 
 
 def test_numpy_torch_half_precision_memory_mapped_and_text_labels_give_the_same(tmp_path):
@@ -216,11 +216,11 @@ def test_numpy_torch_half_precision_memory_mapped_and_text_labels_give_the_same(
         (vectors, names[labels].astype(object), gallery, pd.Categorical(names[gallery_labels])),
     ]
     for variant in variants:
-        found = evaluate(*variant)
+        figures = evaluate(*variant)
         for name, values in expected.scores.items():
-            np.testing.assert_array_equal(found.scores[name], values)
+            np.testing.assert_array_equal(figures.scores[name], values)
     assert np.array_equal(vectors, kept)
-    assert sorted(found.per_class().index) == ["bag", "boot", "coat"]
+    assert sorted(figures.per_class().index) == ["bag", "boot", "coat"]
 
 
 def test_recall_of_a_search_result():
@@ -229,9 +229,9 @@ def test_recall_of_a_search_result():
     rng = np.random.default_rng(14)
     (vectors, labels), (gallery, gallery_labels) = clustered(rng, 50), clustered(rng, 90)
     order = np.argsort(-vectors @ gallery.T, axis=1)[:, :10]
-    found = evaluate(vectors, labels, gallery, gallery_labels).means()
+    figures = evaluate(vectors, labels, gallery, gallery_labels).means()
     for k, recall in recall_at_k(torch.tensor(gallery_labels[order]), labels, (1, 5, 10)).items():
-        assert recall == pytest.approx(found[f"recall_at_{k}"])
+        assert recall == pytest.approx(figures[f"recall_at_{k}"])
 
 
 X = np.eye(8, dtype=np.float32)  # eight images, no two alike
