@@ -132,10 +132,10 @@ def test_nothing_is_measured_where_there_is_nothing_to_measure(labels):
 
 def test_class_similarity_is_the_mean_over_pairs_of_different_pictures():
     vectors, labels = unit(np.random.default_rng(0), 9), np.array(["a"] * 4 + ["b"] * 3 + ["c", ""])
-    figures = classes.class_similarity(vectors, labels, ["a", "b", "c"])
+    similarity = classes.class_similarity(vectors, labels, ["a", "b", "c"])
     products = vectors @ vectors.T
     a, b = slice(0, 4), slice(4, 7)
-    assert figures[0, 1] == pytest.approx(products[a, b].mean())
+    assert similarity[0, 1] == pytest.approx(products[a, b].mean())
     assert similarity[0, 0] == pytest.approx(products[a, a][np.triu_indices(4, 1)].mean(), abs=1e-6)
     assert similarity[2, 2] == 1
     np.testing.assert_allclose(similarity, similarity.T)
