@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -33,7 +35,7 @@ class ModuleEncoder(Encoder):
         arguments: dict[str, Any] | None = None,
         module: nn.Module | None = None,
     ):
-        mean, std = (list(v) if isinstance(v, Sequence) else v for v in (mean, std))
+        mean, std = (np.asarray(value, float).tolist() for value in (mean, std))
         scaling = {"size": size, "mean": mean, "std": std, "channels": channels}
         super().__init__(**scaling, reference=reference, arguments=arguments or {})
         self.module = _build(reference, arguments or {}) if module is None else module
@@ -79,8 +81,9 @@ def from_module(
     """
     if reference:
         try:
+            json.dumps(arguments)
             load_weights(_build(reference, arguments or {}), module.state_dict(), "the module")
-        except DataError as error:
+        except (DataError, TypeError) as error:
             raise ArgumentError(f"reference={reference!r} does not build this module: {error}") from error
     return ModuleEncoder(size, mean, std, channels, reference, arguments, module)
 

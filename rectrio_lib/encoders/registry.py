@@ -18,10 +18,11 @@ from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError, StorageError
 from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.encoders.base import Encoder, RawPixels
+from rectrio_lib.encoders.clip import CLIP_NETWORKS
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.dual import DualEncoder
 from rectrio_lib.encoders.module import ModuleEncoder
-from rectrio_lib.encoders.pretrained import Pretrained, backbone_names
+from rectrio_lib.encoders.pretrained import Pretrained
 from rectrio_lib.encoders.weights import load_weights
 
 GOLDEN_TOLERANCE = 1e-4  # above the rounding of float32; GELU in the place of QuickGELU moves vectors by 2e-4 and more
@@ -92,12 +93,13 @@ def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
     """
     card = encoder_card(name, workspace)
     folder = (workspace or Workspace()).path("encoders", name)
-    path, again = folder / "weights.safetensors", f"make it again, {_command(name)}."
+    path, again = folder / "weights.safetensors", f"make it again, `{_command(name)}`."
     try:
         state = load_file(path)
-    except (SafetensorError, OSError) as error:
+        digest = _digest([card["kind"], card["arguments"], card["preprocessing"]], state)
+    except (SafetensorError, OSError, RecursionError) as error:
         raise DataError(f"{path} is missing or damaged: {again}") from error
-    if _digest([card["kind"], card["arguments"], card["preprocessing"]], state) != card["hash"]:
+    if digest != card["hash"]:
         raise DataError(f"{path} or encoder.json beside it was changed, or they are of two encoders: {again}")
     encoder = build_encoder(card, folder)
     load_weights(encoder, state, path)
@@ -113,12 +115,12 @@ def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
 
 def encoder_card(name: str, workspace: Workspace | None = None) -> Card:
     """Read the card of a saved encoder; errors as for `load_encoder`."""
-    path = (workspace or Workspace()).require("encoders", name, _command(name).strip("`")) / "encoder.json"
+    path = (workspace or Workspace()).require("encoders", name, _command(name)) / "encoder.json"
     card = read_card(path)
     wrong = [key for key, kind in CARD.items() if not isinstance(card.get(key), kind)]
     wrong = wrong or [k for k in ("size", "channels") if not isinstance(card["preprocessing"].get(k), int)]
     if wrong:
-        raise DataError(f"{path}: {wrong[0]} is missing or of another type: make it again, {_command(name)}.")
+        raise DataError(f"{path}: {wrong[0]} is missing or of another type: make it again, `{_command(name)}`.")
     return card
 
 
@@ -137,15 +139,16 @@ def build_encoder(card: Card, folder: Path) -> Encoder:
 
 def _command(name: str) -> str:
     """Return what makes an encoder of this name."""
-    backbones = {backbone.replace(":", "-").replace("/", "-"): backbone for backbone in backbone_names()}
     if name.endswith("-tuned"):
-        return "`rectrio build FOLDER`"
-    if name in backbones:
-        return f"`rectrio index FOLDER --backbone {backbones[name]}`"
+        return "rectrio build FOLDER"
+    family, _, network = name.partition("-")
+    if family in ("clip", "lite", "torchvision"):
+        network = next((n for n in CLIP_NETWORKS if n.replace("/", "-") == network), network)
+        return f"rectrio index FOLDER --backbone {family}:{network}"
     for start, chapter in CHAPTERS.items():
         if name.startswith(start):
-            return f"`rectrio run --only {chapter}`"
-    return f"`rt.save_encoder(encoder, {name!r})`"
+            return f"rectrio run --only {chapter}"
+    return f"rt.save_encoder(encoder, {name!r})"
 
 
 def _as_saved(encoder: Encoder, card: Card) -> bool:

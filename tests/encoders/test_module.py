@@ -134,6 +134,11 @@ def test_code_that_is_gone_or_builds_something_else_is_refused(nets, then, token
         load_encoder("own")
 
 
+def test_arguments_that_json_cannot_hold_are_refused(nets):
+    with pytest.raises(ArgumentError, match="set"):
+        rt.encoders.from_module(built(), 8, **SCALING, reference="ownnets.nets:build", arguments={"width": {4}})
+
+
 @pytest.mark.parametrize(
     "reference",
     [
