@@ -27,11 +27,9 @@ def unit_vectors(given: Vectors, name: str) -> torch.Tensor:
     bad = (~((lengths - 1).abs() <= LENGTH_TOLERANCE)).nonzero()
     if len(bad):
         row, length = bad[0].item(), lengths[bad[0]].item()
-        if math.isfinite(length):
-            raise ArgumentError(
-                f"{name}: row {row} has length {length:.3g}, expected 1: divide each row by its length."
-            )
-        raise ArgumentError(f"{name}: row {row} holds NaN or infinity, expected finite numbers.")
+        if not math.isfinite(length):
+            raise ArgumentError(f"{name}: row {row} holds NaN or infinity, expected finite numbers.")
+        raise ArgumentError(f"{name}: row {row} has length {length:.3g}, expected 1: divide each row by its length.")
     return vectors
 
 
