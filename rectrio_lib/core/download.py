@@ -59,7 +59,7 @@ def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path
     raise failure
 
 
-def download_weights(url: str, sha256: str, workspace: Workspace | None = None) -> Path:
+def download_weights(url: str, sha256: str, *, workspace: Workspace | None = None) -> Path:
     """Download a file of weights to the `weights` folder of a workspace, complete and with the right checksum.
 
     Args:

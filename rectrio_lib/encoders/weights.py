@@ -50,7 +50,7 @@ def find_state(
     reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
     if not offline():
         try:
-            path = download.download_weights(*official(), workspace)
+            path = download.download_weights(*official(), workspace=workspace)
             return read_state(path), str(path)
         except (OSError, HTTPException, RuntimeError) as error:
             reason = f"the download failed ({str(error).strip()})"
