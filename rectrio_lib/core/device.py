@@ -32,13 +32,13 @@ def autocast(device: str) -> torch.autocast:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of freed tensors below 256 MB; called by `fit` and `encode`.
+    """Let glibc keep the memory of freed tensors below 256 MB; called by whatever trains or encodes.
 
-    By default it returns to the system, and each training step fetches it again, page by page: measured on two cores,
-    that makes a step of chapter 2 a third longer and encoding a third slower. The price: a process keeps its peak.
+    By default it goes back to the system, and each training step fetches it again, page by page: on two cores, a step
+    of chapter 2 took a third longer, and encoding was a third slower. The price: a process keeps its peak memory.
 
     Returns:
-        Whether the C library supports it; only glibc does.
+        Whether the setting took effect; only Linux has it.
 
     Source: the manual page mallopt(3).
     """
