@@ -18,6 +18,8 @@ from rectrio_lib.cli import collections
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 
+EXPORT_IMAGES = 512  # taken at random from the folder to compare an export with its encoder
+
 
 class OneSentence(TyperGroup):
     """Tells known errors in one line; RECTRIO_DEBUG=1 shows where they come from."""
@@ -117,19 +119,24 @@ for command in (collections.index, collections.search, collections.embed, collec
 def export(
     encoder: Annotated[str, typer.Argument(help="An encoder below outputs/encoders.", show_default=False)],
     folder: collections.Folder,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     texts: Annotated[
         Path | None, typer.Option(help="Descriptions, one a line, to compare a text tower on.", show_default=False)
     ] = None,
 ) -> None:
     """Export an encoder to OpenVINO and compare it with torch on a folder of pictures."""
     from rectrio_lib.core import tables
-    from rectrio_lib.encoders import openvino
+    from rectrio_lib.data import image_files
+    from rectrio_lib.encoders import openvino, registry
 
     lines = texts.read_text(encoding="utf-8").split("\n") if texts else []
-    asked = [line for line in lines if line.strip()]
+    descriptions = [line for line in lines if line.strip()]
+    size, channels = (registry.encoder_card(encoder)["preprocessing"][key] for key in ("size", "channels"))
+    paths = image_files.list_images(folder)["path"].sample(frac=1, random_state=0)[:EXPORT_IMAGES]
+    read = image_files.read_ahead(folder, paths, size, channels, (), 32)
+    images = [file.pixels for file in read if file.pixels is not None]
     with contextlib.redirect_stdout(sys.stderr):
-        report = openvino.export_encoder(encoder, folder, asked, precision)
+        report = openvino.export_encoder(encoder, images, descriptions, precision)
     typer.echo(tables.plain_table(report.to_dict("records")))
     typer.echo(f"Export     {openvino.exported_folder(encoder, precision)}")
 

@@ -59,12 +59,13 @@ def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path
     raise failure
 
 
-def download_weights(url: str, sha256: str) -> Path:
-    """Download a file of weights to `Workspace().weights`, whole and with the right checksum or not at all.
+def download_weights(url: str, sha256: str, *, workspace: Workspace | None = None) -> Path:
+    """Download a file of weights to the `weights` folder of a workspace, complete and with the right checksum.
 
     Args:
         url: its address.
         sha256: the beginning, or all, of its checksum in hexadecimal.
+        workspace: whose weights folder to use.
 
     Raises:
         OSError: if the address does not answer within the time-out, or the folder cannot be written.
@@ -72,7 +73,7 @@ def download_weights(url: str, sha256: str) -> Path:
     """
     from torch.hub import download_url_to_file
 
-    path = Workspace().weights / url.rpartition("/")[2]
+    path = (workspace or Workspace()).weights / url.rpartition("/")[2]
     path.parent.mkdir(parents=True, exist_ok=True)
     with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
         download_url_to_file(url, str(path), hash_prefix=sha256, progress=not quiet())

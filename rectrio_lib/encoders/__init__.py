@@ -1,5 +1,11 @@
 """Images or texts become unit vectors."""
 
+from typing import Any
+
 from rectrio_lib import modules_on_demand
 
-__getattr__ = modules_on_demand(__name__)
+_module = modules_on_demand(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    return _module("module").from_module if name == "from_module" else _module(name)

@@ -1,4 +1,4 @@
-"""Pretrained networks by name, as blocks that training can free from the end: clip:ViT-B/32, torchvision:resnet50, …"""
+"""Pretrained networks as blocks that training can unfreeze from the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.encoders.weights import load_weights
+from rectrio_lib.encoders.weights import State, load_weights
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Blocks(nn.Sequential):
-    """Blocks in a row. With `checkpointing`, training keeps only their inputs and computes the rest a second time.
+    """Blocks in a row. With `checkpointing`, training keeps only their inputs and computes the rest again.
 
     Source: Chen et al., "Training deep nets with sublinear memory cost", 2016, arXiv 1604.06174.
     """
@@ -31,13 +31,10 @@ class Blocks(nn.Sequential):
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling: (mean of x^p)^(1/p) over all places, with a learned p of each backbone.
+    """Generalised-mean pooling: (mean of x^p)^(1/p) over all positions, with one learned p, given its initial value.
 
-    p = 1 is the average, p to infinity the maximum: the higher it is, the more the strongest places count. What is
-    negative counts as (nearly) 0. Computed in float32: a power takes more digits than half precision has.
-
-    Args:
-        p: where the exponent starts.
+    p = 1 is the average, p to infinity the maximum: the higher p, the more the strongest positions count. Negative
+    values count as (nearly) 0. Computed in float32: a power needs more digits than half precision has.
 
     Source: Radenović, Tolias & Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019.
     """
@@ -57,10 +54,10 @@ class Backbone(nn.Module):
     """A network that turns float32 (B, 3, H, W) into features (B, dim).
 
     Attributes:
-        network: the whole.
+        network: the complete network.
         blocks: names of its blocks, first to last.
-        tail: names of what follows the last block and learns (final norm, projection, pooling): freed together with it.
-        spatial: name of the last module whose output still knows places: (B, C, h, w), or (1 + h * w, B, C) in a ViT.
+        tail: names of what follows the last block and learns (final norm, projection, pooling): unfrozen with it.
+        spatial: name of the last module whose output has positions: (B, C, h, w), or (1 + h * w, B, C) in a ViT.
         dim: length of the features.
         resolution: side in pixels that it was pretrained at.
         fixed: whether it takes no other resolution.
@@ -87,24 +84,19 @@ class Backbone(nn.Module):
         """(B, 3, H, W) -> (B, dim)."""
         return self.network(images)
 
-    def free(self, count: int) -> None:
-        """Let training change the last `count` blocks and what follows them, and nothing else; 0 freezes all.
+    def unfreeze_last(self, count: int) -> None:
+        """Make the last `count` blocks and what follows them trainable and freeze the rest; 0 freezes everything.
 
-        What comes before CLIP's first block stays frozen in any case.
-
-        Raises:
-            ValueError: if there are fewer blocks.
+        What comes before CLIP's first block always stays frozen.
         """
         if not 0 <= count <= len(self.blocks):
-            raise ArgumentError(
-                f"blocks={count}: this backbone has {len(self.blocks)} blocks, choose 0 to all of them."
-            )
-        freed = [*self.blocks[len(self.blocks) - count :], *self.tail] if count else []
+            raise ArgumentError(f"blocks={count}: this backbone has {len(self.blocks)} blocks, choose 0 to that.")
+        trainable = [*self.blocks[len(self.blocks) - count :], *self.tail] if count else []
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(any(name == f or name.startswith(f"{f}.") for f in freed))
+            parameter.requires_grad_(any(name == t or name.startswith(f"{t}.") for t in trainable))
 
-    def set_checkpointing(self, on: bool) -> None:
-        """Trade a second forward pass of each block for the memory of what is inside them."""
+    def set_grad_checkpointing(self, on: bool) -> None:
+        """Save memory in training: keep only the inputs of blocks, and run each a second time for its gradients."""
         for module in self.modules():
             if isinstance(module, Blocks):
                 module.checkpointing = on
@@ -125,7 +117,7 @@ def official_weights(network: str) -> tuple[str, str]:
 
 
 def torchvision_backbone(
-    network: str, state: dict | None = None, where: str = "", pooling: str = "average"
+    network: str, state: State | None = None, where: str = "", pooling: str = "average"
 ) -> Backbone:
     """Cut a torchvision network into blocks, with weights if a state is given, else with random ones."""
     from torchvision import models
@@ -135,11 +127,15 @@ def torchvision_backbone(
         model = models.get_model(network, weights=None)
     if state is not None:
         load_weights(model, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, where)
-    stages = _stages(model)
+    return pooled_backbone(_stages(model), pooling, 224, IMAGENET)
+
+
+def pooled_backbone(stages: list[nn.Module], pooling: str, resolution: int, preprocessing: dict) -> Backbone:
+    """Make a backbone of convolutional blocks in a row, their last maps pooled by "average" or "gem"."""
     pool, tail = (GeM(), ["1"]) if pooling == "gem" else (nn.AdaptiveAvgPool2d(1), [])
-    network_ = nn.Sequential(Blocks(*stages), pool, nn.Flatten()).to(memory_format=torch.channels_last)
+    network = nn.Sequential(Blocks(*stages), pool, nn.Flatten()).to(memory_format=torch.channels_last)
     blocks = [f"0.{i}" for i in range(len(stages))]
-    return Backbone(network_, blocks, tail, blocks[-1], 224, False, IMAGENET)
+    return Backbone(network, blocks, tail, blocks[-1], resolution, False, preprocessing)
 
 
 def _stages(model: nn.Module) -> list[nn.Module]:

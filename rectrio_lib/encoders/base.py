@@ -1,4 +1,4 @@
-"""What an encoder is: pictures in, unit vectors out, so that inner product = cosine similarity; and two small ones."""
+"""What an encoder is: images in, unit vectors out, so that inner product = cosine similarity; and the simplest one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import quiet
 
-BATCH = 512  # pictures a step when only encoding
+BATCH = 512  # images per step when encoding
 
 
 class Encoder(nn.Module):
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         preprocessing: {"channels", "size", "mean", "std"}; mean and std are for pixels in 0..1, of all or each channel.
         activation: names of the activations inside.
         stand_in: whether random weights took the place of pretrained ones.
-        stamp: fingerprint of an encoder whose weights lie elsewhere, see `export`; empty for all others.
+        stamp: fingerprint of an encoder whose weights lie elsewhere, see `openvino`; empty for all others.
     """
 
     kind: str
@@ -50,36 +50,36 @@ class Encoder(nn.Module):
         """Turn uint8 (B, C, H, W) into the network's float32 input.
 
         Raises:
-            ValueError: if the pictures have another number of channels or another size than the network was made for.
+            ArgumentError: if channels or size are not those of `preprocessing`.
         """
-        wanted = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
-        if tuple(images.shape[1:]) != wanted:
-            raise ArgumentError(f"This encoder takes pictures of shape {wanted}, not {tuple(images.shape[1:])}.")
+        expected = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
+        if tuple(images.shape[1:]) != expected:
+            raise ArgumentError(f"This encoder takes pictures of shape {expected}, not {tuple(images.shape[1:])}.")
         mean, std = (torch.tensor(self.preprocessing[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
         scaled = self.resize(images.float().div_(255)).sub_(mean).div_(std)
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
-        """Bring float32 (B, C, size, size) to the side that the network sees; by default they are the same."""
+        """Resize float32 (B, C, size, size) to the network's resolution; by default they are the same."""
         return images
 
     def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
-        """Return what training may change, as an optimizer takes it; a pretrained backbone may go slower."""
+        """Return the trainable parameters as an optimizer takes them; a pretrained backbone may learn more slowly."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": learning_rate}]
 
     def encode(self, images: np.ndarray | torch.Tensor, progress: str = "") -> np.ndarray:
-        """Encode pictures in batches on the best device, in evaluation mode, without gradients.
+        """Encode images in batches on the best device, in evaluation mode, without gradients.
 
         Args:
-            images: uint8 (N, C, H, W), or what else `prepare` takes; memory-mapped, it is read a batch at a time.
+            images: uint8 (N, C, H, W), or what else `prepare` takes; memory-mapped ones are read batch by batch.
             progress: caption of a progress bar; empty shows none.
 
         Returns:
             float32 (N, dim), rows of unit length.
         """
         keep_freed_memory()
-        device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing["size"])
-        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # what is inside the network grows with the pictures
+        device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing.get("size", 1))
+        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # activations grow with the images
         vectors = np.empty((len(images), self.dim), np.float32)
         starts = range(0, len(images), size)
         with self._evaluated_on(device), torch.inference_mode(), autocast(device):
@@ -92,11 +92,11 @@ class Encoder(nn.Module):
 
     @contextmanager
     def _evaluated_on(self, device: str) -> Iterator[None]:
-        """Bring the encoder to a device and to evaluation mode; afterwards it trains again, if it did before."""
+        """Put the encoder on a device and in evaluation mode; afterwards restore the mode."""
         before, weights = self.training, next(self.parameters(), None)
         if weights is not None and weights.device.type != device:
             self.to(device)
-        if before:  # to walk through all modules takes as long as to encode a small picture
+        if before:  # walking through all modules takes as long as encoding a small image
             self.eval()
         try:
             yield
@@ -106,19 +106,19 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts, as `encode` does pictures, for encoders with a `text_tower` (and `tokenize`, its preparation).
+        """Encode texts with an encoder that has a `text_tower`, and `tokenize`, its preparation.
 
         Args:
-            texts: what to encode (N,); what is longer than the tower reads is cut off.
+            texts: (N,); long ones are truncated.
 
         Returns:
-            float32 (N, dim), rows of unit length, in the space of the pictures.
+            float32 (N, dim), rows of unit length, in the space of the images.
 
         Raises:
-            ValueError: if the encoder has no text tower, or cannot read a text; the message says why.
+            ArgumentError: if the encoder has no text tower, or cannot read a text; the message says why.
         """
         if getattr(self, "text_tower", None) is None:
-            raise ArgumentError(f"An encoder of kind {self.kind!r} like this one reads no texts: it has no text tower.")
+            raise ArgumentError(f"This encoder of kind {self.kind!r} cannot read texts: it has no text tower.")
         device, tokens = best_device(), self.tokenize(texts)
         with self._evaluated_on(device):
             vectors = torch.cat([self.text_tower(part.to(device)).float().cpu() for part in tokens.split(BATCH)])
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
 
 
 class RawPixels(Encoder):
-    """The floor to beat: the picture itself as a vector. A black picture counts as an evenly grey one."""
+    """The baseline: the image itself as a vector. A black image counts as a uniformly grey one."""
 
     kind = "raw-pixels"
 
@@ -140,16 +140,16 @@ class RawPixels(Encoder):
 
 
 def validate_texts(texts: Sequence[str]) -> list[str]:
-    """Return texts as a list, if they are texts.
+    """Return texts as a list.
 
     Raises:
-        ValueError: if there is none, one is empty or no text, or a text stands where a list of texts should.
+        ArgumentError: if it is not a list of at least one text, or one is empty.
     """
     if isinstance(texts, str) or not len(texts):
         raise ArgumentError(f"Expected a list of at least one text, not {shortened(repr(texts))}.")
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
-            raise ArgumentError(f"Text {number} of {len(texts)} is no text but a {type(text).__name__}.")
+            raise ArgumentError(f"Text {number} of {len(texts)} is not text but {type(text).__name__}.")
         if not text.strip():
-            raise ArgumentError(f"Text {number} of {len(texts)} is empty: say in words what to look for.")
+            raise ArgumentError(f"Text {number} of {len(texts)} is empty: describe what to look for.")
     return list(texts)

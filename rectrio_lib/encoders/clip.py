@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import nn
 
 from rectrio_lib.core.errors import MissingPackageError
+from rectrio_lib.core.tables import shortened
+from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, Blocks
 from rectrio_lib.encoders.base import validate_texts
 from rectrio_lib.encoders.weights import find_state, load_weights
 
+LOG = logging.getLogger(__name__)
 CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _TEXT = {"context_length": 77, "vocab_size": 49408}
 _TEXT_BASE = {**_TEXT, "transformer_width": 512, "transformer_heads": 8, "transformer_layers": 12}
@@ -32,10 +37,7 @@ _TINY = {  # same classes of network, small enough to stand in within seconds
 
 
 class ClipTextTower(nn.Module):
-    """CLIP's text tower, apart from its pictures: int64 (T, 77), as `tokenize` gives them -> (T, dim), unit length.
-
-    Args:
-        model: what `build_clip` or `load_clip` returns; the parts are shared with it.
+    """CLIP's text tower alone, sharing the model's parameters: int64 (T, 77) of `tokenize` -> (T, dim), unit length.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
     """
@@ -46,44 +48,36 @@ class ClipTextTower(nn.Module):
         self.position, self.project = model.positional_embedding, model.text_projection
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Read texts; the vector is made of what stands at their end, the token of the highest number."""
+        """Encode texts; the vector comes from the state at their end token, which has the highest id."""
         states = (self.embed(tokens) + self.position).transpose(0, 1)  # (77, T, width)
         states = self.norm(self.transformer(states).transpose(0, 1))
         ends = states[torch.arange(tokens.shape[0], device=tokens.device), tokens.argmax(1)]  # (T, width)
         return nn.functional.normalize(ends @ self.project)
 
 
-def clip_towers(model: nn.Module) -> tuple[Backbone, ClipTextTower]:
-    """Take CLIP apart: its picture tower as a backbone, and its text tower."""
-    return clip_backbone(model), ClipTextTower(model)
-
-
 def tokenize(texts: Sequence[str]) -> torch.Tensor:
-    """Turn texts into what CLIP's text tower takes, int64 (T, 77); what is longer is cut off.
+    """Turn texts into what CLIP's text tower takes, int64 (T, 77); longer texts are truncated, with a warning each.
 
     Raises:
-        ValueError: as `base.validate_texts`.
-        ModuleNotFoundError: if the `clip` package is not installed.
+        ArgumentError: see `base.validate_texts`.
+        MissingPackageError: if the `clip` package is not installed.
     """
-    return clip_module().tokenize(validate_texts(texts), truncate=True).long()
+    clip, texts = clip_module(), validate_texts(texts)
+    tokens = clip.tokenize(texts, truncate=True).long()
+    for text, row in zip(texts, tokens, strict=True):
+        if row[-1] and len(clip.clip._tokenizer.encode(text)) + 2 > len(row):  # two mark the ends
+            LOG.warning("CLIP reads the first %d tokens only of %r.", len(row), shortened(text))
+    return tokens
 
 
-def load_clip(network: str) -> tuple[nn.Module, bool]:
-    """Load CLIP with both towers, in float32, in evaluation mode.
-
-    Args:
-        network: such as "ViT-B/32".
+def load_clip(network: str, workspace: Workspace | None = None) -> tuple[nn.Module, bool]:
+    """Load CLIP with both towers, such as "ViT-B/32", in float32 and evaluation mode; see `pretrained.load_backbone`.
 
     Returns:
         The model, and whether it is a tiny stand-in with random weights.
-
-    Raises:
-        ValueError, ModuleNotFoundError: see `load_backbone`.
-
-    Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
     """
-    clip_module()  # said now, not after a download
-    state, where = find_state(f"clip:{network}", lambda: official_weights(network))
+    clip_module()  # reported now, not after a download
+    state, where = find_state(f"clip:{network}", lambda: official_weights(network), workspace)
     model = build_clip(network, tiny=state is None)
     if state is not None:
         extra = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives, no weights
@@ -121,32 +115,27 @@ def clip_backbone(model: nn.Module) -> Backbone:
     return Backbone(visual, blocks, tail, spatial, visual.input_resolution, True, CLIP_PIXELS)
 
 
+@cache
 def clip_module() -> types.ModuleType:
-    """Import OpenAI's `clip`; its older wheels want a name that current setuptools lacks.
+    """Import OpenAI's `clip`, once; its older wheels import a name from pkg_resources that current setuptools lacks.
 
     Raises:
-        ModuleNotFoundError: if it is not installed, or the package of that name is another one.
+        MissingPackageError: if it is not installed, or the package of that name is another one.
     """
     import packaging.version
 
-    before, stand_in = sys.modules.get("pkg_resources"), types.ModuleType("pkg_resources")
-    sys.modules["pkg_resources"], stand_in.packaging = stand_in, packaging
-    try:
-        return _import_clip()
-    finally:
-        if before is None:
-            del sys.modules["pkg_resources"]
-        else:
-            sys.modules["pkg_resources"] = before
-
-
-def _import_clip() -> types.ModuleType:
+    before, substitute = sys.modules.get("pkg_resources"), types.ModuleType("pkg_resources")
+    sys.modules["pkg_resources"], substitute.packaging = substitute, packaging
     try:
         import clip
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"CLIP needs a package that is not installed ({error.name}): pip install 'rectrio[clip]'."
         ) from error
+    finally:
+        sys.modules.pop("pkg_resources", None)
+        if before is not None:
+            sys.modules["pkg_resources"] = before
     if not hasattr(clip, "tokenize"):
         raise MissingPackageError(
             f"{clip.__file__} is another `clip` than OpenAI's: pip uninstall clip, then pip install 'rectrio[clip]'."

@@ -15,20 +15,21 @@ PLAN = (16, 32, "M", 64, 64, "M", 128, 128, 128)
 class ConvNet(Encoder):
     """A small Conv-BN-ReLU-MaxPool network, trained from scratch.
 
-    Pooling comes before batch norm and ReLU: maximum and ReLU commute, and a quarter of the pixels is left to
-    normalise. In evaluation mode the vector is the mean over several looks at the picture.
+    Pooling comes before batch norm and ReLU: maximum and ReLU commute, and only a quarter of the pixels is left to
+    normalise. In evaluation mode the vector is the mean over test-time augmentations of the image.
 
     Args:
         channels: 1 for grey, 3 for colour.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
         plan: channels of each 3 x 3 convolution; "M" after one stands for a 2 x 2 max-pooling of its output.
         dim: length of the unit vectors.
         mean: mean of the training pixels, 0..1.
         std: standard deviation of the training pixels.
-        looks: 1, the picture alone; 2, and its mirror image; 6, and both moved by a pixel along each diagonal.
+        looks: test-time augmentations: 1, the image alone; 2, and mirrored; 6, and both shifted by a pixel along each
+            diagonal.
 
     Raises:
-        ValueError: if `looks` is another number.
+        ArgumentError: if `looks` is another number.
 
     Source: the plan's notation from Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015.
     """
@@ -56,12 +57,8 @@ class ConvNet(Encoder):
             if step == "M":
                 continue
             pool = [nn.MaxPool2d(2)] if following == "M" else []
-            layers += [
-                nn.Conv2d(width, step, 3, padding=1, bias=False),
-                *pool,
-                nn.BatchNorm2d(step),
-                nn.ReLU(inplace=True),
-            ]
+            convolution = nn.Conv2d(width, step, 3, padding=1, bias=False)
+            layers += [convolution, *pool, nn.BatchNorm2d(step), nn.ReLU(inplace=True)]
             width = step
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.project = nn.Sequential(nn.Linear(width, dim, bias=False), nn.BatchNorm1d(dim))
@@ -71,16 +68,16 @@ class ConvNet(Encoder):
         """(B, C, H, W) -> (B, dim), unit length."""
         if self.training:
             return self._embed(images)
-        looks = self._looks(images)  # together: one picture is seen twice in little more time than once
-        return F.normalize(self._embed(torch.cat(looks)).unflatten(0, (len(looks), -1)).sum(0))
+        views = self._views(images)  # in one batch: two views take little more time than one
+        return F.normalize(self._embed(torch.cat(views)).unflatten(0, (len(views), -1)).sum(0))
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.project(self.features(images)).float())
 
-    def _looks(self, images: torch.Tensor) -> list[torch.Tensor]:
-        moved = [images]
+    def _views(self, images: torch.Tensor) -> list[torch.Tensor]:
+        shifted = [images]
         if self.looks == 6:
             black = -self.preprocessing["mean"] / self.preprocessing["std"]
             padded, size = F.pad(images, [1] * 4, value=black), images.shape[-1]
-            moved += [padded[..., :size, :size], padded[..., 2:, 2:]]
-        return moved if self.looks == 1 else [*moved, *(look.flip(-1) for look in moved)]
+            shifted += [padded[..., :size, :size], padded[..., 2:, 2:]]
+        return shifted if self.looks == 1 else [*shifted, *(view.flip(-1) for view in shifted)]

@@ -1,4 +1,4 @@
-"""Two towers, one space: a small CNN for pictures and a bidirectional LSTM for texts, trained together from scratch."""
+"""Two towers, one space: a small CNN for images and a bidirectional LSTM for texts, trained together from scratch."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ from rectrio_lib.core.tables import shortened
 from rectrio_lib.encoders.base import Encoder, validate_texts
 from rectrio_lib.encoders.convnet import ConvNet
 
-PAD, UNKNOWN, FIRST = 0, 1, 2  # numbers of what is no word, of words never seen, and of the first word
+PAD, UNKNOWN, FIRST = 0, 1, 2  # token ids: padding, unknown word, first word of the vocabulary
 
 
 def words(text: str) -> list[str]:
-    """Split a text into words without case; a hyphen or an apostrophe stays inside: t-shirt is one word."""
+    """Split a text into lower-case words; hyphens and apostrophes stay inside: t-shirt is one word."""
     return re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", unicodedata.normalize("NFKC", text).casefold())
 
 
 def vocabulary(texts: Iterable[str]) -> list[str]:
-    """Return all words of some texts, each once, by alphabet."""
+    """Return all words of some texts, each once, in alphabetical order."""
     return sorted({word for text in texts for word in words(text)})
 
 
 def token_ids(texts: Sequence[str], known: Sequence[str], length: int) -> torch.Tensor:
-    """Turn texts into numbers of words.
+    """Turn texts into token ids.
 
     Args:
-        texts: what to read (N,).
+        texts: (N,).
         known: the vocabulary; its words are numbered from FIRST.
-        length: L, words that are read of a text; the rest is cut off.
+        length: L, words read per text; the rest is cut off.
 
     Returns:
-        int64 (N, L): UNKNOWN for words that are not in the vocabulary, PAD after the last one.
+        int64 (N, L): UNKNOWN for words outside the vocabulary, PAD after the last one.
 
     Raises:
-        ValueError: as `checked`, or if none of the words that are read of a text is in the vocabulary.
+        ArgumentError: see `validate_texts`; or if none of the words read of a text is in the vocabulary.
     """
-    texts, number_of = validate_texts(texts), {word: number for number, word in enumerate(known, FIRST)}
-    numbers = torch.full((len(texts), length), PAD)
-    for row, text in zip(numbers, texts, strict=True):
-        found = [number_of.get(word, UNKNOWN) for word in words(text)[:length]]
-        if all(number == UNKNOWN for number in found):
+    texts, id_of = validate_texts(texts), {word: number for number, word in enumerate(known, FIRST)}
+    tokens = torch.full((len(texts), length), PAD)
+    for row, text in zip(tokens, texts, strict=True):
+        ids = [id_of.get(word, UNKNOWN) for word in words(text)[:length]]
+        if all(number == UNKNOWN for number in ids):
             raise ArgumentError(
-                f"{shortened(text)!r} holds no word that this encoder knows among the first {length}: use some of its "
-                f"{len(known)} words, such as {', '.join(known[:: max(1, len(known) // 6)][:6])}."
+                f"{shortened(text)!r} holds no word that this encoder knows among its first {length}: use some of the "
+                f"{len(known)} known words, such as {', '.join(known[:: max(1, len(known) // 6)][:6])}."
             )
-        row[: len(found)] = torch.tensor(found)
-    return numbers
+        row[: len(ids)] = torch.tensor(ids)
+    return tokens
 
 
 PLAN = (16, 32, "M", 64, 64, "M", 128, 128, "M", 256)  # four blocks of convolutions
-LOWEST = 0.01  # temperature; below, CLIP found, training becomes unstable
+LOWEST = 0.01  # temperature; training becomes unstable below, as CLIP's authors found
 
 
 class TextTower(nn.Module):
     """Word embedding, bidirectional LSTM, mean and maximum over the words, and a linear map to the unit sphere.
 
-    In training, some words are hidden behind UNKNOWN: no single word decides, and UNKNOWN gets a meaning.
+    In training, some words are replaced by UNKNOWN: no single word decides, and UNKNOWN learns a meaning.
 
     Args:
         count: words in the vocabulary.
         dim: length of the unit vectors.
-        embedding: numbers a word.
-        hidden: numbers of the LSTM's state in each direction.
-        hide: share of the words that are hidden in training.
+        embedding: dimensions of a word.
+        hidden: dimensions of the LSTM's state in each direction.
+        hide: share of the words replaced in training.
 
     Source: Graves and Schmidhuber, "Framewise phoneme classification with bidirectional LSTM", 2005; Iyyer et al.,
         "Deep unordered composition rivals syntactic methods", ACL 2015 (hidden words).
@@ -91,30 +91,18 @@ class TextTower(nn.Module):
             tokens = tokens.masked_fill(hidden & present[..., 0], UNKNOWN)
         states, _ = self.lstm(self.embed(tokens))  # (N, L, 2 * hidden)
         mean = (states * present).sum(1) / present.sum(1)
-        most = states.masked_fill(~present, -1).amax(1)  # an LSTM's states lie in -1..1
-        return F.normalize(self.project(torch.cat([mean, most], 1)))
+        maximum = states.masked_fill(~present, -1).amax(1)  # an LSTM's states lie in -1..1
+        return F.normalize(self.project(torch.cat([mean, maximum], 1)))
 
 
 class DualEncoder(Encoder):
-    """Pictures and texts as unit vectors of one space: as a picture encoder it is used like any other.
+    """Images and texts as unit vectors of one space; encodes images like any other encoder.
 
     Args:
         vocabulary: the words that the text tower knows.
-        channels: 1 for grey, 3 for colour.
-        size: side of the square pictures in pixels.
-        plan: of the CNN, see `ConvNet`.
-        dim: length of the vectors.
-        mean: mean of the training pixels, 0..1.
-        std: standard deviation of the training pixels.
-        looks: at a picture, see `ConvNet`.
-        embedding: numbers a word, see `TextTower`.
-        hidden: of the LSTM.
-        hide: share of the words that training hides.
-        length: words that are read of a text.
-
-    Attributes:
-        picture_tower: the CNN.
-        text_tower: takes what `tokenize` returns.
+        channels, size, plan, dim, mean, std, looks: see `ConvNet`.
+        embedding, hidden, hide: see `TextTower`.
+        length: words read per text.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021 (two
         towers and a learned temperature).
@@ -138,18 +126,18 @@ class DualEncoder(Encoder):
         hide: float = 0.2,
         length: int = 16,
     ):
-        pictures = {"channels": channels, "size": size, "plan": list(plan), "dim": dim, "mean": mean, "std": std}
-        pictures |= {"looks": looks}
+        images = {"channels": channels, "size": size, "plan": list(plan), "dim": dim, "mean": mean, "std": std}
+        images |= {"looks": looks}
         texts = {"embedding": embedding, "hidden": hidden, "hide": hide}
-        super().__init__(vocabulary=list(vocabulary), **pictures, **texts, length=length)
+        super().__init__(vocabulary=list(vocabulary), **images, **texts, length=length)
         self.dim, self.vocabulary, self.length = dim, list(vocabulary), length
-        self.picture_tower = ConvNet(**pictures)
+        self.picture_tower = ConvNet(**images)  # a name inside saved weights
         self.text_tower = TextTower(len(self.vocabulary), dim, **texts)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
 
     @property
     def temperature(self) -> torch.Tensor:
-        """What similarities are divided by before they compete in a softmax, a learned number."""
+        """Learned divisor of the similarities before the softmax."""
         return self.log_temperature.exp().clamp_min(LOWEST)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -157,15 +145,11 @@ class DualEncoder(Encoder):
         return self.picture_tower(images)
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Turn texts into what the text tower takes, int64 (N, length).
-
-        Raises:
-            ValueError: if a text is empty or all of its words are unknown.
-        """
+        """Turn texts into token ids, int64 (N, length); see `token_ids`."""
         return token_ids(texts, self.vocabulary, self.length)
 
     def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
-        """Return both towers, and the temperature, which is not pulled towards one by weight decay."""
+        """Return both towers, and the temperature, which takes no weight decay."""
         towers = [*self.picture_tower.parameters(), *self.text_tower.parameters()]
         temperature = {"params": [self.log_temperature], "lr": learning_rate, "weight_decay": 0.0}
         return [{"params": towers, "lr": learning_rate}, temperature]

@@ -1,48 +1,45 @@
 """Encoders for Intel processors: exported to OpenVINO, compared with torch, and loaded back as encoders like any other.
 
-An export lies below the encoder that it was made from, in outputs/encoders/<name>/openvino-<precision>/, and goes when
-that one is saved anew. fp32 computes in float32, and is refused if it would find other pictures than torch. fp16 takes
-half the disk, computes in 16 bits where the processor has them, and is refused if vectors turn away. Both carry the
-fingerprint of the encoder, so its indexes take their vectors. int8 has weights and activations of eight bits,
-calibrated on pictures; what it loses is told. Its fingerprint is its own: it needs an index of its own.
+An export lies below its encoder, in outputs/encoders/<name>/openvino-<precision>/, and goes when the encoder is saved
+again. fp32 computes in float32 and is refused if it ranks images differently from torch. fp16 takes half the disk,
+computes in 16 bits where the processor has them, and is refused if its vectors deviate. Both carry the fingerprint of
+the encoder, so its indexes accept their vectors.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from rectrio_lib.core import errors
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
 from rectrio_lib.core.files import replaced_folder, restore_folder, write_json
-from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.data import image_files
-from rectrio_lib.encoders import openvino_network
+from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.openvino_network import NEIGHBOURS, Tower
-from rectrio_lib.encoders.registry import KINDS, load_encoder
+from rectrio_lib.encoders.registry import build_encoder, encoder_card, load_encoder
 
-REQUIRED = {"fp32": {"cosine": 0.999, "same top-10": 0.99}, "fp16": {"cosine": 0.999}, "int8": {}}
-MOST_PICTURES = 512  # taken from a folder
+REQUIRED = {"fp32": {"cosine": 0.999, "same top-10": 0.99}, "fp16": {"cosine": 0.999}}
+TOWERS = ("pictures", "texts")  # names of the exported files
 BATCH = 32
+NEIGHBOURS = 10
+TIE = 1e-5  # similarities closer than this differ only by the order of additions
+Images = np.ndarray | Sequence[np.ndarray]
+Tower = Callable[[torch.Tensor], torch.Tensor]
 
 
 class OpenVinoEncoder(Encoder):
-    """An encoder whose network runs in OpenVINO on the processor. It takes the pictures that its source takes.
-
-    Args:
-        source: the encoder that was exported; its weights are not used.
-        towers: {"pictures": tower}, and {"texts": tower} of a source that has one: `text_tower`, with `tokenize`.
-        stamp: fingerprint of its vectors.
-    """
+    """An encoder whose network runs in OpenVINO on the processor, made from its source and {"pictures": tower, …}."""
 
     kind = "openvino"
 
@@ -50,162 +47,179 @@ class OpenVinoEncoder(Encoder):
         super().__init__(**source.arguments)
         self.dim, self.preprocessing, self.prepare = source.dim, source.preprocessing, source.prepare
         self.activation, self.stand_in, self.stamp = source.activation, source.stand_in, stamp
-        self.picture_tower = towers["pictures"]
+        self.image_tower = towers["pictures"]
         if "texts" in towers:
             self.text_tower, self.tokenize = towers["texts"], source.tokenize
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, dim), unit length, on the CPU."""
-        return self.picture_tower(images)
+        return self.image_tower(images)
 
 
 def export_encoder(
-    name: str, images: np.ndarray | str | Path, texts: Sequence[str] = (), precision: str = "fp32"
+    name: str, images: Images, texts: Sequence[str] = (), precision: str = "fp32", workspace: Workspace | None = None
 ) -> pd.DataFrame:
-    """Export the towers of a saved encoder, for batches of any size, and compare what was written with torch.
+    """Export the towers of a saved encoder, for batches of any size, and compare the result with torch.
 
-    int8 is calibrated on every other picture and compared on the rest. An export that is refused leaves the one before
-    it in place.
+    A refused export leaves the previous one in place.
 
     Args:
         name: of the encoder, below outputs/encoders/.
-        images: some hundred of the user's own pictures: uint8 (N, C, H, W) as the encoder takes them, or a folder.
-        texts: the same for the text tower of an encoder that has one.
-        precision: "fp32", "fp16" or "int8".
+        images: some hundred of the user's own images, uint8 (N, C, H, W) as the encoder takes them.
+        texts: some descriptions, for an encoder with a text tower.
+        precision: "fp32" or "fp16".
+        workspace: where the encoder lies.
 
     Returns:
-        One row a tower: how many were compared, the figures of `openvino_network.agreement` with torch in
-        float32 (texts are searched among the pictures), and megabytes.
+        One row per tower: how many inputs were compared, the figures of `agreement` with torch in float32 (texts are
+        searched among the images), and megabytes.
 
     Raises:
-        ValueError: if the vectors differ too much for the precision, there are too few pictures, no texts for a text
-            tower, or no such precision.
-        ModuleNotFoundError: if openvino, or nncf for int8, is not installed.
-        resources.MissingArtefact: if there is no such encoder.
+        ArgumentError: if the vectors differ too much, images or texts are too few, or the precision is unknown.
+        MissingPackageError: if openvino is not installed.
+        MissingArtefactError: if there is no such encoder.
     """
-    folder, openvino = exported_folder(name, precision), openvino_network.package("openvino")
-    encoder, step = load_encoder(name), 2 if precision == "int8" else 1
-    inputs = _inputs(encoder, images, texts)
-    asked = {tower: batch[step - 1 :: step] for tower, batch in inputs.items()}
-    if len(asked["pictures"]) <= NEIGHBOURS:
-        count = len(inputs["pictures"])
+    folder, openvino = exported_folder(name, precision, workspace), _openvino()
+    encoder = load_encoder(name, workspace)
+    if len(images) <= NEIGHBOURS:
         raise ArgumentError(
-            f"{count} readable pictures cannot show whether the nearest stay the same: give some hundred."
+            f"{len(images)} readable images cannot show whether the nearest neighbours stay the same: give 100 or more."
         )
-    with replaced_folder(folder) as fresh:
-        for tower, batch in inputs.items():
-            model = openvino_network.convert(_tower(encoder, tower), batch[::step], precision)
-            openvino.save_model(model, fresh / f"{tower}.xml", compress_to_fp16=precision == "fp16")
-        report = _compare(encoder, fresh, precision, asked)
-        _refuse(report, name, precision)
-        _write_card(fresh, name, precision, report)
-    return report
-
-
-def load_exported(name: str, precision: str = "fp32") -> OpenVinoEncoder:
-    """Open an exported encoder.
-
-    Args:
-        name: of the encoder that was exported.
-        precision: as it was exported.
-
-    Raises:
-        resources.MissingArtefact: if it was not exported in that precision.
-        ValueError: if it was made from another encoder than the one that is there now, or is damaged.
-        ModuleNotFoundError: if openvino is not installed.
-    """
-    folder, how = exported_folder(name, precision), f"`rectrio export {name} FOLDER --precision {precision}`"
-    openvino_network.package("openvino")
-    restore_folder(folder)
-    if not folder.is_dir():
-        raise errors.MissingArtefactError(f"{folder} is missing: make it with {how}.")
-    card, source = (json.loads(path.read_text(encoding="utf-8")) for path in (folder / "card.json", _card_of(name)))
-    if card["made_from"] != source["hash"]:
-        told = f"{folder} was made from encoder {card['made_from']}, but {name} is {source['hash']}"
-        raise ArgumentError(f"{told}: make it again, {how}.")
-    if card["files"] != _digests(folder):
-        raise ArgumentError(f"{folder} is damaged: make it again, {how}.")
-    with torch.device("meta"):  # the source without memory for weights, which OpenVINO holds
-        shell = KINDS[source["kind"]](**source["arguments"])
-    towers = [row["tower"] for row in card["report"]]
-    return OpenVinoEncoder(
-        shell, {t: openvino_network.compiled(folder / f"{t}.xml", precision) for t in towers}, card["hash"]
-    )
-
-
-def exported_folder(name: str, precision: str) -> Path:
-    """Return where the export of an encoder lies, or would.
-
-    Raises:
-        ValueError: if there is no such precision.
-    """
-    if precision not in REQUIRED:
-        raise ArgumentError(f"precision={precision!r}: choose one of {', '.join(REQUIRED)}.")
-    return Workspace().outputs / "encoders" / name / f"openvino-{precision}"
-
-
-def _inputs(encoder: Encoder, images: np.ndarray | str | Path, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Turn pictures, and texts if there is a tower for them, into what the towers take."""
-    images = images if isinstance(images, np.ndarray) else _read(Path(images).expanduser(), encoder)
     inputs = {"pictures": encoder.prepare(torch.from_numpy(np.array(images)))}
     if getattr(encoder, "text_tower", None) is not None:
         if len(texts) < 2:
-            raise ArgumentError(
-                "This encoder has a text tower: give some descriptions to compare it on (--texts FILE)."
-            )
+            raise ArgumentError("This encoder has a text tower: give descriptions to compare it on (--texts FILE).")
         inputs["texts"] = encoder.tokenize(list(texts))
-    return inputs
+    with replaced_folder(folder) as fresh:
+        for tower, batch in inputs.items():
+            model = convert(_tower(encoder, tower), batch)
+            openvino.save_model(model, fresh / f"{tower}.xml", compress_to_fp16=precision == "fp16")
+        report = _compare(encoder, fresh, precision, inputs)
+        _refuse(report, name, precision)
+        source = encoder_card(name, workspace)["hash"]
+        card = {"name": name, "precision": precision, "made_from": source, "hash": source, "files": _digests(fresh)}
+        card |= {"report": report.to_dict("records")}
+        card["versions"] = {package: version(package) for package in ("rectrio", "torch", "openvino")}
+        write_json(fresh / "card.json", card)
+    return report
 
 
-def _read(folder: Path, encoder: Encoder) -> np.ndarray:
-    """Read pictures of a folder, drawn by chance, at the encoder's size: uint8 (N, C, H, W)."""
-    channels, size = encoder.preprocessing["channels"], encoder.preprocessing["size"]
-    paths = image_files.list_images(folder)["path"].sample(frac=1, random_state=0)[:MOST_PICTURES]
-    read = image_files.read_ahead(folder, paths, size, channels, (), BATCH)
-    return np.array([file.pixels for file in read if file.pixels is not None]).reshape(-1, channels, size, size)
+def load_exported(name: str, precision: str = "fp32", workspace: Workspace | None = None) -> OpenVinoEncoder:
+    """Open an exported encoder; arguments as for `export_encoder`.
+
+    Raises:
+        MissingArtefactError: if it was not exported in that precision.
+        DataError: if the export is damaged, or belongs to an earlier encoder of that name.
+        MissingPackageError: if openvino is not installed.
+    """
+    folder = exported_folder(name, precision, workspace)
+    command = f"`rectrio export {name} FOLDER --precision {precision}`"
+    _openvino()
+    restore_folder(folder)
+    if not folder.is_dir():
+        raise MissingArtefactError(f"{folder} is missing: {command} makes it.")
+    card, source = read_card(folder / "card.json"), encoder_card(name, workspace)
+    if card.get("made_from") != source["hash"]:
+        was = f"{folder} was made from encoder {card.get('made_from')}"
+        raise DataError(f"{was}, but {name} is {source['hash']}: make it again, {command}.")
+    towers = [tower for tower in TOWERS if (folder / f"{tower}.xml").is_file()]
+    if "pictures" not in towers or card.get("files") != _digests(folder):
+        raise DataError(f"{folder} is damaged: make it again, {command}.")
+    with torch.device("meta"):  # the source without memory for weights, which OpenVINO holds
+        shell = build_encoder(source, folder.parent)
+    return OpenVinoEncoder(shell, {t: compiled(folder / f"{t}.xml", precision) for t in towers}, source["hash"])
+
+
+def exported_folder(name: str, precision: str, workspace: Workspace | None = None) -> Path:
+    """Return where the export of an encoder lies, or would lie."""
+    if precision not in REQUIRED:
+        raise ArgumentError(f"precision={precision!r}: choose one of {', '.join(REQUIRED)}.")
+    return (workspace or Workspace()).path("encoders", name) / f"openvino-{precision}"
+
+
+def convert(module: nn.Module, inputs: torch.Tensor) -> Any:
+    """Convert a network, one tensor in, one out, to an `openvino.Model` for batches of any size, like `inputs`."""
+    openvino = _openvino()
+    shape = openvino.PartialShape([-1, *inputs.shape[1:]])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter traces with torch.jit, which is deprecated
+        return openvino.convert_model(module.eval(), example_input=inputs[:2], input=[shape])
+
+
+def compiled(model: Any, precision: str, **properties: Any) -> Tower:
+    """Compile an `openvino.Model`, or its .xml file, for the processor: a function of tensors.
+
+    "fp32" computes in float32; "fp16" leaves it to OpenVINO, which takes what is fastest here.
+    """
+    core = _openvino().Core()
+    core.set_property({"ENABLE_MMAP": False})  # Windows could not replace files that are mapped
+    exact = {"INFERENCE_PRECISION_HINT": "f32"} if precision == "fp32" else {}
+    network = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", **exact, **properties})
+    return lambda batch: torch.from_numpy(network(np.ascontiguousarray(batch.cpu().numpy()))[0])
+
+
+def agreement(
+    vectors: torch.Tensor, exported: torch.Tensor, galleries: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> dict[str, float]:
+    """Compare unit vectors of the same queries from two networks.
+
+    Args:
+        vectors: (Q, D), the reference.
+        exported: (Q, D).
+        galleries: of the two networks (N, D), to search in; None searches among the queries, each without itself.
+
+    Returns:
+        {"cosine": the lowest, "mean cosine", "same top-10": share of queries whose ten nearest are also the ten nearest
+        by the reference, "neighbours kept": share of neighbours that are}; neighbours within TIE count as equal.
+    """
+    cosine = F.cosine_similarity(vectors, exported)
+    pairs = zip((vectors, exported), galleries or (vectors, exported), strict=True)
+    expected, actual = (queries @ gallery.T for queries, gallery in pairs)
+    if galleries is None:
+        for similarities in (expected, actual):
+            similarities.fill_diagonal_(-torch.inf)
+    tenth = expected.topk(NEIGHBOURS).values[:, -1:]
+    kept = (expected.gather(1, actual.topk(NEIGHBOURS).indices) >= tenth - TIE).double()
+    figures = {"cosine": cosine.min(), "mean cosine": cosine.mean()}
+    figures |= {"same top-10": kept.prod(1).mean(), "neighbours kept": kept.mean()}
+    return {name: float(figure) for name, figure in figures.items()}
 
 
 def _tower(encoder: Encoder, name: str) -> nn.Module:
     return encoder if name == "pictures" else encoder.text_tower
 
 
-def _compare(encoder: Encoder, folder: Path, precision: str, asked: dict[str, torch.Tensor]) -> pd.DataFrame:
+def _compare(encoder: Encoder, folder: Path, precision: str, inputs: dict[str, torch.Tensor]) -> pd.DataFrame:
     rows, galleries = [], None
-    for tower, batch in asked.items():
-        exported = openvino_network.compiled(folder / f"{tower}.xml", precision)
-        pair = _vectors(_tower(encoder, tower), batch), _vectors(exported, batch)
-        rows.append({"tower": tower, "compared": len(batch), **openvino_network.agreement(*pair, galleries)})
+    for tower, batch in inputs.items():
+        towers = _tower(encoder, tower), compiled(folder / f"{tower}.xml", precision)
+        with torch.inference_mode():
+            pair = tuple(torch.cat([run(part).float() for part in batch.split(BATCH)]) for run in towers)
+        rows.append({"tower": tower, "compared": len(batch), **agreement(*pair, galleries)})
         rows[-1]["MB"] = round((folder / f"{tower}.bin").stat().st_size / 1e6, 1)
         galleries = galleries or pair
     return pd.DataFrame(rows)
-
-
-@torch.inference_mode()
-def _vectors(tower: Tower, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.cat([tower(inputs[start : start + BATCH]).float() for start in range(0, len(inputs), BATCH)])
 
 
 def _refuse(report: pd.DataFrame, name: str, precision: str) -> None:
     for row in report.to_dict("records"):
         low = [f"{k} {row[k]:.4f} (at least {x})" for k, x in REQUIRED[precision].items() if not row[k] >= x]
         if low:
-            told = f"{name} is not exported in {precision}: OpenVINO agrees too little with torch"
-            raise ArgumentError(f"{told} on {row['compared']} {row['tower']}: {', '.join(low)}.")
-
-
-def _write_card(folder: Path, name: str, precision: str, report: pd.DataFrame) -> None:
-    made_from, files = json.loads(_card_of(name).read_text(encoding="utf-8"))["hash"], _digests(folder)
-    own = hashlib.sha256(json.dumps([made_from, files]).encode()).hexdigest()[:16]
-    card = {"name": name, "precision": precision, "made_from": made_from, "files": files}
-    card |= {"hash": own if precision == "int8" else made_from, "report": report.to_dict("records")}
-    card["versions"] = {package: version(package) for package in ("rectrio", "torch", "openvino")}
-    write_json(folder / "card.json", card)
-
-
-def _card_of(name: str) -> Path:
-    return Workspace().outputs / "encoders" / name / "encoder.json"
+            raise ArgumentError(
+                f"{name} is not exported in {precision}: OpenVINO agrees too little with torch on {row['compared']} "
+                f"{row['tower']}: {', '.join(low)}."
+            )
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.iterdir()) if path.suffix in (".xml", ".bin"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    paths = sorted([*folder.glob("*.xml"), *folder.glob("*.bin")])
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _openvino() -> ModuleType:
+    try:
+        return import_module("openvino")
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"OpenVINO needs a package that is not installed ({error.name}): pip install 'rectrio[openvino]'."
+        ) from error

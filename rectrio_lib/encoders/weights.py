@@ -16,80 +16,88 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rectrio_lib.core import download
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.workspace import Workspace, offline
 
 LOG = logging.getLogger(__name__)
+State = Mapping[str, torch.Tensor]
 
 
-def find_state(name: str, official: Callable[[], tuple[str, str]]) -> tuple[dict[str, torch.Tensor] | None, str]:
-    """Find pretrained weights: a file in `RECTRIO_WEIGHTS`, else the official download.
+def find_state(
+    name: str, official: Callable[[], tuple[str, str]], workspace: Workspace | None = None
+) -> tuple[State | None, str]:
+    """Find pretrained weights: a file in the weights folder, else the official download.
 
     A file is found by the network's name: squeezenet1_0-imagenet.safetensors, resnet50-11ad3fa6.pth, ViT-B-32.pt.
 
     Args:
         name: family and network, such as "clip:ViT-B/32".
-        official: gives the address of the official weights, and the sha256 (or its beginning) that they must have;
-            asked only where no file is found.
+        official: returns the address of the official weights and their sha256, or its beginning; called only where no
+            file is found.
+        workspace: whose weights folder to use.
 
     Returns:
-        The weights by name, and the file they came from; None, which announces a stand-in, if they are not to be had.
+        The weights by name, and their file; None, with a warning, if they are unavailable.
 
     Raises:
-        ValueError: if a file is damaged.
+        DataError: if a file is damaged.
     """
-    root, stem = Workspace().weights, name.partition(":")[2].replace("/", "-")
-    pattern = re.compile(rf"{re.escape(stem)}(-\w+)?\.(safetensors|pth|pt)")
+    workspace, stem = workspace or Workspace(), name.partition(":")[2].replace("/", "-")
+    root, pattern = workspace.weights, re.compile(rf"{re.escape(stem)}(-\w+)?\.(safetensors|pth|pt)")
     files = sorted(p for p in root.glob("*") if pattern.fullmatch(p.name)) if root.is_dir() else []
     if files:
-        return _read_state(files[0]), str(files[0])
+        return read_state(files[0]), str(files[0])
     reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
     if not offline():
         try:
-            path = download.download_weights(*official())
-            return _read_state(path), str(path)
+            path = download.download_weights(*official(), workspace=workspace)
+            return read_state(path), str(path)
         except (OSError, HTTPException, RuntimeError) as error:
             reason = f"the download failed ({str(error).strip()})"
     LOG.warning(
-        "STAND-IN: %s holds no %s weights and %s: using a random network. Its results mean nothing.", root, stem, reason
+        "STAND-IN: %s holds no %s weights and %s: using random weights. Results mean nothing.", root, stem, reason
     )
     return None, ""
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive."""
+def read_state(path: Path) -> State:
+    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive.
+
+    Raises:
+        DataError: if the file is damaged or holds something else.
+    """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ArgumentError(f"{path} is damaged or holds no weights: delete it and fetch it again.") from error
+        raise DataError(f"{path} is damaged or holds no weights: delete it and fetch it again.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ArgumentError(f"{path} holds no plain weights: it should map names to tensors and nothing else.")
+        raise DataError(f"{path} does not hold plain weights: expected a map of names to tensors and nothing else.")
     return state
 
 
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+def _read_torch(path: Path) -> State:
     try:
         with warnings.catch_warnings():  # torch.jit is deprecated, but CLIP's files are its archives
             warnings.simplefilter("ignore", FutureWarning)
             return torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError:  # no archive
+    except RuntimeError:  # not an archive
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_weights(module: nn.Module, state: dict[str, torch.Tensor], where: str | Path) -> None:
-    """Load weights that must fit exactly.
+def load_weights(module: nn.Module, state: State, where: str | Path) -> None:
+    """Load weights that must fit exactly; `where` says in the message where they come from.
 
     Raises:
-        ValueError: if a key is missing, foreign, or of another shape; the message names the first of them.
+        DataError: if a key is missing, foreign, or of another shape; the message names the first of them.
     """
     wrong = sorted({key for key, _ in _shapes(state) ^ _shapes(module.state_dict())})
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ArgumentError(
+        raise DataError(
             f"The weights in {where} are of another architecture: {', '.join(wrong[:5])}{more} do not match."
         )
     module.load_state_dict(state, strict=False)  # old files lack the counters that `_shapes` passes over
 
 
-def _shapes(state: dict[str, torch.Tensor]) -> set[tuple[str, torch.Size]]:
+def _shapes(state: State) -> set[tuple[str, torch.Size]]:
     return {(key, value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}

@@ -1,4 +1,4 @@
-"""What the figures of many queries tell: means, bootstrap intervals, differences, precision of what is answered."""
+"""Figures of many queries: means, bootstrap intervals, paired differences, precision against coverage."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class Evaluation:
     Attributes:
         labels: label of every query (Q,).
         scores: by name, float64 (Q,) in 0..1, in the order of the queries: recall_at_<k> (1 where one of the k nearest
-            is relevant, else 0), precision_at_1, knn_accuracy, unless only the nearest were asked for r_precision,
-            map_at_r and mrr, and where asked for average_precision. NaN where the query is skipped: the gallery holds
-            no picture of its class.
+            is relevant, else 0), precision_at_1, knn_accuracy and, if measured, r_precision, map_at_r, mrr and
+            average_precision. NaN where a query is skipped: the gallery holds no image of its class.
     """
 
     labels: np.ndarray
@@ -29,7 +28,7 @@ class Evaluation:
 
     @property
     def skipped(self) -> int:
-        """How many queries count nowhere because the gallery holds no picture of their class."""
+        """Queries excluded from every mean: the gallery holds no image of their class."""
         return int(np.isnan(self.scores["precision_at_1"]).sum())
 
     def means(self) -> dict[str, float]:
@@ -37,7 +36,7 @@ class Evaluation:
         return {name: float(np.nanmean(values)) for name, values in self.scores.items()}
 
     def per_class(self) -> pd.DataFrame:
-        """Return one row a class (index `label`): `queries` (without the skipped) and the mean of each figure."""
+        """Return one row per class (index `label`): `queries` (without skipped ones) and the mean of each figure."""
         groups = pd.DataFrame(self.scores).groupby(pd.Index(self.labels, name="label"))
         table = groups.mean()
         table.insert(0, "queries", groups["precision_at_1"].count())
@@ -46,24 +45,19 @@ class Evaluation:
     def interval(
         self, name: str, confidence: float = 0.95, draws: int = 1000, seed: int = 0, by_label: bool = False
     ) -> tuple[float, float]:
-        """Percentile bootstrap interval of a mean: how far it moves with another sample of queries.
+        """Percentile bootstrap interval (low, high) of a mean: how far it moves with another sample of queries.
 
-        The encoder and the gallery stay as they are: the spread between training seeds is another matter.
+        Encoder and gallery stay fixed: the interval does not cover the spread between training seeds.
 
         Args:
             name: a key of `scores`.
             confidence: share of resampled means inside the interval, between 0 and 1.
             draws: resamples, each of as many queries as there are, with replacement.
             seed: the same seed gives the same interval.
-            by_label: draw labels instead, as many as there are, each with all of its queries: the views of one product
-                succeed and fail together, and as single queries they would seem to tell more than they do.
-
-        Returns:
-            Lower and upper end.
+            by_label: resample labels with all of their queries: views of one product succeed and fail together.
 
         Raises:
-            ValueError: if the name is unknown, the confidence is not between 0 and 1, there are no draws, or only one
-                label to draw from.
+            ArgumentError: if the name is unknown, confidence or draws are out of range, or there is only one label.
 
         Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. Whole labels: Davison &
             Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8.
@@ -87,26 +81,25 @@ def paired_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a difference of means, `one` minus `other`, measured on the same queries.
 
-    Each query is compared with itself: what is hard for both does not widen the interval.
+    Each query is compared with itself: queries that are hard for both do not widen the interval.
 
     Args:
         one: figures of an encoder.
         other: figures of another encoder for the same queries, in the same order.
         name: a key of both `scores`.
-        confidence: see `Evaluation.interval`, as for `draws` and `seed`.
+        confidence: see `Evaluation.interval`, as for the other three.
         draws: resamples.
         seed: of the draws.
-        by_label: draw whole labels; False draws single queries.
+        by_label: resample labels.
 
     Returns:
-        Lower and upper end. Where 0 lies outside, the difference is more than chance in the choice of queries.
+        Lower and upper end. If 0 lies outside, the choice of queries alone does not explain the difference.
 
     Raises:
-        ValueError: if the queries are not the same; else see `Evaluation.interval`.
+        ArgumentError: if the queries are not the same; else see `Evaluation.interval`.
     """
     values = one._scores(name), other._scores(name)
-    same = np.array_equal(one.labels, other.labels) and np.array_equal(*map(np.isnan, values))
-    if not same:
+    if not (np.array_equal(one.labels, other.labels) and np.array_equal(*map(np.isnan, values))):
         raise ArgumentError(
             f"The evaluations are not of the same queries ({len(one.labels):,} and {len(other.labels):,}): "
             "measure both with the same queries, in the same order, in the same gallery."
@@ -117,7 +110,7 @@ def paired_interval(
 def _interval(
     values: np.ndarray, labels: np.ndarray | None, confidence: float, draws: int, seed: int
 ) -> tuple[float, float]:
-    """Bootstrap the mean of what is not NaN in values (Q,), drawing whole labels (Q,) or single values."""
+    """Bootstrap the mean of the values (Q,) that are not NaN, resampling whole labels (Q,) or single values."""
     if not 0 < confidence < 1 or draws < 1:
         raise ArgumentError(f"confidence={confidence}, draws={draws}: expected 0 < confidence < 1 and draws >= 1.")
     counted = ~np.isnan(values)
@@ -125,9 +118,7 @@ def _interval(
     numbers = np.arange(len(values)) if labels is None else pd.factorize(labels[counted].astype(object))[0]
     sums, sizes = np.bincount(numbers, values), np.bincount(numbers)
     if labels is not None and len(sums) < 2:
-        raise ArgumentError(
-            "by_label=True draws among labels, and all queries have the same: expected two labels or more."
-        )
+        raise ArgumentError("by_label=True resamples labels, and all queries have the same: expected two or more.")
     rng = np.random.default_rng(seed)
     at_once = max(1, DRAWN_AT_ONCE // len(sums))
     means = []
@@ -139,35 +130,30 @@ def _interval(
 
 
 def threshold_curve(scores: np.ndarray, correct: np.ndarray) -> pd.DataFrame:
-    """Precision against the share of queries that get an answer, when answers below a similarity are withheld.
+    """Precision against coverage, when results below a similarity are withheld.
 
-    Queries for what the gallery does not hold belong in it: their best answer is never right, and a good threshold
-    withholds it.
+    Include queries that the gallery cannot answer: their best result is never right, and a good threshold withholds it.
 
     Args:
-        scores: similarity of the best answer of every query (Q,).
-        correct: whether that answer is right, bool (Q,).
+        scores: similarity of the best result of every query (Q,).
+        correct: whether that result is right, bool (Q,).
 
     Returns:
-        One row for each score that occurs, thresholds rising: threshold, of which and above which a query is answered;
-        answered, the share of queries that are; precision, the share of those whose answer is right; correct, the share
-        of all queries whose answer is given and right.
+        One row per distinct score, rising: threshold, the lowest score that is answered; answered, share of queries at
+        or above it; precision, share of those that are right; correct, share of all queries answered and right.
 
     Raises:
-        ValueError: if the shapes differ or are empty, a score is not finite, or `correct` is not of bools.
+        ArgumentError: if the shapes differ or are empty, a score is not finite, or `correct` is not of bools.
 
     Source: El-Yaniv & Wiener, "On the foundations of noise-free selective classification", JMLR 2010 (coverage, risk).
     """
     scores, correct = np.asarray(scores), np.asarray(correct)
     if scores.ndim != 1 or not len(scores) or scores.shape != correct.shape:
         raise ArgumentError(
-            f"scores of shape {scores.shape} and correct of shape {correct.shape}: expected one number and one bool a "
-            "query, for at least one query."
+            f"scores of shape {scores.shape} and correct of shape {correct.shape}: expected (Q,) for both, Q >= 1."
         )
     if correct.dtype != bool or not np.isfinite(scores).all():
-        raise ArgumentError(
-            f"Expected finite scores, and bools as correct, not {correct.dtype} (True: the answer is right)."
-        )
+        raise ArgumentError(f"Expected finite scores, and bools as correct, not {correct.dtype}.")
     thresholds, place = np.unique(scores, return_inverse=True)
     answered, right = (np.bincount(place, w, len(thresholds))[::-1].cumsum()[::-1] for w in (None, correct))
     shares = {"answered": answered / len(scores), "precision": right / answered, "correct": right / len(scores)}

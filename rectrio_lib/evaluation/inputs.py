@@ -1,4 +1,4 @@
-"""Vectors and labels as the metrics take them, or a sentence that says what is wrong with them."""
+"""Vectors and labels as the metrics take them, checked."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ def unit_vectors(given: Vectors, name: str) -> torch.Tensor:
     if not isinstance(given, torch.Tensor):
         given = torch.from_numpy(np.require(given, np.float32, ["C", "W"]))
     if given.ndim != 2 or not given.numel():
-        raise ArgumentError(f"{name}: shape {tuple(given.shape)}, expected (pictures, dimensions), both at least 1.")
+        raise ArgumentError(f"{name}: shape {tuple(given.shape)}, expected (images, dimensions), both at least 1.")
     vectors = (given.cpu() if given.device.type == "mps" else given).detach().float()  # mps has no float64
     lengths = torch.linalg.vector_norm(vectors, dim=1)
     bad = (~((lengths - 1).abs() <= LENGTH_TOLERANCE)).nonzero()
     if len(bad):
         row, length = bad[0].item(), lengths[bad[0]].item()
-        if math.isfinite(length):
-            raise ArgumentError(
-                f"{name}: row {row} has length {length:.3g}, expected 1: divide each row by its length."
-            )
-        raise ArgumentError(f"{name}: row {row} holds NaN or infinity, expected finite numbers.")
+        if not math.isfinite(length):
+            raise ArgumentError(f"{name}: row {row} holds NaN or infinity, expected finite numbers.")
+        raise ArgumentError(f"{name}: row {row} has length {length:.3g}, expected 1: divide each row by its length.")
     return vectors
 
 
@@ -51,7 +49,7 @@ def checked_labels(given: Labels, rows: int, name: str) -> np.ndarray:
 
 
 def class_numbers(labels: np.ndarray, gallery_labels: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Number the classes of queries and gallery alike; as objects, so that 1 and "1" stay different."""
+    """Number the classes of queries and gallery together; as objects, so that 1 and "1" stay different."""
     gallery_labels = labels if gallery_labels is None else gallery_labels
     both = np.concatenate([labels.astype(object), gallery_labels.astype(object)])
     numbers = torch.from_numpy(pd.factorize(both)[0])
@@ -61,9 +59,9 @@ def class_numbers(labels: np.ndarray, gallery_labels: np.ndarray | None) -> tupl
 def nothing_relevant(labels: np.ndarray, gallery_labels: Labels | None) -> str:
     """Say why no query has a relevant image."""
     if gallery_labels is None:
-        return "No query has a relevant picture: every label occurs once, expected classes of two pictures or more."
+        return "No query has a relevant image: every label occurs once, expected classes of two images or more."
     first, other = labels.tolist()[0], as_array(gallery_labels).tolist()[0]
-    return f"No query has a relevant picture: queries have labels such as {first!r}, the gallery such as {other!r}."
+    return f"No query has a relevant image: queries have labels such as {first!r}, the gallery such as {other!r}."
 
 
 def check_sizes(queries: torch.Tensor, gallery: torch.Tensor, ks: Sequence[int], knn: int, alone: bool) -> None:
@@ -78,4 +76,4 @@ def check_sizes(queries: torch.Tensor, gallery: torch.Tensor, ks: Sequence[int],
     for name, k in [*(("k", k) for k in ks), ("knn", knn)]:
         if not 1 <= k <= size:
             besides = " besides the query" if alone else ""
-            raise ArgumentError(f"{name}={k} but the gallery holds {size:,} pictures{besides}: choose 1 to {size:,}.")
+            raise ArgumentError(f"{name}={k} but the gallery holds {size:,} images{besides}: choose 1 to {size:,}.")

@@ -22,7 +22,7 @@ from rectrio_lib.evaluation.inputs import (
 
 Figures = dict[str, torch.Tensor]  # by name, one number a query
 BLOCK_ENTRIES = 2**22  # scores held at once: about 300 MB with everything derived from them
-GROUP = 64  # columns of which only the best is looked at first; fastest of 8..512 at 55,000 vectors
+GROUP = 64  # columns of which only the best is compared first; fastest of 8..512 at 55,000 vectors
 TIE_STEP = 2.0**-52  # the smallest step that a float64 near 1 still takes
 
 
@@ -38,44 +38,37 @@ def evaluate(
     block: int | None = None,
     average_precision: bool = False,
 ) -> Evaluation:
-    """Search every query in the gallery exactly, and measure the rankings. A picture of the same label is relevant.
+    """Search every query in the gallery exactly, and measure the rankings. An image of the same label is relevant.
 
-    Equal scores rank in gallery order, so a relevant picture is never favoured. Scores count as equal when their
-    float32 inner products are; as in every matrix product, their last bit may depend on the place and on `block`.
-    A query whose class the gallery lacks is left out of all means, as pytorch-metric-learning does, and counted in
-    `skipped`. Unlike there, the reciprocal rank looks through the whole gallery.
+    Equal scores rank in gallery order, so that relevant images are never favoured. Scores count as equal when their
+    float32 inner products are; as in every matrix product, their last bit may depend on the position and on `block`.
+    A query whose class the gallery lacks is left out of all means, as in pytorch-metric-learning, and counted in
+    `skipped`. Unlike there, the reciprocal rank covers the complete gallery.
 
     Args:
-        queries: unit vectors (Q, D), in memory or memory-mapped; work happens where a tensor lives, in float32.
+        queries: unit vectors (Q, D), in memory or memory-mapped; computed on the tensor's device, in float32.
         query_labels: (Q,) numbers or text.
-        gallery: unit vectors (N, D). None searches each query among all others: it never finds itself, but does find
-            exact copies of itself.
+        gallery: unit vectors (N, D). None searches each query among all others, exact copies of it included.
         gallery_labels: (N,) of the same kind as `query_labels`.
         ks: cut-offs of recall.
-        knn: neighbours that vote on the class; among classes with equally many votes the one of the nearest wins.
+        knn: neighbours that vote on the class; a tie goes to the class of the nearest.
         nearest_only: leave out r_precision, map_at_r and mrr, which look beyond the nearest: several times faster.
         block: queries at once; None takes as many as 300 MB hold.
-        average_precision: measure it too: the precision at the rank of each relevant picture, averaged over them. The
-            whole gallery is sorted for it; its mean over queries is known as mAP.
-
-    Returns:
-        The figures of every query.
+        average_precision: also measure the mean precision at the ranks of the relevant images (its mean is mAP), which
+            sorts the complete gallery.
 
     Raises:
-        ValueError: if vectors are not of unit length, finite and (rows, D) with one D; if labels do not fit them; if a
-            cut-off is below 1 or above the gallery; if no query has a relevant picture; if average_precision is asked
-            for together with nearest_only.
+        ArgumentError: if vectors are not finite, of unit length and of one D; labels do not fit them; a cut-off is
+            below 1 or above the gallery; no query has a relevant image; average_precision comes with nearest_only.
 
     Source: R-precision and mAP@R: Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
         Recall@k: Jégou, Douze & Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011, section V.
         Average precision: Manning, Raghavan & Schütze, "Introduction to Information Retrieval", 2008, section 8.4.
     """
     if average_precision and nearest_only:
-        raise ArgumentError("average_precision looks through the whole gallery: leave nearest_only out.")
+        raise ArgumentError("average_precision sorts the complete gallery: leave nearest_only out.")
     if (gallery is None) != (gallery_labels is None):
-        raise ArgumentError(
-            "gallery and gallery_labels go together: pass both, or neither to search among the queries."
-        )
+        raise ArgumentError("gallery and gallery_labels go together: pass both, or neither to search the queries.")
     if block is not None and block < 1:
         raise ArgumentError(f"block={block}: expected at least one query at once, or None.")
     alone = gallery is None
@@ -89,10 +82,10 @@ def evaluate(
     classes, gallery_classes = classes.to(queries.device), gallery_classes.to(queries.device)
     counts = torch.bincount(gallery_classes, minlength=int(classes.max()) + 1)
     relevant = counts[classes] - int(alone)  # (Q,), the R of R-precision
-    order = relevant.argsort()[(relevant == 0).sum() :]  # queries of like R share a block, the skipped are left out
+    order = relevant.argsort()[(relevant == 0).sum() :]  # queries of similar R share a block, skipped ones are left out
     if not len(order):
         raise ArgumentError(nothing_relevant(labels, gallery_labels))
-    # Added to the scores it orders equal ones by their place, and is far below what float32 tells apart.
+    # Added to the scores it orders equal ones by position, and is far below the resolution of float32.
     tie_break = -TIE_STEP * torch.arange(len(gallery), dtype=torch.float64, device=queries.device)  # (N,)
     parts = []
     block = block or max(1, BLOCK_ENTRIES // max(len(gallery), knn * knn))
@@ -128,11 +121,11 @@ def _nearest(similarity: torch.Tensor, k: int, tie_break: torch.Tensor) -> torch
     return columns.gather(1, chosen)
 
 
-def _of_nearest(found: torch.Tensor, classes: torch.Tensor, ks: Sequence[int], knn: int) -> Figures:
-    """Return the figures that the classes (B, K) of the nearest tell, K at least max(ks) and knn."""
-    hits = found == classes[:, None]
-    votes = (found[:, :knn, None] == found[:, None, :knn]).sum(2)  # (B, knn): of each neighbour's class
-    predicted = found.gather(1, votes.argmax(1, keepdim=True))  # argmax returns the first, so the nearest
+def _of_nearest(nearest: torch.Tensor, classes: torch.Tensor, ks: Sequence[int], knn: int) -> Figures:
+    """Return the figures that need only the classes (B, K) of the nearest, K at least max(ks) and knn."""
+    hits = nearest == classes[:, None]
+    votes = (nearest[:, :knn, None] == nearest[:, None, :knn]).sum(2)  # (B, knn): of each neighbour's class
+    predicted = nearest.gather(1, votes.argmax(1, keepdim=True))  # argmax returns the first, so the nearest
     figures = {f"recall_at_{k}": hits[:, :k].any(1) for k in ks}
     figures |= {"precision_at_1": hits[:, 0], "knn_accuracy": predicted[:, 0] == classes}
     return {name: values.double() for name, values in figures.items()}
@@ -147,12 +140,12 @@ def _of_all(
     knn: int,
     whole: int,
 ) -> Figures:
-    """Return all figures from float64 sort keys (B, N), no two alike, and the numbers `relevant` (B,), at least 1.
+    """Return all figures from distinct float64 sort keys (B, N) and counts `relevant` (B,), at least 1.
 
-    Average precision is among them if `whole` says how many pictures there are to rank, and not if it is 0.
+    Average precision is included if `whole`, the number of images to rank, is not 0.
     """
-    found = gallery_classes[keys.topk(max(*ks, knn, int(relevant.max()), whole)).indices]  # (B, K)
-    hits = found == classes[:, None]
+    nearest = gallery_classes[keys.topk(max(*ks, knn, int(relevant.max()), whole)).indices]  # (B, K)
+    hits = nearest == classes[:, None]
     ranks = torch.arange(1, hits.shape[1] + 1, device=keys.device)
     within = hits & (ranks <= relevant[:, None])
     precision = hits.cumsum(1) / ranks.double()
@@ -163,7 +156,7 @@ def _of_all(
         keys = keys[late]
         best = keys.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
         first[late] = (keys >= best).sum(1)
-    figures = _of_nearest(found, classes, ks, knn) | {
+    figures = _of_nearest(nearest, classes, ks, knn) | {
         "r_precision": within.sum(1) / relevant.double(),
         "map_at_r": (precision * within).sum(1) / relevant,
         "mrr": 1 / first.double(),
@@ -172,28 +165,25 @@ def _of_all(
 
 
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
-    """Share of queries with at least one picture of their own label among their k nearest.
+    """Share of queries with at least one image of their own label among their k nearest: {k: recall in 0..1}.
 
-    For results of any search, approximate ones too. All queries count, as a result does not tell what it left out.
+    For results of any search, approximate ones too. All queries count, also those without a relevant image.
 
     Args:
         neighbour_labels: (Q, K) nearest first.
         query_labels: (Q,) of the same kind.
         ks: cut-offs, each from 1 to K.
 
-    Returns:
-        {k: recall in 0..1}.
-
     Raises:
-        ValueError: if a cut-off is below 1 or above K, or the shapes differ or are empty.
+        ArgumentError: if a cut-off is below 1 or above K, or the shapes differ or are empty.
 
     Source: Jégou, Douze & Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011, section V.
     """
-    found = as_array(neighbour_labels)
-    if found.ndim != 2 or not len(found):
-        raise ArgumentError(f"neighbour_labels have shape {found.shape}: expected (Q, K) with at least one row.")
-    hits = found == checked_labels(query_labels, len(found), "rows of neighbour_labels")[:, None]
+    neighbours = as_array(neighbour_labels)
+    if neighbours.ndim != 2 or not len(neighbours):
+        raise ArgumentError(f"neighbour_labels have shape {neighbours.shape}: expected (Q, K) with at least one row.")
+    hits = neighbours == checked_labels(query_labels, len(neighbours), "rows of neighbour_labels")[:, None]
     for k in ks:
-        if not 1 <= k <= found.shape[1]:
-            raise ArgumentError(f"k={k} but every query has {found.shape[1]} neighbours: choose k from 1 to that.")
+        if not 1 <= k <= hits.shape[1]:
+            raise ArgumentError(f"k={k} but every query has {hits.shape[1]} neighbours: choose k from 1 to that.")
     return {k: float(hits[:, :k].any(1).mean()) for k in ks}

@@ -23,7 +23,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from rectrio_lib.core.device import best_device, best_precision
+from rectrio_lib.core.device import best_device, best_precision, keep_freed_memory
 from rectrio_lib.core.errors import ArgumentError, OutOfMemoryError
 from rectrio_lib.core.workspace import quiet
 from rectrio_lib.encoders.base import Encoder
@@ -129,6 +129,7 @@ class TrainingState:
     ):
         self.config, self.folder = config, folder
         self.disguise = disguise or partial(augment, shift=config.shift, flip=config.flip, erase=config.erase)
+        keep_freed_memory()
         self.device = best_device()
         precision = best_precision(self.device) if config.precision == "auto" else config.precision
         AcceleratorState._reset_state()  # else a second run in the same process could not take another precision

@@ -51,7 +51,7 @@ def other_weights(module, seed=1):
 def test_a_torchvision_backbone_gives_the_pooled_features_of_the_network_of_that_name(network, monkeypatch):
     torch.manual_seed(0)
     model = models.get_model(network, weights=None, num_classes=5)
-    monkeypatch.setattr(pretrained, "find_state", lambda name, official: (model.eval().state_dict(), "file"))
+    monkeypatch.setattr(pretrained, "find_state", lambda *_: (model.eval().state_dict(), "file"))
     monkeypatch.setattr(models, "get_model", lambda name, weights: models.get_model_builder(name)(num_classes=5))
     backbone, stand_in = load_backbone(f"torchvision:{network}")
     images = noise(32)
@@ -98,10 +98,12 @@ def test_a_backbone_names_its_blocks_in_order_its_last_places_and_its_activation
 @pytest.mark.parametrize("name", BLOCKS)
 @torch.no_grad()
 def test_the_spatial_module_still_knows_places(name):
-    backbone, seen = build(name), []
-    dict(backbone.network.named_modules())[backbone.spatial].register_forward_hook(lambda m, i, out: seen.append(out))
+    backbone, outputs = build(name), []
+    dict(backbone.network.named_modules())[backbone.spatial].register_forward_hook(
+        lambda m, i, out: outputs.append(out)
+    )
     backbone(noise())
-    (maps,) = seen
+    (maps,) = outputs
     if name == VIT:
         assert maps.shape == (1 + 4 * 4, 2, 64), "places first, then pictures: what CLIP's transformer works on"
     else:
@@ -136,11 +138,11 @@ def test_an_unknown_name_is_refused_with_all_that_there_are(name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_free_lets_the_last_blocks_and_what_follows_them_move_and_freezes_the_rest(name):
+def test_unfreeze_last_makes_the_last_blocks_and_what_follows_them_trainable_and_freezes_the_rest(name):
     backbone = build(name)
     parameters = dict(backbone.network.named_parameters())
     for count in (0, 1, 2, BLOCKS[name], 1, 0):
-        backbone.free(count)
+        backbone.unfreeze_last(count)
         freed = {key for key, parameter in parameters.items() if parameter.requires_grad}
         wanted = [*backbone.blocks[BLOCKS[name] - count :], *backbone.tail] if count else []
         assert freed == {key for key in parameters for w in wanted if key == w or key.startswith(f"{w}.")}
@@ -158,16 +160,16 @@ def test_similar_numbers_of_blocks_are_told_apart():
     backbone = build(VIT)
     backbone.network, backbone.blocks = visual, [f"transformer.resblocks.{i}" for i in range(12)]
     for count, expected in ((1, {"11"}), (11, {str(i) for i in range(1, 12)})):
-        backbone.free(count)
+        backbone.unfreeze_last(count)
         moved = {key.split(".")[2] for key, p in visual.named_parameters() if p.requires_grad and "resblocks" in key}
         assert moved == expected
 
 
 @pytest.mark.parametrize("count", [-1, 10, 100])
-def test_more_blocks_than_there_are_cannot_be_freed(count):
+def test_more_blocks_than_there_are_cannot_be_unfrozen(count):
     backbone = build(SQUEEZENET)
-    with pytest.raises(ValueError, match=f"blocks={count}: this backbone has 9 blocks, choose 0 to all of them"):
-        backbone.free(count)
+    with pytest.raises(ValueError, match=f"blocks={count}: .* 9 blocks"):
+        backbone.unfreeze_last(count)
     assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
@@ -179,8 +181,8 @@ def kept_bytes_and_gradients(name, count, on):
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    backbone.free(count)
-    backbone.set_checkpointing(on)
+    backbone.unfreeze_last(count)
+    backbone.set_grad_checkpointing(on)
     own, kept = {p.data_ptr() for p in backbone.parameters()}, weakref.WeakSet()
 
     class Kept:
@@ -207,7 +209,7 @@ def test_checkpointing_changes_what_is_kept_in_memory_and_no_gradient(name, coun
 
 def test_checkpointing_is_for_training_only():
     backbone = build(SQUEEZENET).train()
-    backbone.set_checkpointing(True)
+    backbone.set_grad_checkpointing(True)
     calls = []
     backbone.network[0][3].register_forward_pre_hook(lambda *arguments: calls.append(1))
     backbone(noise()).sum().backward()
@@ -216,7 +218,7 @@ def test_checkpointing_is_for_training_only():
         calls.clear()
         forward(noise())
         assert len(calls) == 1
-    backbone.train().set_checkpointing(False)
+    backbone.train().set_grad_checkpointing(False)
     calls.clear()
     backbone(noise()).sum().backward()
     assert len(calls) == 1
@@ -278,6 +280,3 @@ def test_a_missing_clip_package_is_said_before_weights_are_looked_for(monkeypatc
     monkeypatch.setattr(clip, "find_state", None)
     with pytest.raises(ModuleNotFoundError, match="CLIP needs a package"):
         load_backbone(VIT)
-
-
-# --- texts

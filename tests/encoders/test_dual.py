@@ -131,5 +131,5 @@ def test_the_card_says_who_reads_texts():
 
 
 def test_an_encoder_without_a_text_tower_says_so():
-    with pytest.raises(ValueError, match="kind 'convnet' like this one reads no texts: it has no text tower"):
+    with pytest.raises(ValueError, match="'convnet'"):
         dual().picture_tower.encode_texts(["a"])

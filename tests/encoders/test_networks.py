@@ -162,8 +162,10 @@ print(kept, fetched[-1] - fetched[19])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
 def test_freed_memory_is_not_fetched_again_from_the_system():
-    told = subprocess.run([sys.executable, "-c", REPEATED], capture_output=True, text=True, check=True).stdout.split()
-    if told[0] == "False":
+    printed = subprocess.run(
+        [sys.executable, "-c", REPEATED], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if printed[0] == "False":
         pytest.skip("this C library has no mallopt")
     pages = 2**24 * 4 // 4096
-    assert int(told[1]) < pages  # twenty times as many where each tensor is fetched anew
+    assert int(printed[1]) < pages  # twenty times as many where each tensor is fetched again

@@ -62,11 +62,11 @@ def test_exponent_and_maps_have_finite_gradients_where_all_is_zero_and_half_prec
 @pytest.mark.parametrize("name", [SQUEEZENET, RESNET])
 @torch.no_grad()
 def test_a_backbone_pools_its_last_maps_and_the_average_is_the_default(name):
-    seen, images = [], torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    outputs, images = [], torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     average, gem = build_backbone(name).eval(), build_backbone(name, pooling="gem").eval()
-    dict(gem.network.named_modules())[gem.spatial].register_forward_hook(lambda m, i, out: seen.append(out))
-    torch.testing.assert_close(gem(images), GeM()(seen[0]).flatten(1))
-    torch.testing.assert_close(average(images), seen[0].mean((2, 3)))
+    dict(gem.network.named_modules())[gem.spatial].register_forward_hook(lambda m, i, out: outputs.append(out))
+    torch.testing.assert_close(gem(images), GeM()(outputs[0]).flatten(1))
+    torch.testing.assert_close(average(images), outputs[0].mean((2, 3)))
     assert gem.dim == average.dim and gem.blocks == average.blocks
     extra = gem.state_dict().keys() - average.state_dict().keys()
     assert extra == {"network.1.p"} and gem.network[1].p.item() == 3
@@ -77,7 +77,7 @@ def test_the_exponent_is_frozen_with_the_backbone_and_learns_with_its_last_block
     encoder = pretrained(RESNET, dim=4, pooling="gem")
     p = encoder.backbone.network[1].p
     for count, free in ((0, False), (1, True), (4, True)):
-        encoder.backbone.free(count)
+        encoder.backbone.unfreeze_last(count)
         assert p.requires_grad is free
         assert any(p is q for group in encoder.parameter_groups(1.0, 0.1) for q in group["params"]) is free
     encoder.train()(encoder.prepare(torch.as_tensor(pictures(2, 3, 32)))).sum().backward()
@@ -136,7 +136,7 @@ def test_pretrained_weights_fit_whatever_the_pooling(monkeypatch):
     from torchvision import models
 
     state = models.get_model("squeezenet1_0", weights=None).state_dict()
-    monkeypatch.setattr(pretrained_module, "find_state", lambda name, official: (state, "file"))
+    monkeypatch.setattr(pretrained_module, "find_state", lambda *_: (state, "file"))
     encoder = load_pretrained(SQUEEZENET, size=32, resolution=32, pooling="gem")
     assert not encoder.stand_in and encoder.backbone.network[1].p.item() == 3
     save_encoder(encoder, "net")

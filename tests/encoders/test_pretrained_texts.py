@@ -45,7 +45,7 @@ def test_real_weights_fill_both_towers(monkeypatch):
     tiny = {**clip.CLIP_NETWORKS["ViT-B/32"], **clip._TINY["ViT"]}
     state = {k: v + 0.01 for k, v in clip.build_clip("ViT-B/32", tiny=True).state_dict().items()}
     monkeypatch.setitem(clip.CLIP_NETWORKS, "ViT-B/32", tiny)
-    monkeypatch.setattr(clip, "find_state", lambda name, official: (state, "file"))
+    monkeypatch.setattr(clip, "find_state", lambda *_: (state, "file"))
     encoder = load_pretrained(VIT, size=32, texts=True)
     assert not encoder.stand_in and not encoder.training
     assert torch.equal(encoder.text_tower.embed.weight, state["token_embedding.weight"])
@@ -67,8 +67,8 @@ def test_both_towers_come_back_in_a_new_process(tmp_path, caplog):
 
 def test_classes_exist_by_being_named():
     encoder, names = pretrained(VIT, texts=True), ["cat", "dog", "zebra"]
-    told = prompts(names)
-    similarity = encoder.encode(pictures(5, 3, 32)) @ told.means(encoder.encode_texts(told.texts)).T
+    captions = prompts(names)
+    similarity = encoder.encode(pictures(5, 3, 32)) @ captions.means(encoder.encode_texts(captions.texts)).T
     found = search_images(index_names(encoder, names), encoder, pictures(5, 3, 32), k=3)
     assert found.column("image_id").tolist() == [[names[n] for n in line] for line in (-similarity).argsort(1)]
     with pytest.raises(ValueError, match="come twice: 'cat'"):
@@ -77,10 +77,10 @@ def test_classes_exist_by_being_named():
 
 @pytest.mark.parametrize("make", [Pretrained, load_pretrained])
 @pytest.mark.parametrize(
-    ("backbone", "dim", "told"), [(SQUEEZENET, 0, SQUEEZENET), (VIT, 8, f"{VIT} with a head of 8 numbers")]
+    ("backbone", "dim", "named"), [(SQUEEZENET, 0, SQUEEZENET), (VIT, 8, f"{VIT} with a head of 8")]
 )
-def test_what_has_no_text_tower_to_keep_is_refused(make, backbone, dim, told):
-    with pytest.raises(ValueError, match=f"{told} reads no texts: take a CLIP backbone"):
+def test_what_has_no_text_tower_to_keep_is_refused(make, backbone, dim, named):
+    with pytest.raises(ValueError, match=named):
         make(backbone, dim=dim, texts=True)
 
 
@@ -88,3 +88,12 @@ def test_what_has_no_text_tower_to_keep_is_refused(make, backbone, dim, told):
 def test_texts_that_say_nothing_are_refused(texts, problem):
     with pytest.raises(ValueError, match=problem):
         pretrained(VIT, texts=True).encode_texts(texts)
+
+
+def test_a_truncated_text_is_reported_and_one_that_just_fits_is_not(caplog):
+    fits, too_long = "cat " * 75, "dog " * 76
+    clip.tokenize([fits.strip(), "a cat"])
+    assert caplog.messages == []
+    clip.tokenize(["a cat", too_long])
+    (line,) = caplog.messages
+    assert "dog dog" in line and "77" in line and len(line) < 150

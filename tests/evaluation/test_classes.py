@@ -28,16 +28,16 @@ def table(labels, splits=None):
 )
 def test_what_cannot_be_trained_on_has_a_reason(counts, reason):
     rows = table([label for label, count in counts.items() for _ in range(count)])
-    found = own_images.why_untrained(rows)
-    assert reason in found and bool(found) == bool(reason)
+    answer = own_images.why_untrained(rows)
+    assert reason in answer and bool(answer) == bool(reason)
 
 
 def test_vectors_come_in_the_order_asked_for_from_all_shards(tmp_path):
     save_pictures(tmp_path / "pets", range(20))
     store, _ = embed(tmp_path / "pets")
-    asked = np.random.default_rng(0).permutation(20)[:13]
-    ids = store.select()["image_id"].iloc[asked]
-    np.testing.assert_array_equal(vectors_of(store, ids), store.vectors()[asked])
+    order = np.random.default_rng(0).permutation(20)[:13]
+    ids = store.select()["image_id"].iloc[order]
+    np.testing.assert_array_equal(vectors_of(store, ids), store.vectors()[order])
 
 
 def test_near_copies_are_joined_across_a_chain_and_others_are_not():
@@ -76,8 +76,8 @@ def test_examples_are_of_all_classes_before_any_comes_twice_and_of_the_test_spli
 def test_a_projection_keeps_two_clusters_apart(count, method):
     vectors = np.random.default_rng(0).normal(size=(count, 8)) * 0.05
     vectors[: count // 2, 0] += 3
-    told, points = projection.project(vectors.astype(np.float32))
-    assert told == method and points.shape == (count, 2)
+    chosen, points = projection.project(vectors.astype(np.float32))
+    assert chosen == method and points.shape == (count, 2)
     left, right = points[: count // 2], points[count // 2 :]
     assert np.linalg.norm(left.mean(0) - right.mean(0)) > 2 * max(left.std(0).max(), right.std(0).max())
 
@@ -98,9 +98,9 @@ def test_points_on_one_spot_share_a_cell():
     assert (len(first), places.tolist()) == (1, [[0, 0]])
 
 
-def nearest_share(vectors, labels, asked, others):
+def nearest_share(vectors, labels, queries, others):
     hits = []
-    for q in asked:
+    for q in queries:
         among = [i for i in others if i != q]
         best = max(among, key=lambda i: vectors[q] @ vectors[i])
         hits.append(labels[best] == labels[q])
@@ -110,19 +110,19 @@ def nearest_share(vectors, labels, asked, others):
 def test_quality_leaves_one_out_and_pictures_without_a_label():
     vectors = unit(np.random.default_rng(0), 30)
     labels = ["cat"] * 12 + ["dog"] * 12 + [""] * 6
-    found = classes.quality({"a": vectors, "b": -vectors}, table(labels), tested=False)
-    assert list(found) == ["a", "b"]
-    assert found["a"].means()["recall_at_1"] == pytest.approx(nearest_share(vectors, labels, range(24), range(24)))
-    assert len(found["a"].labels) == 24
+    figures = classes.quality({"a": vectors, "b": -vectors}, table(labels), tested=False)
+    assert list(figures) == ["a", "b"]
+    assert figures["a"].means()["recall_at_1"] == pytest.approx(nearest_share(vectors, labels, range(24), range(24)))
+    assert len(figures["a"].labels) == 24
 
 
 def test_quality_of_a_trained_encoder_asks_test_pictures_among_those_of_a_split():
     vectors = unit(np.random.default_rng(0), 30)
     labels = ["cat", "dog"] * 15
     splits = ["test"] * 6 + ["val"] * 4 + ["train"] * 14 + [""] * 6
-    found = classes.quality({"a": vectors}, table(labels, splits), tested=True)["a"]
-    assert found.means()["recall_at_1"] == pytest.approx(nearest_share(vectors, labels, range(6), range(6, 24)))
-    assert len(found.labels) == 6
+    figures = classes.quality({"a": vectors}, table(labels, splits), tested=True)["a"]
+    assert figures.means()["recall_at_1"] == pytest.approx(nearest_share(vectors, labels, range(6), range(6, 24)))
+    assert len(figures.labels) == 6
 
 
 @pytest.mark.parametrize("labels", [[""] * 9, ["cat"] * 9, ["cat", "cat", "dog", "dog", ""], list("abcdefghi")])
@@ -132,13 +132,13 @@ def test_nothing_is_measured_where_there_is_nothing_to_measure(labels):
 
 def test_class_similarity_is_the_mean_over_pairs_of_different_pictures():
     vectors, labels = unit(np.random.default_rng(0), 9), np.array(["a"] * 4 + ["b"] * 3 + ["c", ""])
-    found = classes.class_similarity(vectors, labels, ["a", "b", "c"])
+    similarity = classes.class_similarity(vectors, labels, ["a", "b", "c"])
     products = vectors @ vectors.T
     a, b = slice(0, 4), slice(4, 7)
-    assert found[0, 1] == pytest.approx(products[a, b].mean())
-    assert found[0, 0] == pytest.approx(products[a, a][np.triu_indices(4, 1)].mean(), abs=1e-6)
-    assert found[2, 2] == 1
-    np.testing.assert_allclose(found, found.T)
+    assert similarity[0, 1] == pytest.approx(products[a, b].mean())
+    assert similarity[0, 0] == pytest.approx(products[a, a][np.triu_indices(4, 1)].mean(), abs=1e-6)
+    assert similarity[2, 2] == 1
+    np.testing.assert_allclose(similarity, similarity.T)
 
 
 def test_a_sample_keeps_the_order():

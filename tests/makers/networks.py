@@ -7,6 +7,7 @@ from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.pretrained import Pretrained
 
 SQUEEZENET, RESNET, VIT, RN = "torchvision:squeezenet1_0", "torchvision:resnet18", "clip:ViT-B/32", "clip:RN50"
+LITE = "lite:efficientnet_lite0"
 
 
 def pictures(count=7, channels=1, size=12, seed=0):

@@ -46,8 +46,8 @@ def validate(encoder):
 def maker(name=SQUEEZENET, blocks=0, checkpointing=False, **options):
     def make():
         encoder = pretrained(name, **{"dim": 6, **options})
-        encoder.backbone.free(blocks)
-        encoder.backbone.set_checkpointing(checkpointing)
+        encoder.backbone.unfreeze_last(blocks)
+        encoder.backbone.set_grad_checkpointing(checkpointing)
         return encoder
 
     return make
@@ -264,7 +264,7 @@ def test_half_precision_weights_are_trained_in_float32_and_the_loss_stays_finite
 
     def make():
         encoder = load_pretrained(SQUEEZENET, size=32, resolution=32, dim=6)
-        encoder.backbone.free(3)
+        encoder.backbone.unfreeze_last(3)
         return encoder
 
     run = tune(tmp_path / "run", make, replace(CONFIG, precision=precision))
