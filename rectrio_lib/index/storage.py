@@ -57,7 +57,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     in_range = 1 <= card["dim"] <= MOST // 4 and 1 <= card["effort"] <= MOST and 0 <= card["count"] <= MOST
     if card["kind"] not in KINDS or not in_range or not 0 <= (card["recall"] or 0) <= 1:
         raise _damaged(path, "not the card of an index")
-    return card
+    return {"made_from": {}} | card
 
 
 def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[faiss.Index, BinaryIO]:

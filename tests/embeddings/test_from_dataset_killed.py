@@ -11,7 +11,7 @@ import pytest
 from makers.stores import ROOT, SHARD, Counting, Killed, Negative, build, content, die, keep, picture_set
 
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.embeddings.from_dataset import build_store
+from rectrio_lib.embeddings.embed import embed as embed_images
 
 
 def first_build():
@@ -35,7 +35,7 @@ def relabelled():
 
 
 def other_encoder():
-    store, _ = build_store(Negative(), "net", picture_set(), "float32", 5)
+    store, _ = embed_images(picture_set(), Negative(), dtype="float32", shard_rows=5, encoder_name="net")
     assert len(store) == 30
     return lambda encoder: build(picture_set(), encoder)
 
