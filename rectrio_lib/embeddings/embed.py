@@ -96,7 +96,7 @@ def embed(
         The store, and what this call did; printed, one line.
 
     Raises:
-        ArgumentError: if dtype is neither of the two, the images do not fit the encoder, or the name is taken by others.
+        ArgumentError: if dtype is neither of the two, the images do not fit the encoder, or others have that name.
         DataError: if there is no image, or the store or a table beside the images is damaged.
         StoreInUseError: if another process is writing the store.
         StorageError: if the store cannot be written; what was embedded before is kept.

@@ -143,7 +143,9 @@ def _old_files(home: Path) -> pd.DataFrame:
 
 def _tables_beside(folder: Path, paths: Collection[str]) -> Iterator[pd.DataFrame]:
     """Read metadata.csv and metadata.parquet of the folder and of those below it that hold images."""
-    parents = {parent.as_posix() for path in {p.rpartition("/")[0] for p in paths} for parent in Path(path, "x").parents}
+    parents = {
+        parent.as_posix() for path in {p.rpartition("/")[0] for p in paths} for parent in Path(path, "x").parents
+    }
     for home in sorted({"."} | parents):
         for path in (folder / home / name for name in TABLES):
             if path.is_file():

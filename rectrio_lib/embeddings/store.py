@@ -191,5 +191,7 @@ def vectors_of(store: EmbeddingStore, image_ids: Sequence[str]) -> np.ndarray:
         found[places[places >= 0]] = block[places >= 0]
         missing[places[places >= 0]] = False
     if missing.any():
-        raise ArgumentError(f"{store.folder} holds no vector of {missing.sum():,} images, such as {wanted[missing][0]!r}.")
+        raise ArgumentError(
+            f"{store.folder} holds no vector of {missing.sum():,} images, such as {wanted[missing][0]!r}."
+        )
     return found

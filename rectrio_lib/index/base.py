@@ -43,7 +43,7 @@ class VectorIndex(Protocol):
     def search(
         self, vectors: np.ndarray, k: int, encoder_hash: str | None = None, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosine similarities float32 (Q, k), best first, and positions int64 (Q, k), within a bool mask (N,)."""
+        """Return cosine similarities float32 (Q, k), best first, and positions int64 (Q, k); `mask` bool (N,)."""
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Return the stored vectors at positions of any shape, float32 (..., dim)."""

@@ -128,7 +128,9 @@ def learned_faiss(kind: str, vectors: np.ndarray, subset: np.ndarray | None = No
     size = min(len(subset), max(64 * inner.nlist, LEARNED_ROWS))
     sample = np.sort(np.random.default_rng(0).choice(subset, size, replace=False))
     for learner in (inner, *([inner.pq] if kind == "ivf-pq" else [])):
-        learner.cp.min_points_per_centroid = 1  # few vectors make poor codes, which tuning notices: no warning is needed
+        learner.cp.min_points_per_centroid = (
+            1  # few vectors make poor codes, which tuning notices: no warning is needed
+        )
     if kind == "ivf-sq8":
         inner.sq.rangestat_arg = 0.5  # numbers beyond the range of the sample, widened by half on either side, are cut
     index.train(np.ascontiguousarray(vectors[sample], np.float32))

@@ -86,9 +86,7 @@ def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[f
         raise _damaged(folder / "rows.parquet", "without the column image_id")
     same_kind = isinstance(index, type(like)) and (index.d, index.metric_type) == (like.d, like.metric_type)
     if not same_kind or not index.ntotal == table.num_rows == card["count"]:
-        raise DataError(
-            f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again."
-        )
+        raise DataError(f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again.")
     return index, (folder / "rows.parquet").open("rb")
 
 

@@ -35,8 +35,8 @@ def tune(index: Index, truth: GroundTruth, recall: float) -> float:
     while not enough(high):
         if high >= top:
             raise RecallOutOfReachError(
-                f"{index.kind} cannot reach recall={recall} at any search setting; it finds {measured[high]:.4f} of the "
-                "true neighbours at most: ask for less, or choose another kind."
+                f"{index.kind} cannot reach recall={recall} at any search setting; it finds {measured[high]:.4f} of "
+                "the true neighbours at most: ask for less, or choose another kind."
             )
         low, high = high, min(2 * high, top)
     while high - low > 1 + high // 16:

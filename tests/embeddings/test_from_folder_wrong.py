@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(OSError, match="vectors-00002.npy"),
+        pytest.raises(OSError, match=r"vectors-00002.npy"),
     ):
         patch.setattr(np, "save", until_full)
         embed(folder)
@@ -126,7 +126,9 @@ def test_a_name_that_other_pictures_have_is_refused_unless_they_moved(folder, tm
     with pytest.raises(ValueError, match="net--toys"):
         embed(other)
     with pytest.raises(ValueError, match="net--toys"):
-        embed_images(replace(picture_set(), name="toys"), Counting(), dtype="float32", shard_rows=SHARD, encoder_name="net")
+        embed_images(
+            replace(picture_set(), name="toys"), Counting(), dtype="float32", shard_rows=SHARD, encoder_name="net"
+        )
     shutil.rmtree(other)
     folder.rename(other)
     moved = embeds_nothing(other)

@@ -91,7 +91,7 @@ def test_dropping_rows_joins_small_shards_and_keeps_what_is_left(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"old")
     with (
-        pytest.raises(StorageError, match="rows.parquet.*disk gone"),
+        pytest.raises(StorageError, match=r"rows.parquet.*disk gone"),
         files.renamed(tmp_path / "rows.parquet") as partial,
     ):
         partial.write_bytes(b"half")

@@ -37,13 +37,13 @@ def test_scores_are_cosine_similarities_best_first(kind, rounded):
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_from_nothing_to_one_short_of_k(kind):
     if kind.startswith("ivf"):
-        with pytest.raises(ArgumentError, match=f"{kind} .* 256"):
+        with pytest.raises(ArgumentError, match=rf"{kind} .* 256"):
             built(kind, 9)
     else:
         for count in (0, 1, 2, 9):
             index, vectors = built(kind, count)
             assert len(index) == count
-            with pytest.raises(ArgumentError, match=f"k=10, .* {count} images"):
+            with pytest.raises(ArgumentError, match=rf"k=10, .* {count} images"):
                 index.search(unit(np.random.default_rng(1), 1), 10)
             if count:
                 assert sorted(index.search(vectors[:1], count)[1][0]) == list(range(count))
@@ -58,7 +58,7 @@ def test_vectors_are_given_back_in_any_shape_and_the_order_asked_for(kind):
     np.testing.assert_allclose(found, vectors[positions], atol=0.02 if kind == "ivf-sq8" else 1e-3)
     assert index.vectors_at(np.empty(0, np.int64)).shape == (0, DIM)
     for outside in ([-1], [0, SMALL[kind]]):
-        with pytest.raises(IndexError, match=f"there are {SMALL[kind]} rows"):
+        with pytest.raises(IndexError, match=rf"there are {SMALL[kind]} rows"):
             index.vectors_at(np.array(outside))
 
 
@@ -129,7 +129,9 @@ def test_any_float_type_and_memory_order_is_taken(kind):
     expected = index.search(vectors[:6], 3)[1]
     for queries in (vectors[:6].astype(np.float64), np.asfortranarray(vectors[:6]), vectors[:12:2]):
         np.testing.assert_array_equal(index.search(queries, 3)[1][0], expected[0])
-    again = Index.build(kind, np.asfortranarray(vectors.astype(np.float64)), named(0, len(vectors)), "abc", search_param=99)
+    again = Index.build(
+        kind, np.asfortranarray(vectors.astype(np.float64)), named(0, len(vectors)), "abc", search_param=99
+    )
     np.testing.assert_array_equal(again.search(vectors[:6], 3)[1], expected)
 
 
@@ -174,7 +176,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones_named():
 def test_more_neighbours_than_pictures_are_refused_removed_ones_not_counted(k):
     index, vectors = built()
     index.remove(["p1", "p2", "p3"])
-    with pytest.raises(ArgumentError, match=f"k={k}, .* 37 images"):
+    with pytest.raises(ArgumentError, match=rf"k={k}, .* 37 images"):
         index.search(vectors[:1], k)
 
 
@@ -199,7 +201,7 @@ def test_vectors_that_are_not_finite_or_not_of_unit_length_are_refused(kind, cha
 
 def test_a_query_from_another_encoder_is_refused_with_both_named():
     index, vectors = built()
-    with pytest.raises(ArgumentError, match="abc.*xyz"):
+    with pytest.raises(ArgumentError, match=r"abc.*xyz"):
         index.search(vectors, 1, encoder_hash="xyz")
     for trusted in ("abc", None):
         assert index.search(vectors, 1, encoder_hash=trusted)[1].shape == (40, 1)
@@ -207,7 +209,7 @@ def test_a_query_from_another_encoder_is_refused_with_both_named():
 
 def test_rows_that_do_not_match_the_vectors_are_refused_and_nothing_is_added():
     index, vectors = built()
-    with pytest.raises(ArgumentError, match="40 .* 39"):
+    with pytest.raises(ArgumentError, match=r"40 .* 39"):
         index.add(vectors, named(100, 39))
     with pytest.raises(ArgumentError, match="'p100'"):
         index.add(vectors[:2], named(100, 1).iloc[[0, 0]])
@@ -217,9 +219,7 @@ def test_rows_that_do_not_match_the_vectors_are_refused_and_nothing_is_added():
 @pytest.mark.parametrize("mask", [np.ones(39, bool), np.ones(40), np.ones((40, 1), bool)])
 def test_a_filter_that_is_not_one_bool_a_row_is_refused(mask):
     index, vectors = built()
-    with pytest.raises(
-        ValueError, match=re.escape(f"{mask.dtype} of shape {mask.shape}")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"{mask.dtype} of shape {mask.shape}")):
         index.search(vectors, 1, mask=mask)
 
 

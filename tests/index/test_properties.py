@@ -136,7 +136,7 @@ def test_a_filter_gives_what_brute_force_within_the_mask_gives(index_and_vectors
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faiss_vectors, "EXACT_ROWS", exact_rows)
         if k > mask.sum():
-            with pytest.raises(ValueError, match=f"k={k}, .* {mask.sum()} rows"):
+            with pytest.raises(ValueError, match=rf"k={k}, .* {mask.sum()} rows"):
                 index.search(queries, k, mask=mask)
             return
         scores, positions = index.search(queries, k, mask=mask)

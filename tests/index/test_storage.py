@@ -197,7 +197,7 @@ def test_a_vector_file_that_cannot_be_written_leaves_the_old_index_whole(monkeyp
 
 def test_a_full_disk_is_a_storage_error_and_leaves_no_half_written_folder(monkeypatch):
     monkeypatch.setattr(storage.faiss, "write_index", fill_up)
-    with pytest.raises(errors.StorageError, match="toy.*No space left"):
+    with pytest.raises(errors.StorageError, match=r"toy.*No space left"):
         built()[0].save("toy")
     assert list((Workspace().outputs / "indexes").iterdir()) == []
 
@@ -286,24 +286,32 @@ def test_a_file_of_another_index_of_the_same_size_is_refused(name):
         len(Index.load("toy").rows)
 
 
-@pytest.mark.parametrize("value", [None, True, 1.5, -1, 10**30, "text", "nul\0l", [], ["a"], {}, {"a": 1}, float("nan")])
+@pytest.mark.parametrize(
+    "value", [None, True, 1.5, -1, 10**30, "text", "nul\0l", [], ["a"], {}, {"a": 1}, float("nan")]
+)
 @pytest.mark.parametrize("key", ["format", "kind", "dim", "encoder_hash", "effort", "recall", "count", "made_from"])
 def test_a_card_with_a_wrong_value_is_refused_or_changes_nothing(key, value):
     path = built(count=9)[0].save("toy") / "card.json"
     card = json.loads(path.read_text(encoding="utf-8"))
     files.write_json(path, card | {key: value})
-    harmless = {("recall", "None"), ("recall", "nan"), ("encoder_hash", "'text'"), ("made_from", "{}"), ("made_from", "{'a': 1}")}
+    harmless = {
+        ("recall", "None"),
+        ("recall", "nan"),
+        ("encoder_hash", "'text'"),
+        ("made_from", "{}"),
+        ("made_from", "{'a': 1}"),
+    }
     if (key, repr(value)) in harmless - {("recall", "nan")}:
         Index.load("toy").search(unit(np.random.default_rng(0), 1), 3)
     else:
-        with pytest.raises(errors.DataError, match="card.json"):
+        with pytest.raises(errors.DataError, match=r"card.json"):
             Index.load("toy")
 
 
 def test_a_card_of_endless_brackets_is_refused():
     path = built()[0].save("toy") / "card.json"
     path.write_text("[" * 100_000, encoding="utf-8")
-    with pytest.raises(errors.DataError, match="card.json"):
+    with pytest.raises(errors.DataError, match=r"card.json"):
         Index.load("toy")
 
 

@@ -135,9 +135,7 @@ def test_the_recall_asked_for_is_reached_on_fresh_queries_and_at_no_higher_a_set
 
 
 def test_a_recall_out_of_reach_is_an_error_that_says_what_is_found(world):
-    with pytest.raises(
-        RecallOutOfReachError, match=r"ivf-sq8 .* 0\.9\d{3} "
-    ):
+    with pytest.raises(RecallOutOfReachError, match=r"ivf-sq8 .* 0\.9\d{3} "):
         tuned("ivf-sq8", world[0], 0.999)
 
 
@@ -188,7 +186,9 @@ def test_the_curve_rises_to_all_true_neighbours_and_leaves_the_index_as_it_was(w
     search_param = index.search_param
     curve = curve_module.curve(index, queries[:300], vectors, timed=20)
     assert index.search_param == search_param
-    assert curve["search_param"].tolist() == sorted({search_param, *(2**i for i in range(int(curve["search_param"].max()).bit_length()))})
+    assert curve["search_param"].tolist() == sorted(
+        {search_param, *(2**i for i in range(int(curve["search_param"].max()).bit_length()))}
+    )
     assert curve["search_param"][curve["tuned"]].tolist() == [search_param]
     assert curve["setting"].tolist() == [f"nprobe {tried}" for tried in curve["search_param"]]
     assert curve["recall_at_10"].is_monotonic_increasing and curve["recall_at_10"].iloc[-1] > 0.9995
@@ -210,10 +210,10 @@ def test_curves_of_several_kinds_make_a_figure(world):
 
 def test_a_curve_needs_a_vector_for_each_row():
     index, vectors = built("hnsw", 60)
-    with pytest.raises(ValueError, match="59 .* 60 .* 60"):
+    with pytest.raises(ValueError, match=r"59 .* 60 .* 60"):
         curve_module.curve(index, vectors[:3], vectors[:59])
     index.remove(["p1"])
-    with pytest.raises(ValueError, match="60 .* 59 .* 60"):
+    with pytest.raises(ValueError, match=r"60 .* 59 .* 60"):
         curve_module.curve(index, vectors[:3], vectors)
 
 
