@@ -9,7 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
+
+LENGTH_TOLERANCE = 0.01  # float16 vectors are off by 0.0005
 
 
 @runtime_checkable
@@ -57,3 +60,20 @@ class VectorIndex(Protocol):
     @classmethod
     def load(cls, name: str | Path, workspace: Workspace | None = None) -> VectorIndex:
         """Open what `save` wrote."""
+
+
+def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """Return vectors (N, dim) as float32.
+
+    Raises:
+        ArgumentError: if they are of another shape, not finite, or not of unit length.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ArgumentError(f"The index holds vectors of length {dim}, not an array of shape {vectors.shape}.")
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    bad = np.flatnonzero(~(abs(np.einsum("nd,nd->n", vectors, vectors) - 1) <= 2 * LENGTH_TOLERANCE))  # NaN is bad
+    if len(bad):
+        length = np.linalg.norm(vectors[bad[0]].astype(np.float64))
+        problem = f"has length {length:.3g}" if np.isfinite(length) else "holds NaN or infinity"
+        raise ArgumentError(f"Vector {bad[0]} {problem}, expected unit length: divide each vector by its length.")
+    return vectors

@@ -13,10 +13,10 @@ from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, RecallOutOfReachError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory, storage, tuning
+from rectrio_lib.index.base import unit_vectors
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
 
 REBUILD_SHARE = 0.2  # removed vectors cost time at every search: beyond this share the index is rebuilt
-LENGTH_TOLERANCE = 0.01  # float16 vectors are off by 0.0005
 
 
 class Index:
@@ -110,15 +110,10 @@ class Index:
         memory_limit: int | None = None,
         made_from: dict[str, Any] | None = None,
     ) -> Index:
-        """Make an index that finds enough of the true neighbours, as quickly as it can.
-
-        A tenth of the vectors (2,000 at most) is held out at first and searched for; the search parameter is the least
-        that finds the requested share of their true ten neighbours, by three standard errors. Fewer than 500 vectors
-        are not measured.
+        """Make an index that finds enough of the true neighbours, as quickly as it can; see `tuning`.
 
         Args:
-            kind: one of factory.KINDS, or "auto": what suits number and memory best, see `factory.candidates`; if that
-                cannot reach the recall, the next one.
+            kind: one of factory.KINDS, or "auto": the first of `factory.candidates` that reaches the recall.
             vectors: unit vectors float16 or float32 (N, dim), in memory or mapped; read in blocks.
             rows: one per vector, with `image_id`; the index keeps their order.
             encoder_hash: fingerprint of the encoder that made them.
@@ -129,8 +124,7 @@ class Index:
 
         Raises:
             RecallOutOfReachError: if no such kind reaches the recall.
-            ArgumentError: if vectors are not of unit length, vectors and rows do not fit each other, are too few for
-                the kind or too many for the memory.
+            ArgumentError: if vectors and rows do not fit each other, the kind or the memory.
         """
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
@@ -155,9 +149,8 @@ class Index:
             vectors: unit vectors (Q, dim).
             k: neighbours per query.
             encoder_hash: fingerprint of the encoder that made the queries; None trusts the caller.
-            mask: which rows may be results, bool (N,), N = len(rows); None for all. Removed rows never are. A small
-                subset (20,000 rows or a twentieth) is searched exactly; in a larger one the search widens as it
-                shrinks.
+            mask: which rows may be results, bool (N,), N = len(rows); None for all. Removed rows never are. Up to
+                20,000 rows, or a twentieth, are searched exactly.
 
         Returns:
             Cosine similarities float32 (Q, k), best first, and positions in `rows` int64 (Q, k); always k results.
@@ -170,7 +163,7 @@ class Index:
                 f"The index was built with encoder {self.encoder_hash}, the query was made by encoder {encoder_hash}: "
                 "their similarities mean nothing. Embed the query with the index's encoder, or build the index again."
             )
-        vectors = self._check(vectors)
+        vectors = unit_vectors(vectors, self.dim)
         subset = self._kept if mask is None else self._subset(mask)
         if not 1 <= k <= subset.count:
             there = f"the index holds {len(self)} images" if mask is None else f"the mask holds {subset.count} rows"
@@ -192,8 +185,8 @@ class Index:
         The search parameter stays as it is: an index that has grown much finds less, and is better rebuilt.
 
         Raises:
-            ArgumentError: if numbers or dimensions differ, a vector is not of unit length, an image_id is there
-                already, or the kind has too few vectors to learn its cells from.
+            ArgumentError: if vectors and rows do not fit, an image_id is there already, or there are too few to learn
+                cells from.
         """
         self._check_new(vectors, rows)
         if not len(rows):
@@ -291,22 +284,10 @@ class Index:
             )
         return Subset(mask & self._kept.mask)
 
-    def _check(self, vectors: np.ndarray) -> np.ndarray:
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise ArgumentError(f"The index holds vectors of length {self.dim}, not an array of shape {vectors.shape}.")
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        squares = np.einsum("nd,nd->n", vectors, vectors)
-        bad = np.flatnonzero(~(abs(squares - 1) <= 2 * LENGTH_TOLERANCE))  # NaN compares as bad
-        if len(bad):
-            length = np.linalg.norm(vectors[bad[0]].astype(np.float64))
-            problem = f"has length {length:.3g}" if np.isfinite(length) else "holds NaN or infinity"
-            raise ArgumentError(f"Vector {bad[0]} {problem}, expected unit length: divide each vector by its length.")
-        return vectors
-
     def _check_new(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
-        self._check(vectors[:0])
+        unit_vectors(vectors[:0], self.dim)
         for block in knn.blocks(vectors):
-            self._check(block)
+            unit_vectors(block, self.dim)
         if len(vectors) != len(rows):
             raise ArgumentError(f"{len(vectors)} vectors but {len(rows)} rows.")
         known = set(self.rows["image_id"][self._kept.mask])
