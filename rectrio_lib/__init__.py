@@ -23,7 +23,7 @@ PUBLIC = {
     "TrainConfig": "training.config",
     "fit": "training.loop",
     "evaluate": "evaluation.retrieval",
-    "embed": "embeddings.from_folder",
+    "embed": "embeddings.embed",
     "Index": "index.index",
     "Collection": "search.collection",
     "Workspace": "core.workspace",

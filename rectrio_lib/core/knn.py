@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
-
-
 BLOCK_ROWS = 65_536
 
-
-def blocks(vectors: np.ndarray, among: np.ndarray | None = None, rows: int | None = None) -> Iterator[np.ndarray]:
-    """Yield vectors (N, dim), or those at some positions, in float32 blocks of so many rows, or BLOCK_ROWS."""
-    rows = rows or BLOCK_ROWS
-    for start in range(0, len(vectors) if among is None else len(among), rows):
-        part = slice(start, start + rows)
-        yield np.ascontiguousarray(vectors[part] if among is None else vectors[among[part]], np.float32)
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's OpenMP threads and would wait for them
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 
 def exact_search(queries: np.ndarray, parts: Iterable[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compare queries float32 (Q, dim) with every vector of some blocks, which together hold k or more.
+    """Compare queries with every vector of some blocks, which together hold k or more.
+
+    Args:
+        queries: float32 (Q, dim).
+        parts: blocks float32 (M, dim).
+        k: neighbours per query.
 
     Returns:
         Inner products float32 (Q, k), best first, and positions counted through the blocks, int64 (Q, k).
@@ -36,3 +32,18 @@ def exact_search(queries: np.ndarray, parts: Iterable[np.ndarray], k: int) -> tu
         start += len(part)
     best.finalize()
     return best.D, best.I
+
+
+def blocks(vectors: np.ndarray, subset: np.ndarray | None = None, rows: int | None = None) -> Iterator[np.ndarray]:
+    """Yield vectors (N, dim), or those at the positions `subset`, in float32 blocks of `rows` (default BLOCK_ROWS)."""
+    rows = rows or BLOCK_ROWS
+    for start in range(0, len(vectors) if subset is None else len(subset), rows):
+        part = slice(start, start + rows)
+        yield np.ascontiguousarray(vectors[part] if subset is None else vectors[subset[part]], np.float32)
+
+
+def first_of_equals(vectors: np.ndarray) -> np.ndarray:
+    """Return the first position of each distinct vector of (N, dim), ascending."""
+    factors = np.random.default_rng(0).integers(0, 2**64, vectors.shape[1], np.uint64)
+    parts = [part.view(np.uint32).astype(np.uint64) @ factors for part in blocks(vectors)]
+    return np.sort(np.unique(np.concatenate(parts), return_index=True)[1]) if parts else np.empty(0, np.int64)

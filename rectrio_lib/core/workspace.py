@@ -125,3 +125,27 @@ def read_card(path: Path) -> Card:
     if not isinstance(card, dict):
         raise DataError(f"{path} is not a card: it should hold one JSON object.")
     return card
+
+
+def check_card(card: Card, schema: dict[str, Any], path: Path) -> None:
+    """Check the types of a card's values.
+
+    Args:
+        card: as `read_card` returns it; keys that the schema does not name pass.
+        schema: {key: type or union of types}; a key that ends in "?" may be missing.
+        path: of the card, for the message.
+
+    Raises:
+        DataError: if a key is missing or its value is of another type.
+    """
+    for key, expected in schema.items():
+        name = key.removesuffix("?")
+        if name not in card:
+            if key == name:
+                raise DataError(f"{path} has no {name!r}: it is damaged or another kind of card. Make it again.")
+            continue
+        value = card[name]
+        fits = isinstance(value, expected) and not (isinstance(value, bool) and expected is not bool)
+        if not fits or (isinstance(value, str) and "\0" in value):
+            wanted = getattr(expected, "__name__", expected)
+            raise DataError(f"{path}: {name!r} is {value!r:.60}, expected {wanted}. Make it again.")

@@ -74,14 +74,19 @@ class ImageDataset:
 
     @property
     def hash(self) -> str:
-        """Fingerprint of images, labels and splits, whatever their order."""
-        lines = sorted(map("|".join, self.manifest[["image_id", "label", "split"]].itertuples(index=False)))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        """Fingerprint of images, labels and splits, see `content_hash`."""
+        return content_hash(self.manifest)
 
     def where(self, *splits: str) -> ImageDataset:
         """Return the images of the given splits."""
         chosen = self.manifest["split"].isin(splits)
         return replace(self, manifest=self.manifest[chosen].reset_index(drop=True))
+
+
+def content_hash(rows: pd.DataFrame) -> str:
+    """Return a fingerprint of images, labels and splits of a manifest, whatever their order."""
+    lines = sorted(map("|".join, rows[["image_id", "label", "split"]].astype(str).itertuples(index=False)))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def prepare(

@@ -1,28 +1,162 @@
-"""Vectors of pictures, never computed twice: a reader, the encoder and a writer, each timed; here of a data set."""
+"""Data and an encoder become vectors on disk: one call for data sets and folders; nothing is embedded twice."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from rectrio_lib.core.device import autocast, best_device
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.files import save_table, write_json
-from rectrio_lib.core.workspace import quiet
-from rectrio_lib.embeddings.writer import Writer
+from rectrio_lib.core.files import checksum, save_table, write_json
+from rectrio_lib.core.workspace import Workspace, quiet
+from rectrio_lib.data.dataset import ImageDataset, content_hash
+from rectrio_lib.embeddings import store as stores
+from rectrio_lib.embeddings.from_dataset import DatasetSource
+from rectrio_lib.embeddings.from_folder import FolderSource
+from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore
+from rectrio_lib.embeddings.writer import Writer, drop_rows, kept_rows, writing
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.registry import fingerprint
+from rectrio_lib.encoders.registry import fingerprint, load_encoder
 
-BATCH = 128  # pictures handed to the encoder at once
+LOG = logging.getLogger(__name__)
+BATCH = 128  # images handed to the encoder at once
 STAGES = ("listing", "reading", "encoding", "writing")
 Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
+ALARM_SHARE = 0.2  # of the known images: if more vanish at once, a warning says so
+
+
+class Source(Protocol):
+    """Images to embed.
+
+    Attributes:
+        name: of the store, unless another one is given.
+        card: keys of the store's card: folder (empty if the images are not files), generated_images.
+        empty: the rows of a store that holds nothing yet.
+    """
+
+    name: str
+    card: dict[str, Any]
+    empty: pd.DataFrame
+
+    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
+        """Find what is new besides the rows of the store in the folder `home`; return how many images at most."""
+
+    def batches(self, known: set[str], step: int) -> Batches:
+        """Yield rows and images uint8 (B, C, H, W), B up to `step`, valid until the next; `known` are image ids."""
+
+    def droppable(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return which rows are to be dropped from the store, bool (N,)."""
+
+    def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows with all that is known of them now; a column `deleted` marks images that are gone."""
+
+    def save(self, home: Path) -> None:
+        """Write what the source needs to know next time; called after each shard and at the end."""
+
+    def counts(self) -> dict[str, Any]:
+        """Return fields of `Report`."""
+
+
+def embed(
+    source: str | Path | ImageDataset | Source,
+    encoder: str | Encoder,
+    name: str = "",
+    manifest: pd.DataFrame | None = None,
+    dtype: str = "float16",
+    shard_rows: int = SHARD_ROWS,
+    encoder_name: str = "",
+    workspace: Workspace | None = None,
+) -> tuple[EmbeddingStore, Report]:
+    """Embed every image that is not embedded yet.
+
+    Killed at any moment, the next call continues after the last shard. New images are appended; a store made by another
+    encoder or in another dtype is rebuilt.
+
+    Args:
+        source: a prepared data set, or a folder of images: in class folders, in split and class folders, or flat.
+        encoder: the name of a saved one, or the encoder itself.
+        name: of the store; empty: that of the data set or folder.
+        manifest: of a folder, with `path` relative to it; its columns (`label`, `split`, `group`, …) enter the rows.
+        dtype: "float16" or "float32" on disk.
+        shard_rows: vectors per file.
+        encoder_name: name of an encoder that is given itself; empty: its kind.
+        workspace: where the store is written.
+
+    Returns:
+        The store, and what this call did; printed, one line.
+
+    Raises:
+        ArgumentError: if dtype is neither of the two, the images do not fit the encoder, or others have that name.
+        DataError: if there is no image, or the store or a table beside the images is damaged.
+        StoreInUseError: if another process is writing the store.
+        StorageError: if the store cannot be written; what was embedded before is kept.
+    """
+    if dtype not in ("float16", "float32"):
+        raise ArgumentError(f"dtype={dtype!r}: choose float16 or float32.")
+    place = {} if workspace is None else {"workspace": workspace}
+    if isinstance(encoder, str):
+        encoder, encoder_name = load_encoder(encoder, **place), encoder
+    workspace = workspace or Workspace()
+    if isinstance(source, ImageDataset):
+        source = DatasetSource(source)
+    elif isinstance(source, str | Path):
+        source = FolderSource(source, manifest, workspace.outputs)
+    name, encoder_name, report = name or source.name, encoder_name or encoder.kind, Report()
+    card = {"encoder": encoder_name, "encoder_hash": fingerprint(encoder), "dim": encoder.dim, "dtype": dtype}
+    card |= {"normalised": True, "dataset": name, **source.card}
+    card["random_weights"] = bool(getattr(encoder, "random_weights", encoder.stand_in))
+    card["stand_in"] = card["random_weights"] or card["generated_images"]  # as older versions read it
+    home = stores.store_folder(encoder_name, name, workspace)
+    with writing(home):
+        before = kept_rows(home, card)
+        before = source.empty if before is None else before
+        with report.timed("listing"):
+            total = source.open(encoder, home, before)
+        writer = Writer(home, before, dtype, shard_rows, after=lambda: source.save(home))
+        if total:
+            _mark_unfinished(home, card)
+        with closing(source.batches(set(before["image_id"]), min(BATCH, shard_rows))) as batches:
+            fill(encoder, writer, batches, report, total)
+        with report.timed("writing"):
+            live = _finish(source, writer, card)
+    vars(report).update(source.counts())
+    known = before["image_id"][~before["deleted"].to_numpy(bool)] if "deleted" in before else before["image_id"]
+    report.deleted = int((~known.isin(live["image_id"])).sum())
+    if report.deleted > ALARM_SHARE * len(known):
+        LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, len(known), name)
+    return stores.open_store(encoder_name, name, workspace), report
+
+
+def _mark_unfinished(home: Path, card: dict[str, Any]) -> None:
+    write_json(home / "card.json", card | {"count": 0, "finished": False})
+
+
+def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> pd.DataFrame:
+    """Drop what is gone, bring the rows up to date, and write the card, which completes the store; return live rows."""
+    home, gone = writer.folder, source.droppable(writer.rows)
+    if gone.any():
+        _mark_unfinished(home, card)
+        writer.rows = drop_rows(home, writer.rows, gone, writer.shard_rows)
+    rows, path = source.describe(writer.rows), home / "rows.parquet"
+    if not path.exists() or not rows.equals(writer.rows):
+        _mark_unfinished(home, card)
+        save_table(path, rows)
+    source.save(home)
+    live = rows[~rows["deleted"]] if "deleted" in rows else rows
+    sums = {path.name: checksum(path)} | {p.name: stores.shard_sum(p) for p in sorted(home.glob("vectors-*.npy"))}
+    card = card | {"dataset_hash": content_hash(live), "count": len(live), "checksums": sums}
+    write_json(home / "card.json", card | {"finished": True})
+    return live
 
 
 @dataclass
@@ -31,11 +165,11 @@ class Report:
 
     Attributes:
         files: how many there are; the other counts are of these.
-        embedded: new contents.
-        copies: equal to the byte to a file before them.
-        bad: could not be read.
-        deleted: rows whose files are gone, still in the store.
-        seconds: by stage; "reading" is what the encoder waited for pictures, which are decoded while it works.
+        embedded: new images.
+        copies: byte-identical to an earlier file.
+        bad: unreadable.
+        deleted: known images that this call found gone.
+        seconds: by stage; "reading" is what the encoder waited for images, which are decoded while it works.
         ledger: files left out or joined with another one (picture, reason).
     """
 
@@ -58,7 +192,7 @@ class Report:
 
     @property
     def timings(self) -> dict[str, Any]:
-        """Pictures per second, share of each stage, and the stage that limits."""
+        """Images per second, share of each stage, and the stage that limits."""
         total = sum(self.seconds.values())
         shares = {stage: seconds / total if total else 0.0 for stage, seconds in self.seconds.items()}
         rate = self.embedded / total if total else 0.0
@@ -75,18 +209,18 @@ class Report:
 
 
 def fill(encoder: Encoder, writer: Writer, batches: Batches, report: Report, total: int) -> None:
-    """Take pictures from a reader through the encoder to the writer, each timed, until all are on disk.
+    """Take images from a source through the encoder to the writer, each timed, until all are on disk.
 
     Args:
-        encoder: what turns pictures into vectors.
+        encoder: turns images into vectors.
         writer: of the store.
-        batches: the reader: B rows and their pictures uint8 (B, C, H, W), in memory only until the next are asked for.
+        batches: see `Source.batches`.
         report: what is counted and timed.
-        total: pictures to expect at most, for the progress bar.
+        total: images to expect at most, for the progress bar.
     """
     caption, cast = f"embed {writer.folder.name}", autocast(best_device())
     # Around all batches, autocast keeps the weights that it has cast; in `encode` it would forget them after each.
-    with cast, tqdm(total=total, desc=caption, disable=quiet() or not total, unit="picture") as bar:
+    with cast, tqdm(total=total, desc=caption, disable=quiet() or not total, unit="image") as bar:
         while True:
             with report.timed("reading"):
                 rows, images = next(batches, (None, None))
@@ -100,23 +234,3 @@ def fill(encoder: Encoder, writer: Writer, batches: Batches, report: Report, tot
             bar.update(len(rows))
     with report.timed("writing"):
         writer.flush()
-
-
-def new_card(encoder: Encoder, encoder_name: str, name: str, dtype: str) -> dict[str, Any]:
-    """Say which encoder makes the vectors of what, and how they are kept.
-
-    Raises:
-        ValueError: if dtype is neither float16 nor float32.
-    """
-    if dtype not in ("float16", "float32"):
-        raise ArgumentError(f"dtype={dtype!r}: choose float16 or float32.")
-    card = {"encoder": encoder_name, "encoder_hash": fingerprint(encoder), "dim": encoder.dim, "dtype": dtype}
-    return card | {"normalised": True, "dataset": name}
-
-
-def finish(writer: Writer, rows: pd.DataFrame, card: dict[str, Any]) -> None:
-    """Write the rows if they are other than the writer's, and then the card, which says that the store is whole."""
-    path = writer.folder / "rows.parquet"
-    if not path.exists() or not rows.equals(writer.rows):
-        save_table(path, rows)
-    write_json(writer.folder / "card.json", card | {"finished": True})

@@ -1,168 +1,181 @@
-"""Any folder of pictures, embedded from disk: only what is new or changed is read."""
+"""Any folder of images as a source: only what is new or changed is read."""
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import closing
+import logging
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
-from rectrio_lib.core.files import save_table, write_json
+from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.files import save_table
 from rectrio_lib.data import image_files
-from rectrio_lib.embeddings import embed, store
-from rectrio_lib.embeddings.embed import BATCH, Batches, Report
-from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore
-from rectrio_lib.embeddings.writer import Writer, drop_rows, kept_rows, writing
 from rectrio_lib.encoders.base import Encoder
 
+LOG = logging.getLogger(__name__)
 COMPACT_SHARE = 0.2  # of deleted rows; beyond it the store is rewritten without them
+KEYS, TABLES = ("file_name", "path"), ("metadata.csv", "metadata.parquet")
+OWN_COLUMNS = ["image_id", "path", "row", "width", "height", "shard", "deleted"]  # never taken from a table
 
 
-def embed_folder(
-    encoder: Encoder,
-    encoder_name: str,
-    folder: str | Path,
-    name: str = "",
-    manifest: pd.DataFrame | None = None,
-    dtype: str = "float16",
-    shard_rows: int = SHARD_ROWS,
-) -> tuple[EmbeddingStore, Report]:
-    """Embed every picture file below a folder that is not embedded yet; however many, a few hundred are in memory.
+class FolderSource:
+    """Image files below a folder; see `embed.Source`. However many there are, a few hundred are in memory.
 
-    A file is known by its path, size and time without reading it, else by its content: one that was moved or renamed
-    is not embedded again, one that was replaced is. Files that are equal to the byte have one row, under the first of
-    their paths; `EmbeddingStore.files` names them all. Files that are gone are marked, and dropped when they are a
-    fifth of all. A file that cannot be read stands there with the reason, and is tried again when it changes. Killed
-    at any moment, the next call goes on after the last shard.
-
-    Args:
-        encoder: what turns pictures into vectors.
-        encoder_name: its name below outputs/encoders/.
-        folder: of pictures: in class folders, in {train,val,test} and class folders, or flat.
-        name: of the store; empty: that of the folder.
-        manifest: with `path` relative to `folder`; what it says of a picture (`split`, `group`, …) enters the rows.
-        dtype: "float16" or "float32" on disk.
-        shard_rows: vectors a file.
-
-    Returns:
-        The store, its rows with image_id, path, label, split, width and height; and what happened.
-
-    Raises:
-        ValueError: if dtype is neither of the two, there is no picture, or the name is that of other pictures.
-        stores.StoreInUse: if another process is writing the store.
-        OSError: if the store cannot be written; what was embedded before is kept.
+    A file is known by path, size and time without reading it, else by its content. Byte-identical files have one row,
+    under the first of their paths. Rows whose files are gone are marked, and dropped when they are a fifth of all; not
+    so if a whole folder is gone: it may come back. Label and split come from the folders, a table beside the images
+    (`metadata.csv` or `.parquet`, keyed by `file_name` or `path`) or a manifest; what earlier calls told is kept.
     """
-    folder = Path(folder).expanduser().resolve()
-    name = name or folder.name
-    card = embed.new_card(encoder, encoder_name, name, dtype)
-    card |= {"folder": str(folder), "stand_in": encoder.stand_in}
-    home, report = store.store_folder(encoder_name, name), Report()
-    with writing(home):
-        with report.timed("listing"):
-            found = image_files.list_images(folder)
-        kept = kept_rows(home, card)
-        writer = Writer(home, _no_rows() if kept is None else kept, dtype, shard_rows)
-        reader = _FolderReader(
-            encoder, folder, image_files.match_known(found, _old_files(home), writer.rows["image_id"])
-        )
-        writer.after = lambda: save_table(home / "files.parquet", reader.files())
-        if len(reader.fresh):
-            write_json(home / "card.json", card | {"count": 0, "finished": False})
-        with closing(reader.batches(writer, shard_rows)) as batches:
-            embed.fill(encoder, writer, batches, report, len(reader.fresh))
-        with report.timed("writing"):
-            rows = _described(writer.rows, reader.files(), manifest)
-            if rows["deleted"].mean() > COMPACT_SHARE:
-                rows = writer.rows = drop_rows(home, rows, rows["deleted"].to_numpy(bool), shard_rows)
-            live = rows[~rows["deleted"]]
-            writer.after()
-            embed.finish(writer, rows, card | {"dataset_hash": _content_hash(live), "count": len(live)})
-    _count(report, reader.files(), rows)
-    return store.open_store(encoder_name, name), report
 
+    def __init__(self, folder: str | Path, manifest: pd.DataFrame | None, outputs: Path):
+        self.folder = Path(folder).expanduser().resolve()
+        self.name, self._manifest, self._outputs, self._read = self.folder.name, manifest, outputs.resolve(), []
+        self.card = {"folder": str(self.folder), "generated_images": False}
+        self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
 
-class _FolderReader:
-    """Reads what is new in a folder, a batch at a time, and remembers what became of each file."""
+    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
+        """List the files, and find those that are new or changed."""
+        files = image_files.list_images(self.folder)
+        if self._outputs.is_relative_to(self.folder):
+            prefix = self._outputs.relative_to(self.folder).as_posix() + "/"
+            files = files[~files["path"].str.startswith(prefix)].reset_index(drop=True)
+        self._tables = [*_tables_beside(self.folder, files["path"])]
+        self._tables += [] if self._manifest is None else [_checked(self._manifest, "manifest", "path")]
+        self._own = _not_from_path(rows)
+        files = image_files.match_known(files, _old_files(home), rows["image_id"])
+        new = files["image_id"].eq("") & files["reason"].eq("")
+        self._fresh, self._known = files.loc[new, "path"], files[~new]
+        self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
+        return len(self._fresh)
 
-    def __init__(self, encoder: Encoder, folder: Path, found: pd.DataFrame):
-        self.folder, self.side = folder, encoder.preprocessing["size"]
-        self.channels = encoder.preprocessing["channels"]
-        new = found["image_id"].eq("") & found["reason"].eq("")
-        self.fresh, self._known, self._read = found.loc[new, "path"], found[~new], []
+    def batches(self, known: set[str], step: int) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
+        """Yield contents that are not embedded; the array is used again for the next batch."""
+        memory = np.empty((step, self._side, self._side, self._channels), np.uint8)
+        images, rows = memory.transpose(0, 3, 1, 2), []  # channels last, as decoders and processors have them
+        for read in image_files.read_ahead(self.folder, self._fresh, self._side, self._channels, known, 2 * step):
+            self._read.append(read[: len(image_files.FILE_COLUMNS)])
+            if read.pixels is None or read.image_id in known:
+                continue
+            known.add(read.image_id)
+            images[len(rows)] = read.pixels
+            rows.append((read.image_id, read.path, *read.shape))
+            if len(rows) == step:
+                yield _frame(rows), torch.from_numpy(images)
+                rows = []
+        if rows:
+            yield _frame(rows), torch.from_numpy(images[: len(rows)])
 
-    def files(self) -> pd.DataFrame:
-        """Return what is known of each file by now."""
+    def droppable(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return what is gone from folders that still hold images, if that is a fifth of all."""
+        homes = {path.rpartition("/")[0] for path in self._files()["path"]}
+        there = rows["path"].map(lambda path: path.rpartition("/")[0] in homes)
+        gone = (there & ~rows["image_id"].isin(self._paths().index)).to_numpy(bool)
+        return gone if len(gone) and gone.mean() > COMPACT_SHARE else np.zeros(len(gone), bool)
+
+    def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Enter where each image lies now, and what is known of it; mark those whose files are gone."""
+        paths = rows["image_id"].map(self._paths())
+        deleted, paths = paths.isna().to_numpy(), paths.fillna(rows["path"])
+        told = image_files.describe(paths)
+        own = self._own.reindex(rows["image_id"]).reset_index(drop=True)
+        tables = [t.set_index("path").reindex(paths).reset_index(drop=True) for t in self._tables]
+        kept = rows.drop(columns=[*OWN_COLUMNS, "label", "split"], errors="ignore")
+        for table in (kept, own, *tables):
+            for column in table.columns.difference(OWN_COLUMNS, sort=False):
+                told[column] = table[column].combine_first(told[column]) if column in told else table[column]
+        first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
+        return pd.concat([first, told, rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
+
+    def save(self, home: Path) -> None:
+        """Remember what became of each file."""
+        save_table(home / "files.parquet", self._files())
+
+    def counts(self) -> dict:
+        """Count files, copies and unreadable ones, with the ledger of the last two."""
+        files = self._files()
+        bad = files["reason"].ne("")
+        good = files[~bad]
+        copy = good["image_id"].duplicated()
+        twins = "copy of " + good.loc[copy, "image_id"].map(self._paths()).astype(str)
+        ledger = pd.concat([files.loc[bad, ["path", "reason"]], good.loc[copy, ["path"]].assign(reason=twins)])
+        ledger = ledger.rename(columns={"path": "picture"}).sort_values("picture", ignore_index=True)
+        return {"files": len(files), "bad": int(bad.sum()), "copies": int(copy.sum()), "ledger": ledger}
+
+    def _files(self) -> pd.DataFrame:
         if self._read:
             both = pd.concat([self._known, pd.DataFrame(self._read, columns=image_files.FILE_COLUMNS)])
             self._known, self._read = both.sort_values("path", ignore_index=True), []
         return self._known
 
-    def batches(self, writer: Writer, shard_rows: int) -> Batches:
-        """Yield rows and uint8 (B, C, H, W) of contents that are not embedded; the array is used again for the next."""
-        seen, step = set(writer.rows["image_id"]), min(BATCH, shard_rows)
-        memory = np.empty((step, self.side, self.side, self.channels), np.uint8)
-        images, rows = memory.transpose(0, 3, 1, 2), []  # channels last, as decoders and processors have them
-        for read in image_files.read_ahead(self.folder, self.fresh, self.side, self.channels, seen, 2 * step):
-            self._read.append(read[: len(image_files.FILE_COLUMNS)])
-            if read.pixels is None or read.image_id in seen:
-                continue
-            seen.add(read.image_id)
-            images[len(rows)] = read.pixels
-            rows.append((read.image_id, read.path, *read.shape))
-            if len(rows) == step:
-                yield self._frame(rows), torch.from_numpy(images)
-                rows = []
-        if rows:
-            yield self._frame(rows), torch.from_numpy(images[: len(rows)])
-
-    def _frame(self, rows: list[tuple]) -> pd.DataFrame:
-        frame = pd.DataFrame(rows, columns=["image_id", "path", "width", "height"])
-        return frame.assign(label="", split="", deleted=False)  # entered at the end, see `_described`
+    def _paths(self) -> pd.Series:
+        """Return the first path of each image_id."""
+        files = self._files()
+        good = files[files["image_id"].ne("") & files["reason"].eq("")].drop_duplicates("image_id")
+        return good.set_index("image_id")["path"]
 
 
-def _described(rows: pd.DataFrame, files: pd.DataFrame, manifest: pd.DataFrame | None) -> pd.DataFrame:
-    """Enter where each picture lies now, and what that and the manifest say of it; mark those whose files are gone."""
-    there = files[files["image_id"].ne("") & files["reason"].eq("")].drop_duplicates("image_id")
-    paths = rows["image_id"].map(there.set_index("image_id")["path"])
-    deleted, paths = paths.isna().to_numpy(), paths.fillna(rows["path"])
-    told = image_files.describe(paths)
-    if manifest is not None:
-        own = ["image_id", "row", "width", "height", *store.OWN_COLUMNS]
-        more = manifest.set_index("path").drop(columns=own, errors="ignore")
-        told = more.reindex(paths).reset_index(drop=True).combine_first(told)
-        told = told[["label", "split", *more.columns.difference(["label", "split"], sort=False)]]
-    first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
-    rest = rows[["width", "height", "shard"]].assign(deleted=deleted)
-    return pd.concat([first, told, rest], axis=1)
+def _frame(rows: list[tuple]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["image_id", "path", "width", "height"])
+    return frame.assign(label="", split="", deleted=False)  # entered at the end, see `describe`
 
 
-def _no_rows() -> pd.DataFrame:
-    return pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
+def _not_from_path(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return labels and splits that differ from what the path says, by image_id; missing where they do not."""
+    if "label" not in rows:
+        return pd.DataFrame(index=rows["image_id"])
+    told = rows[["label", "split"]].set_axis(rows["image_id"])
+    return told.where(told.ne("") & (told.to_numpy() != image_files.describe(rows["path"]).to_numpy()))
 
 
 def _old_files(home: Path) -> pd.DataFrame:
     path = home / "files.parquet"
-    if path.exists():
-        return pd.read_parquet(path)
-    return pd.DataFrame(columns=image_files.FILE_COLUMNS).astype({"size": np.int64, "mtime_ns": np.int64})
+    if not path.exists():
+        return pd.DataFrame(columns=image_files.FILE_COLUMNS).astype({"size": np.int64, "mtime_ns": np.int64})
+    try:
+        return pd.read_parquet(path)[image_files.FILE_COLUMNS]
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged: delete it, and the images are read again.") from error
 
 
-def _content_hash(rows: pd.DataFrame) -> str:
-    """Fingerprint of pictures, labels and splits, whatever their order, as `ImageDataset.hash`."""
-    lines = sorted(map("|".join, rows[["image_id", "label", "split"]].astype(str).itertuples(index=False)))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def _tables_beside(folder: Path, paths: Collection[str]) -> Iterator[pd.DataFrame]:
+    """Read metadata.csv and metadata.parquet of the folder and of those below it that hold images."""
+    parents = {
+        parent.as_posix() for path in {p.rpartition("/")[0] for p in paths} for parent in Path(path, "x").parents
+    }
+    for home in sorted({"."} | parents):
+        for path in (folder / home / name for name in TABLES):
+            if path.is_file():
+                try:
+                    csv = path.suffix == ".csv"
+                    texts = dict.fromkeys([*KEYS, "label", "split"], str)
+                    table = pd.read_csv(path, dtype=texts, low_memory=False) if csv else pd.read_parquet(path)
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    raise DataError(f"{path} cannot be read as a table: {error}") from error
+                key = next((key for key in KEYS if key in table), KEYS[0])
+                table = _checked(table, path, key)
+                prefix = "" if home == "." else f"{home}/"
+                yield table.assign(path=prefix + table["path"].str.replace("\\", "/"))
 
 
-def _count(report: Report, files: pd.DataFrame, rows: pd.DataFrame) -> None:
-    bad = files["reason"].ne("")
-    good = files[~bad]
-    copy = good["image_id"].duplicated()
-    first = good[~copy].set_index("image_id")["path"]
-    twins = "copy of " + good.loc[copy, "image_id"].map(first).astype(str)
-    ledger = pd.concat([files.loc[bad, ["path", "reason"]], good.loc[copy, ["path"]].assign(reason=twins)])
-    report.ledger = ledger.rename(columns={"path": "picture"}).sort_values("picture", ignore_index=True)
-    report.files, report.bad, report.copies = len(files), int(bad.sum()), int(copy.sum())
-    report.deleted = int(rows["deleted"].sum())
+def _checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
+    """Return a table with unique paths and columns that can be stored.
+
+    Raises:
+        DataError: if it cannot be; the message names the column.
+    """
+    if key not in table:
+        raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files.")
+    if not table[key].map(lambda value: isinstance(value, str)).all() or table[key].duplicated().any():
+        raise DataError(f"{where}: column {key!r} should name each image file once, as text.")
+    table = table.drop(columns="path", errors="ignore").rename(columns={key: "path"}) if key != "path" else table
+    for column in table:
+        if pd.api.types.infer_dtype(table[column], skipna=True).startswith("mixed"):
+            raise DataError(f"{where}: column {column!r} holds lists or values of several types, expected one type.")
+    ignored = [column for column in table if column in OWN_COLUMNS and column != "path"]
+    if ignored and isinstance(where, Path):
+        LOG.warning("%s: %s ignored, RecTrio uses these names itself.", where, ", ".join(ignored))
+    return table.drop(columns=ignored)

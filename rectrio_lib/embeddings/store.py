@@ -1,34 +1,42 @@
-"""An embedding store on disk: read in blocks, written shard by shard by one process at a time."""
+"""An embedding store on disk, read in blocks."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from rectrio_lib.core.errors import ArgumentError, DataError
-from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.core.files import check_sum, checksum
+from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
 
 SHARD_ROWS = 16_384
 MADE_BY = "04_build_embeddings"
 OWN_COLUMNS = ["shard", "deleted"]
+SCHEMA = {"encoder": str, "encoder_hash": str, "dim": int, "dtype": str, "dataset": str, "folder": str, "count": int}
+SCHEMA |= {"finished": bool, "dataset_hash?": str, "checksums?": dict}
+SCHEMA |= {f"{flag}?": bool for flag in ("normalised", "stand_in", "random_weights", "generated_images")}
+SHARD_BYTES = 1 << 20  # of a larger shard only size and ends are checked when a store is opened
 
 
 @dataclass(frozen=True)
 class EmbeddingStore:
-    """Vectors and, in the same order, what is known of their pictures.
+    """Vectors and, in the same order, what is known of their images.
+
+    `vectors("train")` is a NumPy array and `select("train")` the pandas table of the same images in the same order;
+    `vectors_of(store, image_ids)` takes vectors by image_id.
 
     Attributes:
-        folder: holds vectors-*.npy, rows.parquet and card.json; of a folder of pictures also files.parquet.
-        rows: one row a vector: what is known of its picture, `shard`, and, in the store of a folder of pictures,
+        folder: holds vectors-*.npy, rows.parquet and card.json; of a folder of images also files.parquet.
+        rows: one row a vector: what is known of its image, `shard`, and, in the store of a folder of images,
             `deleted`: its file is gone. Such rows are not counted, and neither `blocks` nor `vectors` nor `select`
             returns them.
-        card: encoder and its hash, data set and its hash, folder of the pictures, count, dim, dtype, normalised,
-            stand_in, finished.
+        card: encoder and its hash, data set and its hash, folder of the images, count, dim, dtype, normalised,
+            random_weights, generated_images, checksums, finished.
     """
 
     folder: Path
@@ -45,10 +53,10 @@ class EmbeddingStore:
             part = slice(start, start := start + count)
             if (wanted := chosen[part]).any():
                 vectors = np.load(self.folder / shard_name(shard), mmap_mode="r")
-                yield vectors if wanted.all() else vectors[wanted], self._told(self.rows.iloc[part][wanted])
+                yield vectors if wanted.all() else vectors[wanted], self._own_columns_off(self.rows.iloc[part][wanted])
 
     def vectors(self, *splits: str) -> np.ndarray:
-        """Return the vectors float32 (N, dim), of all pictures or of the given splits, in the order of `select`."""
+        """Return the vectors float32 (N, dim), of all images or of the given splits, in the order of `select`."""
         found, start = np.empty((np.count_nonzero(self._chosen(splits)), self.card["dim"]), np.float32), 0
         for block, _ in self.blocks(*splits):
             found[start : (start := start + len(block))] = block
@@ -56,12 +64,12 @@ class EmbeddingStore:
 
     def select(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the given splits, or all of them."""
-        return self._told(self.rows[self._chosen(splits)])
+        return self._own_columns_off(self.rows[self._chosen(splits)])
 
     def files(self) -> pd.DataFrame:
-        """Return one row a file of the folder of pictures: path, size, mtime_ns, image_id, reason.
+        """Return one row a file of the folder of images: path, size, mtime_ns, image_id, reason.
 
-        Files that are equal to the byte share an image_id, and so a vector. A file with a `reason` is left out.
+        Byte-identical files share an image_id, and so a vector. A file with a `reason` is left out.
         """
         return pd.read_parquet(self.folder / "files.parquet")
 
@@ -69,49 +77,98 @@ class EmbeddingStore:
         chosen = self.rows["split"].isin(splits).to_numpy() if splits else np.ones(len(self.rows), bool)
         return chosen & ~self.rows["deleted"].to_numpy(bool) if "deleted" in self.rows else chosen
 
-    def _told(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def _own_columns_off(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows.drop(columns=OWN_COLUMNS, errors="ignore").reset_index(drop=True)
 
 
-def store_folder(encoder_name: str, name: str) -> Path:
-    """Return where the store of an encoder and a data set lies."""
-    return Workspace().outputs / "embeddings" / f"{encoder_name}--{name}"
+def store_folder(encoder_name: str, name: str, workspace: Workspace | None = None) -> Path:
+    """Return where the store of an encoder and a data set or folder lies."""
+    return (workspace or Workspace()).path("embeddings", f"{encoder_name}--{name}")
 
 
-def open_store(encoder_name: str, dataset_name: str) -> EmbeddingStore:
+def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None = None) -> EmbeddingStore:
     """Open a store for reading.
 
     Raises:
-        resources.MissingArtefact: if chapter 04 has not made it.
-        ValueError: if the build was stopped half way, or a shard is missing or of another length than the rows say.
+        MissingArtefactError: if it was not made.
+        DataError: if the build was stopped half way, a file is damaged, or the files do not belong together.
     """
-    folder = Workspace().require("embeddings", f"{encoder_name}--{dataset_name}", "rectrio run --only 04")
-    try:
-        rows = pd.read_parquet(folder / "rows.parquet")
-    except OSError as error:
+    name = f"{encoder_name}--{dataset_name}"
+    folder = (workspace or Workspace()).require("embeddings", name, "rectrio run --only 04")
+    card = read_store_card(folder)
+    store = EmbeddingStore(folder, read_rows(folder, card), card)
+    if not card["finished"] or len(store) != card["count"]:
         raise DataError(
-            f"{folder} was stopped before its first shard, or is damaged: embed the images again."
-        ) from error
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    for shard, count in rows["shard"].value_counts().items():
-        path = folder / shard_name(shard)
-        if _count_vectors(path) != count:
-            raise ArgumentError(f"{path} does not hold the {count:,} vectors that rows.parquet names: delete {folder}.")
-    store = EmbeddingStore(folder, rows, card)
-    if not card.get("finished") or len(store) != card["count"]:
-        raise ArgumentError(
-            f"{folder} was stopped half way, it holds {len(store):,} vectors: embed the pictures again to finish it "
+            f"{folder} was stopped half way, it holds {len(store):,} vectors: embed the images again to finish it "
             f"(chapter {MADE_BY})."
         )
     return store
 
 
-def _count_vectors(path: Path) -> int:
-    """Return how many vectors a shard holds, 0 if it is missing or damaged."""
+def read_store_card(folder: Path) -> Card:
+    """Read the card of a store; the flags that older versions did not have follow from the one they had.
+
+    Raises:
+        DataError: if it is damaged or not the card of a store.
+    """
+    card = read_card(folder / "card.json")
+    check_card(card, SCHEMA, folder / "card.json")
+    stand_in, drawn = card.get("stand_in", False), not card["folder"]
+    return {"random_weights": stand_in and not drawn, "generated_images": stand_in and drawn} | card
+
+
+def read_rows(folder: Path, card: Card) -> pd.DataFrame:
+    """Read the table of rows of a store, and check that the shards belong to it.
+
+    Raises:
+        DataError: if a file is damaged or not the one that the card was written for, or a column is missing.
+    """
+    path, sums = folder / "rows.parquet", card.get("checksums", {})
+    if card["finished"]:
+        check_sum(path, sums)
     try:
-        return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):
-        return 0
+        rows = pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"{folder} was stopped before its first shard, or rows.parquet is damaged: embed the images again."
+        ) from error
+    files = ("path", "width", "height", "deleted") if card["folder"] else ()
+    missing = [column for column in ("image_id", "label", "split", "shard", *files) if column not in rows]
+    if missing:
+        raise DataError(f"{path} has no column {missing[0]!r}: delete {folder} and embed the images again.")
+    kinds = {"shard": "integer", "image_id": "string", "deleted": "boolean"}
+    wrong = [c for c, kind in kinds.items() if c in rows and len(rows) and pd.api.types.infer_dtype(rows[c]) != kind]
+    if not wrong and not (rows["shard"].is_monotonic_increasing and rows["image_id"].is_unique):
+        wrong = ["shard" if rows["image_id"].is_unique else "image_id"]
+    if wrong:
+        raise DataError(f"{path}: column {wrong[0]!r} is damaged: delete {folder} and embed the images again.")
+    for shard, count in rows["shard"].value_counts().items():
+        _check_shard(folder / shard_name(shard), (int(count), card["dim"]), card["dtype"])
+        check_sum(folder / shard_name(shard), sums, whole=SHARD_BYTES)
+    return rows
+
+
+def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
+    """Compare a shard's header and size with what the rows say, without reading its vectors."""
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else None
+            size, expected = path.stat().st_size - file.tell(), shape[0] * shape[1] * np.dtype(dtype).itemsize
+    except Exception as error:  # whatever NumPy's header parser says of a damaged file
+        header, size, expected, reason = None, 0, 1, error
+    else:
+        reason = f"{size:,} bytes, {header}"
+    if header != (shape, False, np.dtype(dtype)) or size != expected:
+        raise DataError(
+            f"{path} does not hold the {shape[0]:,} vectors that rows.parquet names ({reason}): delete {path.parent} "
+            "and embed the images again."
+        )
+
+
+def shard_sum(path: Path) -> str:
+    """Return the checksum of a shard as a card holds it."""
+    return checksum(path, whole=SHARD_BYTES)
 
 
 def shard_name(number: int) -> str:
@@ -120,10 +177,21 @@ def shard_name(number: int) -> str:
 
 
 def vectors_of(store: EmbeddingStore, image_ids: Sequence[str]) -> np.ndarray:
-    """Return the vectors of some pictures, float32 (N, dim), in their order; the store is read a shard at a time."""
-    wanted = pd.Index(image_ids)
+    """Return the vectors of some images, float32 (N, dim), in their order; the store is read a shard at a time.
+
+    Rows of one store and vectors of another go together only in this way: each store has an order of its own.
+
+    Raises:
+        ArgumentError: if the store does not hold one of them.
+    """
+    wanted, missing = pd.Index(image_ids), np.ones(len(image_ids), bool)
     found = np.empty((len(wanted), store.card["dim"]), np.float32)
     for block, rows in store.blocks():
         places = wanted.get_indexer(rows["image_id"])
         found[places[places >= 0]] = block[places >= 0]
+        missing[places[places >= 0]] = False
+    if missing.any():
+        raise ArgumentError(
+            f"{store.folder} holds no vector of {missing.sum():,} images, such as {wanted[missing][0]!r}."
+        )
     return found

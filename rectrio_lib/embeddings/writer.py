@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,19 +14,20 @@ from filelock import FileLock, Timeout
 
 from rectrio_lib.core.errors import ArgumentError, StorageError, StoreInUseError
 from rectrio_lib.core.files import renamed, replaced_folder, restore_folder, save_table
-from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore, shard_name
+from rectrio_lib.core.workspace import Card, read_card
+from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore, read_rows, read_store_card, shard_name
 
 
 class Writer:
     """Appends vectors to a store.
 
-    A shard counts once rows.parquet, renamed into place after it, names it: whoever is killed leaves whole shards.
+    A shard is committed when rows.parquet lists it (written last); a killed process leaves no partial shard.
 
     Args:
         folder: of the store; made if need be.
         rows: what it holds already, with `shard`.
         dtype: "float16" or "float32" on disk.
-        shard_rows: vectors a file.
+        shard_rows: vectors per file.
         after: called after each shard.
     """
 
@@ -73,8 +73,8 @@ def writing(folder: Path) -> Iterator[None]:
     """Keep other processes from writing a store; a process that dies lets go of it.
 
     Raises:
-        StoreInUse: if another process is writing it.
-        OSError: if nothing can be written there.
+        StoreInUseError: if another process is writing it.
+        StorageError: if nothing can be written there.
     """
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))  # beside it: `files.replaced_folder` renames the folder
     try:
@@ -93,23 +93,25 @@ def writing(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def kept_rows(folder: Path, card: dict[str, Any]) -> pd.DataFrame | None:
+def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
     """Return the rows that a store holds; None, and the folder is deleted, if another encoder or dtype made them.
 
     Raises:
-        ValueError: if they belong to a data set or to a folder of pictures elsewhere that is still there.
+        ArgumentError: if they belong to a data set or to a folder of images elsewhere that is still there.
+        DataError: if they are damaged.
     """
-    whole = (folder / "card.json").exists() and (folder / "rows.parquet").exists()
-    old = json.loads((folder / "card.json").read_text(encoding="utf-8")) if whole else {}
-    then = old.get("folder", "")
-    if whole and then != card["folder"] and (not then or Path(then).is_dir()):
-        owner = f"the pictures in {then}" if then else f"the data set {old['dataset']}"
-        raise ArgumentError(f"{folder} holds the vectors of {owner}: give these pictures another name.")
-    if any(old.get(key) != card[key] for key in ("encoder_hash", "dim", "dtype")):
-        if folder.exists():
-            shutil.rmtree(folder)
+    if not ((folder / "card.json").exists() and (folder / "rows.parquet").exists()):
+        shutil.rmtree(folder, ignore_errors=True)
         return None
-    return pd.read_parquet(folder / "rows.parquet")
+    old = read_store_card(folder)
+    then = old["folder"]
+    if then != card["folder"] and (not then or Path(then).is_dir()):
+        owner = f"the images in {then}" if then else f"the data set {old['dataset']}"
+        raise ArgumentError(f"{folder} holds the vectors of {owner}: give these images another name.")
+    if any(old[key] != card[key] for key in ("encoder_hash", "dim", "dtype")):
+        shutil.rmtree(folder)
+        return None
+    return read_rows(folder, old)
 
 
 def drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray, shard_rows: int = SHARD_ROWS) -> pd.DataFrame:
@@ -119,12 +121,12 @@ def drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray, shard_rows: in
         folder: of the store.
         rows: of all its vectors.
         gone: which to drop, bool (N,).
-        shard_rows: vectors a file.
+        shard_rows: vectors per file.
 
     Returns:
         The rows that are left.
     """
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    card = read_card(folder / "card.json")
     old = EmbeddingStore(folder, rows.assign(deleted=gone), card)
     with replaced_folder(folder) as fresh:
         for name in ("card.json", "files.parquet"):

@@ -1,9 +1,10 @@
-"""Vectors in FAISS by position: put in, given back, searched, mapped from disk."""
+"""Vectors in FAISS by position: added, read back, searched, mapped from disk."""
 
 from __future__ import annotations
 
 from copy import copy
 from functools import cached_property
+from typing import Any
 
 import faiss
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from rectrio_lib.core import knn
 from rectrio_lib.index import factory
 
-# So few allowed vectors are compared one by one: a walk would hardly meet them. Where nearly all are allowed it does.
+# A subset this small is searched exactly: a graph search would hardly meet it. Where nearly all count, it does.
 EXACT_ROWS, EXACT_SHARE, NEARLY_ALL = 20_000, 0.05, 0.8
 # FAISS begins a graph with its highest levels, among the vectors it is given at once. In blocks of 65,536 the graph of
 # a million had to be searched a fifth farther for the same recall.
@@ -19,7 +20,7 @@ GRAPH_BYTES = 2**32
 
 
 class Subset:
-    """Which positions may be answers.
+    """The positions that may be results.
 
     Args:
         mask: bool (N,).
@@ -30,14 +31,12 @@ class Subset:
 
     @cached_property
     def selector(self) -> faiss.IDSelectorBitmap | None:
-        """What FAISS asks for each vector it meets; None if all may be answers."""
-        if self.count == len(self.mask):
-            return None
-        return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))
+        """The mask as FAISS takes it; None if all positions may be results."""
+        return None if self.count == len(self.mask) else _bitmap(self.mask)
 
     @property
-    def few(self) -> bool:
-        """Whether they are better compared one by one."""
+    def is_small(self) -> bool:
+        """Whether exact search is the better way."""
         total = len(self.mask)
         return self.count <= max(EXACT_ROWS, EXACT_SHARE * total) and self.count < NEARLY_ALL * total
 
@@ -46,7 +45,7 @@ class FaissVectors:
     """N vectors in a FAISS index of some kind.
 
     Args:
-        kind: one of kinds.KINDS.
+        kind: one of factory.KINDS.
         dim: length of the vectors.
     """
 
@@ -55,52 +54,49 @@ class FaissVectors:
         self.faiss, self.mapped = factory.new_faiss(kind, dim, 0), False
         self._places = None  # of positions in a graph, once they are needed
 
-    def learn(self, vectors: np.ndarray, among: np.ndarray | None = None) -> None:
-        """Learn cells and codes, once, from vectors or some of them."""
-        if not self.faiss.is_trained:
-            self.faiss = factory.learned_faiss(self.kind, vectors, among)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "mapped": False}  # FAISS pickles the vectors themselves
 
-    def add(self, vectors: np.ndarray, among: np.ndarray | None = None) -> None:
-        """Append vectors float16 or float32 (M, dim), or those at some of their positions."""
-        self.own()
-        if self.kind == "hnsw":
-            start = self.faiss.ntotal
-            count = len(vectors) if among is None else len(among)
-            return self._add_to_graph(vectors, among, np.arange(start, start + count))
-        for block in knn.blocks(vectors, among):
-            self.faiss.add(block)
+    def search(self, queries: np.ndarray, k: int, search_param: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k nearest of a subset that holds k or more.
 
-    def _add_to_graph(self, vectors: np.ndarray, among: np.ndarray | None, positions: np.ndarray) -> None:
-        start, self._places = 0, None
-        for block in knn.blocks(vectors, among, GRAPH_BYTES // (4 * self.dim)):
-            order = factory.locality_order(block)
-            self.faiss.add_with_ids(block[order], positions[start:][order])
-            start += len(block)
+        Args:
+            queries: float32 (Q, dim).
+            k: neighbours per query.
+            search_param: efSearch or nprobe; raised where the subset leaves vectors out.
+            subset: which positions may be results.
 
-    def add_between(self, vectors: np.ndarray, among: np.ndarray) -> None:
-        """Add the one part of `vectors` that is missing, so that all lie in their order; the others are in already."""
-        if self.kind == "hnsw":
-            places = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
-            places[:] = np.delete(np.arange(len(vectors)), among)[places]
-            self._add_to_graph(vectors, among, among)
-        else:  # cells are filled in no time, and FAISS can put no order into them afterwards
-            self.faiss.reset()
-            self.add(vectors)
+        Returns:
+            Inner products float32 (Q, k), best first, and positions int64 (Q, k).
+        """
+        threads = faiss.omp_get_max_threads()
+        if len(queries) == 1:
+            faiss.omp_set_num_threads(1)  # measured: a second thread makes a single query 2 to 30 times slower
+        try:
+            if subset.is_small:
+                return self.exact(queries, k, subset)
+            share = subset.count / len(subset.mask)
+            parameters = factory.search_parameters(self.kind, search_param, k, share, subset.selector)
+            scores, positions = _search(self.faiss, queries, k, parameters)
+            lost = positions[:, -1] < 0  # the graph search ended before it met k vectors: search these exactly
+            if lost.any():
+                scores[lost], positions[lost] = self.exact(queries[lost], k, subset)
+            return scores, positions
+        finally:
+            faiss.omp_set_num_threads(threads)
 
-    def keep(self, positions: np.ndarray) -> None:
-        """Drop all vectors but some; what was learned stays."""
-        self.own()
-        old = copy(self)
-        self.faiss, self._places = faiss.clone_index(self.faiss), None
-        self.faiss.reset()
-        rows = GRAPH_BYTES // (4 * self.dim) if self.kind == "hnsw" else knn.BLOCK_ROWS
-        for start in range(0, len(positions), rows):
-            self.add(old.at(positions[start : start + rows]))
-
-    def own(self) -> None:
-        """Copy mapped vectors into memory: FAISS ends the process when told to change them."""
-        if self.mapped:
-            self.faiss, self.mapped = faiss.deserialize_index(faiss.serialize_index(self.faiss)), False
+    def exact(self, queries: np.ndarray, k: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
+        """Compare queries (Q, dim) with every vector of a subset, inside FAISS and as the kind rounds them."""
+        if self.kind == "hnsw":  # its vectors lie in an order of their own
+            order = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
+            parameters = faiss.SearchParameters(sel=_bitmap(subset.mask[order]))
+            scores, places = _search(_storage(self.faiss), queries, k, parameters)
+            return scores, order[places]
+        if self.kind in ("ivf", "ivf-sq8"):
+            parameters = faiss.SearchParametersIVF(sel=subset.selector, nprobe=self.faiss.nlist)
+            return _search(self.faiss, queries, k, parameters)
+        flat = self.faiss if self.kind == "flat" else faiss.downcast_index(self.faiss.refine_index)
+        return _search(flat, queries, k, faiss.SearchParameters(sel=subset.selector))
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Return vectors float32 (M, dim) at positions (M,), rounded as the kind rounds them.
@@ -120,40 +116,61 @@ class FaissVectors:
             self._places = np.argsort(faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal))
         return faiss.downcast_index(self.faiss.index).reconstruct_batch(self._places[positions])
 
-    def search(self, queries: np.ndarray, k: int, effort: int, among: Subset) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k nearest of at least k possible answers, as far as the effort goes, but always k.
+    def learn(self, vectors: np.ndarray, subset: np.ndarray | None = None) -> None:
+        """Learn cells and codes, once, from vectors or those at some positions."""
+        if not self.faiss.is_trained:
+            self.faiss = factory.learned_faiss(self.kind, vectors, subset)
 
-        Args:
-            queries: float32 (Q, dim).
-            k: neighbours a query.
-            effort: efSearch or nprobe; it grows by itself where fewer vectors may be answers.
-            among: which may be.
+    def add(self, vectors: np.ndarray, subset: np.ndarray | None = None) -> None:
+        """Append vectors float16 or float32 (M, dim), or those at some of their positions."""
+        self.own()
+        if self.kind == "hnsw":
+            start = self.faiss.ntotal
+            count = len(vectors) if subset is None else len(subset)
+            return self._add_to_graph(vectors, subset, np.arange(start, start + count))
+        for block in knn.blocks(vectors, subset):
+            self.faiss.add(block)
 
-        Returns:
-            Inner products float32 (Q, k), best first, and positions int64 (Q, k).
-        """
-        threads = faiss.omp_get_max_threads()
-        if len(queries) == 1:
-            faiss.omp_set_num_threads(1)  # measured: a second thread makes a single query 2 to 30 times slower
-        try:
-            if among.few:
-                return self.exact(queries, k, among)
-            share = among.count / len(among.mask)
-            parameters = factory.search_parameters(self.kind, effort, k, share, among.selector)
-            scores, positions = _search(self.faiss, queries, k, parameters)
-            lost = positions[:, -1] < 0  # a walk that ended before it had met k vectors: ask for these exactly
-            if lost.any():
-                scores[lost], positions[lost] = self.exact(queries[lost], k, among)
-            return scores, positions
-        finally:
-            faiss.omp_set_num_threads(threads)
+    def _add_to_graph(self, vectors: np.ndarray, subset: np.ndarray | None, positions: np.ndarray) -> None:
+        start, self._places = 0, None
+        for block in knn.blocks(vectors, subset, GRAPH_BYTES // (4 * self.dim)):
+            order = factory.locality_order(block)
+            self.faiss.add_with_ids(block[order], positions[start:][order])
+            start += len(block)
 
-    def exact(self, queries: np.ndarray, k: int, among: Subset) -> tuple[np.ndarray, np.ndarray]:
-        """Compare queries (Q, dim) with every vector that may be an answer, as the kind rounds it."""
-        positions = np.flatnonzero(among.mask)
-        parts = (self.at(positions[i : i + knn.BLOCK_ROWS]) for i in range(0, len(positions), knn.BLOCK_ROWS))
-        scores, found = knn.exact_search(queries, parts, k)
-        return scores, positions[found]
+    def add_between(self, vectors: np.ndarray, missing: np.ndarray) -> None:
+        """Add the vectors at the positions `missing`, so that all of `vectors` lie in order; the rest is in already."""
+        if self.kind == "hnsw":
+            places = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
+            places[:] = np.delete(np.arange(len(vectors)), missing)[places]
+            self._add_to_graph(vectors, missing, missing)
+        else:  # cells fill quickly, and FAISS cannot reorder them afterwards
+            self.faiss.reset()
+            self.add(vectors)
+
+    def keep(self, positions: np.ndarray) -> None:
+        """Drop all vectors but some; learned cells and codes stay."""
+        self.own()
+        old = copy(self)
+        self.faiss, self._places = faiss.clone_index(self.faiss), None
+        self.faiss.reset()
+        rows = GRAPH_BYTES // (4 * self.dim) if self.kind == "hnsw" else knn.BLOCK_ROWS
+        for start in range(0, len(positions), rows):
+            self.add(old.at(positions[start : start + rows]))
+
+    def own(self) -> None:
+        """Copy mapped vectors into memory: FAISS ends the process when told to change them."""
+        if self.mapped:
+            self.faiss, self.mapped = faiss.deserialize_index(faiss.serialize_index(self.faiss)), False
+
+
+def _bitmap(mask: np.ndarray) -> faiss.IDSelectorBitmap:
+    return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+
+def _storage(index: faiss.IndexIDMap) -> faiss.Index:
+    """Return the vectors below the graph."""
+    return faiss.downcast_index(faiss.downcast_index(index.index).storage)
 
 
 def _search(

@@ -1,10 +1,9 @@
-"""An index on disk: vectors.faiss, rows.parquet and card.json, whole or refused by name."""
+"""An index on disk: vectors.faiss, rows.parquet and card.json, complete or refused by name."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import faiss
 import pandas as pd
@@ -13,79 +12,100 @@ from pyarrow import parquet
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.workspace import check_card
+from rectrio_lib.core.workspace import read_card as read_json
+from rectrio_lib.index.factory import KINDS
 
 FORMAT = 2  # of the files: another number is not read
-CARD_KEYS = {"format", "kind", "dim", "encoder_hash", "effort", "recall", "count"}
+SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "effort": int, "count": int}
+SCHEMA |= {"recall": float | int | None, "made_from?": dict, "checksums?": dict}
+MADE_FROM = {f"{key}?": str for key in ("encoder", "store", "dataset", "folder", "dataset_hash")}
+MADE_FROM |= {"random_weights?": bool, "generated_images?": bool}
+MOST = 2**31 - 1  # what FAISS can count
 
 
-def write(folder: Path, index: faiss.Index, rows: pd.DataFrame, card: dict) -> None:
-    """Write the three files so that a killed run leaves the old ones whole."""
-    with files.replaced_folder(folder) as fresh:
-        faiss.write_index(index, str(fresh / "vectors.faiss"))
-        rows.to_parquet(fresh / "rows.parquet")
-        files.write_json(fresh / "card.json", {"format": FORMAT, **card})
-
-
-def read_card(folder: Path) -> dict:
-    """Read what an index says of itself.
+def write(folder: Path, index: faiss.Index, rows: pd.DataFrame, card: dict[str, Any]) -> None:
+    """Write the three files; whatever stops it, the old ones stay complete.
 
     Raises:
-        ValueError: if the card is missing, damaged, foreign, or of another format.
+        StorageError: if they cannot be written.
+    """
+    with files.replaced_folder(folder) as fresh:
+        try:
+            faiss.write_index(index, str(fresh / "vectors.faiss"))
+        except RuntimeError as error:  # FAISS's own, for a full disk
+            raise OSError(str(error).strip().rpartition("\n")[2]) from error
+        rows.to_parquet(fresh / "rows.parquet")
+        sums = {name: files.checksum(fresh / name) for name in ("vectors.faiss", "rows.parquet")}
+        files.write_json(fresh / "card.json", {"format": FORMAT, **card, "checksums": sums})
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read the card of an index.
+
+    Raises:
+        DataError: if it is missing, damaged, foreign, or of another format.
     """
     path = folder / "card.json"
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, "no card") from error
-    written = card.get("format", 1) if isinstance(card, dict) else None
-    if isinstance(written, int) and written != FORMAT:
-        remedy = "update RecTrio" if written > FORMAT else "build it again"
-        raise DataError(f"{path} is of format {written}, but this version reads format {FORMAT}: {remedy}.")
-    if written is None or not card.keys() >= CARD_KEYS:
-        raise _damaged(path, "no card of an index")
-    return card
+    card = read_json(path)
+    number = card.get("format", 1)
+    if type(number) is int and number != FORMAT:
+        remedy = "update RecTrio" if number > FORMAT else "build it again"
+        raise DataError(f"{path} is of format {number}, but this version reads format {FORMAT}: {remedy}.")
+    check_card(card, SCHEMA, path)
+    check_card(card.get("made_from", {}), MADE_FROM, path)
+    in_range = 1 <= card["dim"] <= MOST // 4 and 1 <= card["effort"] <= MOST and 0 <= card["count"] <= MOST
+    if card["kind"] not in KINDS or not in_range or not 0 <= (card["recall"] or 0) <= 1:
+        raise _damaged(path, "not the card of an index")
+    return {"made_from": {}} | card
 
 
-def open_files(folder: Path, card: dict, like: faiss.Index) -> tuple[faiss.Index, BinaryIO]:
+def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[faiss.Index, BinaryIO]:
     """Map the vectors into memory and open the table of rows, which is read later: a large one takes its time.
 
     Both stay open: when another process replaces the folder, vectors and rows still belong together.
 
     Args:
         folder: of the index.
-        card: what it says of itself.
+        card: as `read_card` returns it.
         like: an empty FAISS index of that kind and dimension.
 
     Raises:
-        ValueError: if a file is missing or damaged, or they do not belong together.
+        DataError: if a file is missing or damaged, or they do not belong together.
     """
+    files.check_sum(folder / "vectors.faiss", card.get("checksums", {}))
     try:
-        found = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise _damaged(folder / "vectors.faiss", "no FAISS index") from error
+        index = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise _damaged(folder / "vectors.faiss", "not a FAISS index") from error
     try:
-        count = parquet.read_metadata(folder / "rows.parquet").num_rows
+        table = parquet.read_metadata(folder / "rows.parquet")
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(folder / "rows.parquet", "no table") from error
-    as_told = isinstance(found, type(like)) and (found.d, found.metric_type) == (like.d, like.metric_type)
-    if not as_told or not found.ntotal == count == card["count"]:
-        raise DataError(
-            f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again."
-        )
-    return found, (folder / "rows.parquet").open("rb")
+        raise _damaged(folder / "rows.parquet", "not a table") from error
+    if "image_id" not in table.schema.names:
+        raise _damaged(folder / "rows.parquet", "without the column image_id")
+    same_kind = isinstance(index, type(like)) and (index.d, index.metric_type) == (like.d, like.metric_type)
+    if not same_kind or not index.ntotal == table.num_rows == card["count"]:
+        raise DataError(f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again.")
+    return index, (folder / "rows.parquet").open("rb")
 
 
-def read_rows(file: BinaryIO) -> pd.DataFrame:
+def read_rows(file: BinaryIO, checksums: dict[str, str]) -> pd.DataFrame:
     """Read the table of rows from its open file.
 
     Raises:
-        ValueError: if it is damaged.
+        DataError: if it is damaged, or not the table that the checksums were taken of.
     """
+    path = Path(file.name)
+    files.check_sum(path, checksums, file)
     try:
-        return pd.read_parquet(file)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(Path(file.name), "no table") from error
+        rows = pd.read_parquet(file)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, "not a table") from error
+    if len(rows) and not pd.api.types.is_string_dtype(rows["image_id"]):
+        raise _damaged(path, "not a table of image_id in text")
+    return rows
 
 
-def _damaged(path: Path, otherwise: str) -> DataError:
-    return DataError(f"{path} is damaged or {otherwise}: build it again.")
+def _damaged(path: Path, problem: str) -> DataError:
+    return DataError(f"{path} is damaged or {problem}: build it again.")

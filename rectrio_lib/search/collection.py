@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.embeddings import embed as conductor
 from rectrio_lib.embeddings.embed import Report
-from rectrio_lib.embeddings.from_folder import embed_folder
 from rectrio_lib.embeddings.store import EmbeddingStore
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.pretrained import load_pretrained
@@ -158,7 +158,7 @@ def embed(
         encoder: name of a saved encoder, or a pretrained backbone such as "clip:ViT-B/32", which is saved; empty: what
             made the index of that name, so that it stays as good as it was, else BACKBONE.
         name: of the pictures; empty: that of the folder.
-        manifest: see `from_folder.embed_folder`.
+        manifest: see `embeddings.embed.embed`.
 
     Returns:
         The store, and what happened; printed, one line.
@@ -169,7 +169,7 @@ def embed(
     """
     folder, name = _named(folder, name)
     encoder = _saved(encoder or _usual(name))
-    store, report = embed_folder(load_encoder(encoder), encoder, folder, name, manifest)
+    store, report = conductor.embed(folder, encoder, name, manifest)
     ledger = store.folder / "ledger.csv"
     report.ledger.to_csv(ledger, index=False)
     if not len(store):
@@ -194,7 +194,7 @@ def build(
         name: of the index; empty: that of the folder.
         kind: of the index, see `index.Index.build`.
         recall: share of the true ten nearest neighbours to be found, in (0, 1].
-        manifest: see `from_folder.embed_folder`.
+        manifest: see `embeddings.embed.embed`.
 
     Returns:
         The gallery, ready to be searched, and what happened; printed, one line.

@@ -38,9 +38,9 @@ def answer(
     """
     if k < 1:
         raise ArgumentError(f"k={k}: ask for at least one answer.")
-    allowed = options.mask(index)
-    size = len(index) if allowed is None else int(np.count_nonzero(allowed & ~index.removed))
-    gallery = _Searched(index, encoder_hash, allowed, options.minimum, size)
+    mask = options.mask(index)
+    size = len(index) if mask is None else int(np.count_nonzero(mask & ~index.removed))
+    gallery = _Searched(index, encoder_hash, mask, options.minimum, size)
     if options.combine:
         vectors, ids, barred = _mean(vectors), [" + ".join(ids)], barred.reshape(1, -1)
     if options.expand and size:
@@ -54,11 +54,11 @@ def answer(
 
 @dataclass(frozen=True)
 class _Searched:
-    """The part of an index in which answers may lie: `size` pictures, those of which `allowed` holds (None: of all)."""
+    """The part of an index in which answers may lie: `size` pictures, those of which `mask` holds (None: of all)."""
 
     index: Index
     encoder_hash: str | None
-    allowed: np.ndarray | None
+    mask: np.ndarray | None
     minimum: float | None
     size: int
 
@@ -66,7 +66,7 @@ class _Searched:
         """Return scores and positions (Q, k) without the positions in barred (Q, B), filled up with NaN and -1."""
         asked = min(k + barred.shape[1], self.size)
         if asked:
-            scores, positions = self.index.search(vectors, asked, self.encoder_hash, self.allowed)
+            scores, positions = self.index.search(vectors, asked, self.encoder_hash, self.mask)
         else:
             scores, positions = np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         if asked == k and self.minimum is None and not barred.size:

@@ -11,7 +11,7 @@ from rectrio_lib.index.index import Index
 def test_a_graph_answers_in_full_even_where_its_walk_ends_early():
     """Many copies of two opposite vectors make a graph of two islands."""
     vectors = np.repeat(np.eye(2, DIM, dtype=np.float32), 400, axis=0)
-    index = Index.build("hnsw", vectors, named(0, 800), "abc", effort=64)
+    index = Index.build("hnsw", vectors, named(0, 800), "abc", search_param=64)
     index.remove([f"p{i}" for i in range(100)])
     parameters = factory.search_parameters("hnsw", 64, 600, 7 / 8, index._kept.selector)
     _, positions = faiss_vectors._search(index._vectors.faiss, vectors[:1], 600, parameters)
@@ -24,16 +24,16 @@ def test_a_graph_answers_in_full_even_where_its_walk_ends_early():
 
 
 @pytest.mark.parametrize(
-    ("allowed", "total", "few"),
+    ("mask", "total", "few"),
     [
         *((20_000, 100_000, True), (20_001, 100_000, False)),
         *((50_000, 1_000_000, True), (50_001, 1_000_000, False)),
         *((79, 100, True), (80, 100, False)),
     ],
 )
-def test_few_of_many_are_compared_one_by_one(allowed, total, few):
-    among = Subset(np.arange(total) < allowed)
-    assert (among.count, among.few) == (allowed, few)
+def test_few_of_many_are_compared_one_by_one(mask, total, few):
+    among = Subset(np.arange(total) < mask)
+    assert (among.count, among.is_small) == (mask, few)
 
 
 def test_a_few_removed_vectors_do_not_make_a_walk_compare_everyone(monkeypatch):
@@ -101,8 +101,8 @@ def test_a_graph_lies_in_an_order_of_its_own_which_nobody_sees():
         left = np.flatnonzero(~index.removed)
         np.testing.assert_allclose(index.vectors_at(left), vectors[places[left]], atol=1e-3)
         assert index.search(vectors[places[left]], 1)[1][:, 0].tolist() == left.tolist()
-    allowed = np.arange(len(index.rows)) % 3 > 0
-    assert set(index.search(vectors[:50], 10, allowed=allowed)[1].ravel()) <= set(np.flatnonzero(allowed))
+    mask = np.arange(len(index.rows)) % 3 > 0
+    assert set(index.search(vectors[:50], 10, mask=mask)[1].ravel()) <= set(np.flatnonzero(mask))
 
 
 def test_neighbourly_puts_near_vectors_beside_each_other_and_leaves_none_out():

@@ -5,6 +5,7 @@ import pytest
 from makers.indexes import DIM, built, clustered, named, nearest, unit
 
 from rectrio_lib.core import knn
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.embeddings.store import EmbeddingStore
 from rectrio_lib.index.factory import KINDS
 from rectrio_lib.index.index import Index
@@ -14,10 +15,10 @@ SMALL = {kind: 300 if kind.startswith("ivf") else 40 for kind in KINDS}  # the c
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-pq", "ivf-sq8"])
-def test_more_effort_finds_more(kind):
+def test_a_larger_search_parameter_finds_more(kind):
     queries, shares = unit(np.random.default_rng(2), 200), []
-    for effort in (2, 60):
-        index, vectors = built(kind, 3000, effort=effort)
+    for search_param in (2, 60):
+        index, vectors = built(kind, 3000, search_param=search_param)
         truth, found = nearest(vectors, queries, 10)[0], index.search(queries, 10)[1]
         shares.append(np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]))
     assert shares[0] < shares[1] <= 10
@@ -36,15 +37,13 @@ def test_scores_are_cosine_similarities_best_first(kind, rounded):
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_from_nothing_to_one_short_of_k(kind):
     if kind.startswith("ivf"):
-        with pytest.raises(
-            ValueError, match=f"{kind} learns from 256 vectors or more, here are 9: choose flat or hnsw"
-        ):
+        with pytest.raises(ArgumentError, match=rf"{kind} .* 256"):
             built(kind, 9)
     else:
         for count in (0, 1, 2, 9):
             index, vectors = built(kind, count)
             assert len(index) == count
-            with pytest.raises(ValueError, match=f"k=10, but the index holds {count} pictures: ask for 1 to that many"):
+            with pytest.raises(ArgumentError, match=rf"k=10, .* {count} images"):
                 index.search(unit(np.random.default_rng(1), 1), 10)
             if count:
                 assert sorted(index.search(vectors[:1], count)[1][0]) == list(range(count))
@@ -59,7 +58,7 @@ def test_vectors_are_given_back_in_any_shape_and_the_order_asked_for(kind):
     np.testing.assert_allclose(found, vectors[positions], atol=0.02 if kind == "ivf-sq8" else 1e-3)
     assert index.vectors_at(np.empty(0, np.int64)).shape == (0, DIM)
     for outside in ([-1], [0, SMALL[kind]]):
-        with pytest.raises(IndexError, match=f"there are {SMALL[kind]} rows"):
+        with pytest.raises(IndexError, match=rf"there are {SMALL[kind]} rows"):
             index.vectors_at(np.array(outside))
 
 
@@ -105,12 +104,12 @@ def test_a_store_is_indexed_whole_or_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "count", "line"),
     [
-        ("flat", 40, "flat, 40 pictures, exact, 24 bytes a vector"),
-        ("hnsw", 40, "hnsw, 40 pictures, recall not measured at efSearch 33, 292 bytes a vector"),
+        ("flat", 40, "flat, 40 images, exact, 24 bytes per vector"),
+        ("hnsw", 40, "hnsw, 40 images, recall not measured at efSearch 33, 292 bytes per vector"),
     ],
 )
 def test_an_index_says_in_one_line_what_it_is(kind, count, line):
-    index, _ = built(kind, count, effort=33)
+    index, _ = built(kind, count, search_param=33)
     assert index.info() == repr(index) == line
     index.recall = 0.9512
     assert kind == "flat" or "recall 0.951 at efSearch 33" in index.info()
@@ -130,7 +129,9 @@ def test_any_float_type_and_memory_order_is_taken(kind):
     expected = index.search(vectors[:6], 3)[1]
     for queries in (vectors[:6].astype(np.float64), np.asfortranarray(vectors[:6]), vectors[:12:2]):
         np.testing.assert_array_equal(index.search(queries, 3)[1][0], expected[0])
-    again = Index.build(kind, np.asfortranarray(vectors.astype(np.float64)), named(0, len(vectors)), "abc", effort=99)
+    again = Index.build(
+        kind, np.asfortranarray(vectors.astype(np.float64)), named(0, len(vectors)), "abc", search_param=99
+    )
     np.testing.assert_array_equal(again.search(vectors[:6], 3)[1], expected)
 
 
@@ -147,7 +148,7 @@ def test_removed_vectors_are_dropped_for_good_beyond_a_fifth(kind):
 def test_what_was_removed_cannot_be_removed_again():
     index, _ = built()
     index.remove(["p1", "p2"])
-    with pytest.raises(KeyError, match="1 of 2 pictures are not in the index, such as 'p2'"):
+    with pytest.raises(KeyError, match="'p2'"):
         index.remove(["p3", "p2"])
     assert len(index) == 38
 
@@ -167,7 +168,7 @@ def test_an_index_may_be_emptied_saved_and_filled_again(kind):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones_named():
-    with pytest.raises(ValueError, match=r"kind='tree' is unknown: choose one of flat, hnsw, ivf, ivf-pq, ivf-sq8\."):
+    with pytest.raises(ArgumentError, match="'tree'"):
         Index("tree", DIM, "abc")
 
 
@@ -175,7 +176,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones_named():
 def test_more_neighbours_than_pictures_are_refused_removed_ones_not_counted(k):
     index, vectors = built()
     index.remove(["p1", "p2", "p3"])
-    with pytest.raises(ValueError, match=f"k={k}, but the index holds 37 pictures: ask for 1 to that many"):
+    with pytest.raises(ArgumentError, match=rf"k={k}, .* 37 images"):
         index.search(vectors[:1], k)
 
 
@@ -183,24 +184,24 @@ def test_more_neighbours_than_pictures_are_refused_removed_ones_not_counted(k):
 def test_vectors_of_another_shape_are_refused(shape):
     index, _ = built()
     for action in (lambda v: index.search(v, 1), lambda v: index.add(v, named(99, len(v)))):
-        with pytest.raises(ValueError, match=f"vectors of length {DIM}, not an array of shape"):
+        with pytest.raises(ArgumentError, match=f"length {DIM}"):
             action(np.zeros(shape, np.float32))
     assert len(index) == 40
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_vectors_that_are_no_numbers_are_refused(kind, bad):
+@pytest.mark.parametrize("change", [np.nan, np.inf, -np.inf, 0.0, 0.98, 559], ids=str)
+def test_vectors_that_are_not_finite_or_not_of_unit_length_are_refused(kind, change):
     index, vectors = built(kind, SMALL[kind])
-    vectors[3, 2] = bad
+    vectors[3] *= change
     for action in (lambda: index.search(vectors, 1), lambda: index.add(vectors, named(999, len(vectors)))):
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with pytest.raises(ArgumentError, match="Vector 3"):
             action()
 
 
 def test_a_query_from_another_encoder_is_refused_with_both_named():
     index, vectors = built()
-    with pytest.raises(ValueError, match="built with encoder abc, the query was made by encoder xyz"):
+    with pytest.raises(ArgumentError, match=r"abc.*xyz"):
         index.search(vectors, 1, encoder_hash="xyz")
     for trusted in ("abc", None):
         assert index.search(vectors, 1, encoder_hash=trusted)[1].shape == (40, 1)
@@ -208,28 +209,26 @@ def test_a_query_from_another_encoder_is_refused_with_both_named():
 
 def test_rows_that_do_not_match_the_vectors_are_refused_and_nothing_is_added():
     index, vectors = built()
-    with pytest.raises(ValueError, match="40 vectors but 39 rows"):
+    with pytest.raises(ArgumentError, match=r"40 .* 39"):
         index.add(vectors, named(100, 39))
-    with pytest.raises(ValueError, match="1 of these pictures are in the index already or come twice: 'p100'"):
+    with pytest.raises(ArgumentError, match="'p100'"):
         index.add(vectors[:2], named(100, 1).iloc[[0, 0]])
     assert (len(index), len(index.rows), index._vectors.faiss.ntotal) == (40, 40, 40)
 
 
-@pytest.mark.parametrize("allowed", [np.ones(39, bool), np.ones(40), np.ones((40, 1), bool)])
-def test_a_filter_that_is_not_one_bool_a_row_is_refused(allowed):
+@pytest.mark.parametrize("mask", [np.ones(39, bool), np.ones(40), np.ones((40, 1), bool)])
+def test_a_filter_that_is_not_one_bool_a_row_is_refused(mask):
     index, vectors = built()
-    with pytest.raises(
-        ValueError, match=re.escape(f"each of the 40 rows, not {allowed.dtype} of shape {allowed.shape}")
-    ):
-        index.search(vectors, 1, allowed=allowed)
+    with pytest.raises(ValueError, match=re.escape(f"{mask.dtype} of shape {mask.shape}")):
+        index.search(vectors, 1, mask=mask)
 
 
 @pytest.mark.parametrize("recall", [0, -0.5, 1.01, 95])
 def test_a_recall_that_is_no_share_is_refused(recall):
-    with pytest.raises(ValueError, match=f"recall={recall} should be above 0 and at most 1"):
+    with pytest.raises(ArgumentError, match=f"recall={recall}"):
         built(recall=recall)
 
 
-def test_one_vector_is_no_gallery():
-    with pytest.raises(ValueError, match=r"an array \(N, dim\), not from one of shape \(6,\)"):
+def test_one_vector_is_not_enough_for_an_index():
+    with pytest.raises(ArgumentError, match=r"\(6,\)"):
         Index.build("flat", np.zeros(DIM, np.float32), named(0, 1), "abc")

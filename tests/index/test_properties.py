@@ -25,7 +25,7 @@ def make_machine(kind):
         def __init__(self):
             super().__init__()
             self.rng, self.next = np.random.default_rng(0), 0
-            self.index, self.model = Index(kind, DIM, "abc", effort=4096), {}
+            self.index, self.model = Index(kind, DIM, "abc", search_param=4096), {}
             self.add(FIRST[kind])
 
         def add_rows(self, rows):
@@ -43,7 +43,7 @@ def make_machine(kind):
         def add_what_is_there_already(self, data):
             known = data.draw(st.sampled_from(sorted(self.model)))
             rows = pd.DataFrame({"image_id": ["fresh", known]})
-            with pytest.raises(ValueError, match=f"already or come twice: '{known}'"):
+            with pytest.raises(ValueError, match=f"'{known}'"):
                 self.index.add(unit(self.rng, 2), rows)
 
         @precondition(lambda self: self.model)
@@ -66,7 +66,7 @@ def make_machine(kind):
         @rule(data=st.data())
         def remove_something_absent(self, data):
             known = data.draw(st.sampled_from(sorted(self.model)))
-            with pytest.raises(KeyError, match="1 of 2 pictures are not in the index, such as 'absent'"):
+            with pytest.raises(KeyError, match="'absent'"):
                 self.index.remove([known, "absent"])
 
         @rule()
@@ -78,14 +78,14 @@ def make_machine(kind):
             self.index.save("toy")
             self.index = Index.load("toy")
 
-        def compare(self, queries, k, allowed=None):
-            scores, positions = self.index.search(queries, k, allowed=allowed)
+        def compare(self, queries, k, mask=None):
+            scores, positions = self.index.search(queries, k, mask=mask)
             names = self.index.rows["image_id"].to_numpy()
             stay = np.array([name in self.model for name in names]) & ~self.index.removed
-            assert stay[positions].all() and (allowed is None or allowed[positions].all())
+            assert stay[positions].all() and (mask is None or mask[positions].all())
             assert all(len(set(row.tolist())) == k for row in positions)
             vectors = np.stack([self.model.get(name, np.zeros(DIM, np.float32)) for name in names])
-            mask = stay if allowed is None else stay & allowed
+            mask = stay if mask is None else stay & mask
             expected = nearest(vectors, queries, k, mask)[1]
             np.testing.assert_allclose(scores, expected, atol=ROUNDED[kind])
             theirs = np.einsum("qkd,qd->qk", vectors[positions], queries)
@@ -98,10 +98,10 @@ def make_machine(kind):
             if self.model:
                 self.compare(unit(self.rng, 3), min(5, len(self.model)))
                 self.compare(unit(self.rng, 1), len(self.model))
-                allowed = self.rng.random(len(self.index.rows)) < 0.5
-                found = int((allowed & ~self.index.removed).sum())
+                mask = self.rng.random(len(self.index.rows)) < 0.5
+                found = int((mask & ~self.index.removed).sum())
                 if found:
-                    self.compare(unit(self.rng, 2), found, allowed)
+                    self.compare(unit(self.rng, 2), found, mask)
 
         @precondition(lambda self: self.model)
         @invariant()
@@ -129,45 +129,45 @@ def index_and_vectors(request):
 
 @pytest.mark.parametrize("exact_rows", [0, 20_000], ids=["inside FAISS", "one by one"])
 @settings(max_examples=25, deadline=None)
-@given(allowed=arrays.arrays(bool, 600), k=st.integers(1, 600))
-def test_a_filter_gives_what_brute_force_among_the_allowed_gives(index_and_vectors, exact_rows, allowed, k):
+@given(mask=arrays.arrays(bool, 600), k=st.integers(1, 600))
+def test_a_filter_gives_what_brute_force_within_the_mask_gives(index_and_vectors, exact_rows, mask, k):
     index, vectors = index_and_vectors
     queries = unit(np.random.default_rng(3), 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faiss_vectors, "EXACT_ROWS", exact_rows)
-        if k > allowed.sum():
-            with pytest.raises(ValueError, match=f"k={k}, but {allowed.sum()} rows are allowed"):
-                index.search(queries, k, allowed=allowed)
+        if k > mask.sum():
+            with pytest.raises(ValueError, match=rf"k={k}, .* {mask.sum()} rows"):
+                index.search(queries, k, mask=mask)
             return
-        scores, positions = index.search(queries, k, allowed=allowed)
-    assert allowed[positions].all()
-    np.testing.assert_allclose(scores, nearest(vectors, queries, k, allowed)[1], atol=ROUNDED[index.kind])
+        scores, positions = index.search(queries, k, mask=mask)
+    assert mask[positions].all()
+    np.testing.assert_allclose(scores, nearest(vectors, queries, k, mask)[1], atol=ROUNDED[index.kind])
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-pq"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_tuned_search_looks_farther_where_fewer_are_allowed(monkeypatch, kind, share):
+def test_a_tuned_search_widens_where_fewer_rows_may_be_results(monkeypatch, kind, share):
     monkeypatch.setattr(faiss_vectors, "EXACT_ROWS", 0)
     rng = np.random.default_rng(1)
-    gallery, queries, allowed = clustered(rng, 3000), clustered(rng, 300), rng.random(3000) < share
+    gallery, queries, mask = clustered(rng, 3000), clustered(rng, 300), rng.random(3000) < share
     index = Index.build(kind, gallery, named(0, 3000), "abc", recall=0.95)
-    found = index.search(queries, 10, allowed=allowed)[1]
-    among = np.flatnonzero(allowed)
-    shares = GroundTruth(queries, gallery, among).shares(np.searchsorted(among, found))
-    assert allowed[found].all() and shares.mean() > 0.94
+    found = index.search(queries, 10, mask=mask)[1]
+    among = np.flatnonzero(mask)
+    shares = GroundTruth(queries, gallery, among).recall_per_query(np.searchsorted(among, found))
+    assert mask[found].all() and shares.mean() > 0.94
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
 def test_a_filter_that_points_away_from_the_query_is_still_answered_in_full(monkeypatch, kind):
-    """Nothing near the query is allowed: a walk meets only what is forbidden."""
+    """Nothing near the query is mask: a walk meets only what is forbidden."""
     monkeypatch.setattr(faiss_vectors, "EXACT_ROWS", 0)
     rng = np.random.default_rng(2)
     near = np.eye(1, DIM) + 0.01 * unit(rng, 900)
     far = -np.eye(1, DIM) + 0.01 * unit(rng, 100)
     vectors = np.concatenate([near, far]).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = Index.build(kind, vectors, named(0, 1000), "abc", effort=10)
-    allowed = np.arange(1000) >= 900
-    scores, positions = index.search(vectors[:5], 100, allowed=allowed)
+    index = Index.build(kind, vectors, named(0, 1000), "abc", search_param=10)
+    mask = np.arange(1000) >= 900
+    scores, positions = index.search(vectors[:5], 100, mask=mask)
     assert all(sorted(row) == list(range(900, 1000)) for row in positions.tolist())
-    np.testing.assert_allclose(scores, nearest(vectors, vectors[:5], 100, allowed)[1], atol=1e-3)
+    np.testing.assert_allclose(scores, nearest(vectors, vectors[:5], 100, mask)[1], atol=1e-3)

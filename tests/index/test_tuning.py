@@ -63,7 +63,7 @@ def test_an_unknown_kind_is_refused_with_auto_among_the_known():
 @pytest.mark.parametrize("dim", [32, 50])
 def test_the_memory_foretold_is_what_the_file_takes(kind, dim):
     vectors = unit(np.random.default_rng(0), 2000, dim)
-    size = (tuned(kind, vectors, effort=9).save("toy") / "vectors.faiss").stat().st_size
+    size = (tuned(kind, vectors, search_param=9).save("toy") / "vectors.faiss").stat().st_size
     assert factory.memory(kind, dim, 2000) == pytest.approx(size, rel=0.01)
 
 
@@ -87,19 +87,19 @@ def test_exact_search_through_blocks_is_exact(monkeypatch):
         np.testing.assert_allclose(scores, products, atol=1e-6)
 
 
-def test_shares_count_the_right_answers_of_each_query():
+def test_recall_per_query_counts_the_right_answers_of_each_query():
     rng = np.random.default_rng(0)
     vectors, queries = unit(rng, 90), unit(rng, 3)
     order = nearest(vectors, queries, 90)[0]
     found = np.stack([order[0, :10], np.r_[order[1, :7], order[1, 40:43]], order[2, 10:20]])
-    np.testing.assert_allclose(GroundTruth(queries, vectors).shares(found), [1, 0.7, 0])
+    np.testing.assert_allclose(GroundTruth(queries, vectors).recall_per_query(found), [1, 0.7, 0])
 
 
 def test_equal_vectors_may_stand_in_for_each_other():
     vectors = np.repeat(np.eye(2, 6, dtype=np.float32), 30, axis=0)
-    exam = GroundTruth(vectors[:1], vectors)
-    assert exam.shares(np.arange(20, 30)[None]) == 1
-    assert exam.shares(np.arange(25, 35)[None]) == 0.5
+    truth = GroundTruth(vectors[:1], vectors)
+    assert truth.recall_per_query(np.arange(20, 30)[None]) == 1
+    assert truth.recall_per_query(np.arange(25, 35)[None]) == 0.5
 
 
 def test_only_some_vectors_may_be_answers():
@@ -107,36 +107,35 @@ def test_only_some_vectors_may_be_answers():
     vectors, queries = unit(rng, 90), unit(rng, 4)
     among = np.arange(1, 90, 2)
     found = nearest(vectors[among], queries, 10)[0]
-    np.testing.assert_array_equal(GroundTruth(queries, vectors, among).shares(found), 1)
+    np.testing.assert_array_equal(GroundTruth(queries, vectors, among).recall_per_query(found), 1)
 
 
 def test_held_out_queries_are_a_tenth_without_repetition_but_none_of_few():
-    assert [len(tuning.holdout(count)) for count in (0, 499, 500, 6000, 20_000, 90_000)] == [0, 0, 50, 600, 2000, 2000]
-    held = tuning.holdout(6000)
+    vectors = unit(np.random.default_rng(0), 30_000)
+    assert [len(tuning.holdout(vectors[:count])) for count in (0, 499, 500, 6000, 30_000)] == [0, 0, 50, 600, 2000]
+    held = tuning.holdout(vectors[:6000])
     assert len(set(held.tolist())) == 600 and held.max() > 5500 and held.min() < 500
 
 
 @pytest.mark.parametrize("kind", APPROXIMATE)
 @pytest.mark.parametrize("recall", [0.90, 0.95, 0.99])
-def test_the_recall_asked_for_is_reached_on_fresh_queries_and_with_no_more_effort_than_that(world, kind, recall):
+def test_the_recall_asked_for_is_reached_on_fresh_queries_and_at_no_higher_a_setting_than_that(world, kind, recall):
     vectors, queries = world
     try:
         index = tuned(kind, vectors, recall)
     except RecallOutOfReachError:
         assert (kind, recall) == ("ivf-sq8", 0.99)
         return
-    exam = GroundTruth(queries, vectors)
+    truth = GroundTruth(queries, vectors)
     assert index.recall >= recall
-    assert exam.take(index).mean() >= recall - 0.005
-    if index.effort > 12:
-        index.effort = int(0.7 * index.effort)
-        assert exam.take(index).mean() < recall + 0.01
+    assert truth.recall(index).mean() >= recall - 0.005
+    if index.search_param > 12:
+        index.search_param = int(0.7 * index.search_param)
+        assert truth.recall(index).mean() < recall + 0.01
 
 
 def test_a_recall_out_of_reach_is_an_error_that_says_what_is_found(world):
-    with pytest.raises(
-        RecallOutOfReachError, match=r"ivf-sq8 finds 0\.9\d{3} of the true neighbours at most, too little to"
-    ):
+    with pytest.raises(RecallOutOfReachError, match=r"ivf-sq8 .* 0\.9\d{3} "):
         tuned("ivf-sq8", world[0], 0.999)
 
 
@@ -144,13 +143,13 @@ def test_auto_goes_on_to_the_next_kind_where_one_cannot_reach_the_recall(world, 
     monkeypatch.setattr(factory, "FLAT_ROWS", 100)
     real, asked = tuning.tune, []
 
-    def find_effort(index, exam, recall):
+    def tune_or_fail(index, truth, recall):
         asked.append(index.kind)
         if index.kind == "hnsw":
             raise RecallOutOfReachError("not enough")
-        return real(index, exam, recall)
+        return real(index, truth, recall)
 
-    monkeypatch.setattr(tuning, "tune", find_effort)
+    monkeypatch.setattr(tuning, "tune", tune_or_fail)
     index = tuned("auto", world[0])
     assert (index.kind, asked) == ("ivf-pq", ["hnsw", "ivf-pq"])
     with pytest.raises(RecallOutOfReachError, match="not enough"):
@@ -164,10 +163,10 @@ def test_auto_builds_flat_for_few_and_a_graph_for_many(world, monkeypatch):
     assert tuned("auto", world[0], memory_limit=1_000_000).kind == "ivf-pq"
 
 
-def test_few_vectors_and_a_given_effort_are_not_measured(world):
+def test_few_vectors_and_a_given_search_parameter_are_not_measured(world):
     assert tuned("hnsw", world[0][:499]).recall is None
-    index = tuned("hnsw", world[0], effort=77)
-    assert (index.recall, index.effort) == (None, 77)
+    index = tuned("hnsw", world[0], search_param=77)
+    assert (index.recall, index.search_param) == (None, 77)
 
 
 def test_more_neighbours_than_ten_are_found_as_well_as_ten(world):
@@ -184,12 +183,14 @@ def test_more_neighbours_than_ten_are_found_as_well_as_ten(world):
 def test_the_curve_rises_to_all_true_neighbours_and_leaves_the_index_as_it_was(world):
     vectors, queries = world
     index = tuned("ivf", vectors)
-    effort = index.effort
+    search_param = index.search_param
     curve = curve_module.curve(index, queries[:300], vectors, timed=20)
-    assert index.effort == effort
-    assert curve["effort"].tolist() == sorted({effort, *(2**i for i in range(int(curve["effort"].max()).bit_length()))})
-    assert curve["effort"][curve["tuned"]].tolist() == [effort]
-    assert curve["setting"].tolist() == [f"nprobe {tried}" for tried in curve["effort"]]
+    assert index.search_param == search_param
+    assert curve["search_param"].tolist() == sorted(
+        {search_param, *(2**i for i in range(int(curve["search_param"].max()).bit_length()))}
+    )
+    assert curve["search_param"][curve["tuned"]].tolist() == [search_param]
+    assert curve["setting"].tolist() == [f"nprobe {tried}" for tried in curve["search_param"]]
     assert curve["recall_at_10"].is_monotonic_increasing and curve["recall_at_10"].iloc[-1] > 0.9995
     assert len(curve) > 3
     assert (curve["ms"] > 0).all() and (curve["p95_ms"] >= curve["ms"]).all()
@@ -209,8 +210,22 @@ def test_curves_of_several_kinds_make_a_figure(world):
 
 def test_a_curve_needs_a_vector_for_each_row():
     index, vectors = built("hnsw", 60)
-    with pytest.raises(ValueError, match="59 vectors for an index of 60 pictures and 60 rows"):
+    with pytest.raises(ValueError, match=r"59 .* 60 .* 60"):
         curve_module.curve(index, vectors[:3], vectors[:59])
     index.remove(["p1"])
-    with pytest.raises(ValueError, match="60 vectors for an index of 59 pictures and 60 rows"):
+    with pytest.raises(ValueError, match=r"60 .* 59 .* 60"):
         curve_module.curve(index, vectors[:3], vectors)
+
+
+# --- copies
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_copies_of_one_vector_do_not_stand_for_the_queries_of_the_tuning(kind):
+    rng = np.random.default_rng(0)
+    vectors, queries = clustered(rng, 6000), clustered(rng, 500)
+    vectors[rng.permutation(6000)[:5400]] = vectors[0]
+    held = tuning.holdout(vectors)
+    assert len(np.unique(vectors[held], axis=0)) == len(held) == 301
+    index = tuned(kind, vectors, 0.9)  # a graph of copies hardly reaches more
+    assert abs(GroundTruth(queries, vectors).recall(index).mean() - index.recall) < 0.03

@@ -26,16 +26,16 @@ def named(start, count):
     )
 
 
-def built(kind="flat", count=40, seed=0, effort=4096, **options):
+def built(kind="flat", count=40, seed=0, search_param=4096, **options):
     """An index of thorough search: what it finds differs from exact search by rounding alone."""
     vectors = unit(np.random.default_rng(seed), count)
-    return Index.build(kind, vectors, named(0, count), "abc", effort=effort, **options), vectors
+    return Index.build(kind, vectors, named(0, count), "abc", search_param=search_param, **options), vectors
 
 
-def nearest(vectors, queries, k, allowed=None):
-    """Positions and scores of the k best among all vectors, or the allowed ones, by sorting every product."""
+def nearest(vectors, queries, k, mask=None):
+    """Positions and scores of the k best among all vectors, or the mask ones, by sorting every product."""
     products = queries.astype(np.float64) @ vectors.astype(np.float64).T
-    if allowed is not None:
-        products[:, ~allowed] = -np.inf
+    if mask is not None:
+        products[:, ~mask] = -np.inf
     order = np.argsort(-products, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(products, order, 1)

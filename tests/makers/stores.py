@@ -12,8 +12,7 @@ from rectrio_lib.data import image_files
 from rectrio_lib.data.dataset import ImageDataset, make_manifest
 from rectrio_lib.data.image_files import decode
 from rectrio_lib.data.synthetic import SHAPES, draw_shapes
-from rectrio_lib.embeddings.from_dataset import build_store
-from rectrio_lib.embeddings.from_folder import embed_folder
+from rectrio_lib.embeddings import embed as conductor
 from rectrio_lib.encoders.base import RawPixels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +65,7 @@ def keep(dataset, chosen):
 
 def build(dataset, encoder=None, dtype="float32", shard_rows=SHARD):
     encoder = encoder or Counting()
-    store, report = build_store(encoder, "net", dataset, dtype, shard_rows)
+    store, report = conductor.embed(dataset, encoder, "", None, dtype, shard_rows, "net")
     assert encoder.embedded == report.embedded
     return store, report.embedded
 
@@ -101,7 +100,8 @@ def save_pictures(folder, numbers):
 
 def embed(folder, encoder=None, **options):
     encoder = encoder or Counting()
-    store, report = embed_folder(encoder, "net", folder, **{"dtype": "float32", "shard_rows": SHARD, **options})
+    options = {"dtype": "float32", "shard_rows": SHARD, "encoder_name": "net", **options}
+    store, report = conductor.embed(folder, encoder, **options)
     assert encoder.embedded == report.embedded
     return store, report
 
