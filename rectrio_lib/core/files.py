@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     import pandas as pd
 
 from rectrio_lib.core.errors import StorageError
+
+ABANDONED = 24 * 3600  # seconds after which the partial file of a killed process is removed
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -55,18 +59,29 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 
 @contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """Yield a temporary name, and rename it when the block ends without an error.
+def renamed(path: Path, unique: bool = False) -> Iterator[Path]:
+    """Yield a temporary name, and rename it when the block ends without an error; else remove it.
+
+    Args:
+        path: the file to write.
+        unique: whether several processes may write it at once: each then has a temporary name of its own.
 
     Raises:
-        OSError: if the file cannot be written; what was there stays.
+        StorageError: if the file cannot be written; what was there stays.
     """
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{uuid4().hex[:8]}.part" if unique else ".part")
+    for left in path.parent.glob(f"{path.stem}.*.part") if unique else ():
+        with suppress(OSError):  # another process may have removed it
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     try:
         yield partial
         partial.replace(path)
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error}). What was embedded before is kept: make room, or make it writable, "
+            f"{path} cannot be written ({error}). What was written before is kept: make room, or make it writable, "
             "and call again."
         ) from error
+    finally:
+        with suppress(OSError):  # Windows does not remove a file that is open
+            partial.unlink(missing_ok=True)

@@ -90,9 +90,7 @@ def test_dropping_rows_joins_small_shards_and_keeps_what_is_left(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"old")
     with (
-        pytest.raises(
-            OSError, match=r"rows.parquet cannot be written \(disk gone\)\. What was embedded before is kept"
-        ),
+        pytest.raises(OSError, match=r"rows.parquet cannot be written \(disk gone\)"),
         files.renamed(tmp_path / "rows.parquet") as partial,
     ):
         partial.write_bytes(b"half")
