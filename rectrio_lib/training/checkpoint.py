@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from rectrio_lib.core.device import best_device, best_precision
+from rectrio_lib.core.device import best_device, best_precision, keep_freed_memory
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.files import renamed
 from rectrio_lib.encoders.base import Encoder
@@ -51,6 +51,7 @@ class TrainingState:
         self.config, self.folder, self.device = config, folder, best_device()
         self.augmentation = augmentation or partial(augment, shift=config.shift, flip=config.flip, erase=config.erase)
         self.steps = len(images) // config.batch_size // config.accumulate * config.accumulate
+        keep_freed_memory()
         torch.manual_seed(config.seed)
         self.encoder = make_encoder().to(self.device)
         torch.manual_seed(config.seed)  # however many random numbers the encoder took
@@ -125,7 +126,6 @@ class TrainingState:
         return self.evaluated.cpu().eval()
 
     def _write(self, name: str, content: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         with renamed(self.folder / name) as unfinished, unfinished.open("wb") as file:
             torch.save(content, file)  # given a path, torch reports a full disk in words that do not say so
 

@@ -66,29 +66,23 @@ def check(targets: np.ndarray, config: TrainConfig) -> None:
     Raises:
         ArgumentError: if no triplet can be made, or a number is out of range; the message says which are in range.
     """
-    counts, total = np.unique(targets, return_counts=True)[1], _counted(len(targets), "image")
+    counts = np.unique(targets, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
         raise ArgumentError(
-            f"Training needs at least two classes, and two images of one of them, to make a triplet: there are "
-            f"{total} of {_counted(len(counts), 'class', 'es')}."
+            "Training needs at least two classes, and two images of one of them, to make a triplet; "
+            f"images: {len(targets)}, classes: {len(counts)}."
         )
     if config.epochs < 1 or not 3 <= config.batch_size <= len(targets):
         raise ArgumentError(
-            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {total}: choose at least one epoch, "
-            f"and batches of 3 to {len(targets)}."
+            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images: choose at "
+            f"least one epoch, and batches of 3 to {len(targets)}."
         )
     batches = len(targets) // config.batch_size
     if not 1 <= config.accumulate <= batches:
-        raise ArgumentError(
-            f"accumulate={config.accumulate}: an epoch has {_counted(batches, 'batch', 'es')}; choose 1 to {batches}."
-        )
+        raise ArgumentError(f"accumulate={config.accumulate}: choose 1 to {batches}, the batches of an epoch.")
     classes = config.batch_size / config.per_class if config.per_class else 2
     if config.per_class < 0 or config.per_class == 1 or classes % 1 or not 2 <= classes <= len(counts):
         raise ArgumentError(
             f"per_class={config.per_class} does not fit batch_size={config.batch_size}: a batch should hold per_class "
             f"images, at least 2, of each of 2 to {len(counts)} classes."
         )
-
-
-def _counted(count: int, noun: str, plural: str = "s") -> str:
-    return f"{count} {noun}{plural if count != 1 else ''}"

@@ -48,8 +48,7 @@ def cache_features(
     digest.update(repr((fingerprint(encoder), images.shape, augmentation, views, seed, precision)).encode())
     path = (workspace or Workspace()).outputs / "features" / f"{digest.hexdigest()[:16]}.npy"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(path, unique=True) as partial, torch.random.fork_rng(devices=[]):
+        with renamed(path) as partial, torch.random.fork_rng(devices=[]):
             features = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), views, encoder.dim))
             torch.manual_seed(seed)
             for view in range(views):

@@ -135,9 +135,7 @@ def _train_epoch(
     run.seconds += time.perf_counter() - started
 
 
-def _step(
-    run: TrainingState, images: torch.Tensor, targets: torch.Tensor, progress: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _step(run: TrainingState, images: torch.Tensor, targets: torch.Tensor, progress: float) -> list[torch.Tensor]:
     """Train on one batch; return its loss and vectors."""
     with run.accelerator.accumulate(run.model):
         with run.accelerator.autocast():
@@ -149,7 +147,7 @@ def _step(
         run.optimizer.zero_grad()
         if run.accelerator.sync_gradients:
             run.average.update_parameters(run.encoder)
-    return loss, vectors
+    return [loss, vectors]
 
 
 def _order(run: TrainingState, targets: torch.Tensor) -> torch.Tensor:

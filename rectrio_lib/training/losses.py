@@ -107,16 +107,14 @@ def make_loss(
 
 
 def _check(loss: str, miner: str, margin: float, temperature: float) -> None:
-    former = miner if miner in FORMER else loss if loss in FORMER and loss not in LOSSES else ""
-    if former:
-        raise ArgumentError(f"{former!r} is spelled loss={FORMER[former]!r} now, with temperature = margin / 2.")
+    if miner in FORMER:
+        raise ArgumentError(f"miner={miner!r} is spelled loss={FORMER[miner]!r} now, with temperature = margin / 2.")
     for name, value, known in (("loss", loss, LOSSES), ("miner", miner, MINERS)):
         if value not in known:
             raise ArgumentError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}.")
     if miner != "all" and loss not in TRIPLET_LOSSES:
         raise ArgumentError(
-            f"miner={miner!r} chooses triplets, and loss={loss!r} has none: leave the miner at 'all', or choose the "
-            f"loss {' or '.join(TRIPLET_LOSSES)}."
+            f"miner={miner!r} chooses triplets, loss={loss!r} has none: {' or '.join(TRIPLET_LOSSES)} do."
         )
     for name, value in (("margin", margin), ("temperature", temperature)):
         if not value > 0:

@@ -18,8 +18,6 @@ from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.feature_cache import cache_features
 from rectrio_lib.training.loop import TrainingResult, fit
 
-Validate = Callable[[Encoder], dict[str, float]]
-
 
 def augmented_features(
     frozen: Pretrained,
@@ -53,22 +51,10 @@ def train_head(
     features: np.ndarray,
     targets: np.ndarray,
     config: TrainConfig,
-    validate: Validate,
+    validate: Callable[[Encoder], dict[str, float]],
     folder: Path,
 ) -> TrainingResult:
-    """Phase 1: train a head on cached features, of which each step takes one view per image at random.
-
-    Args:
-        make_head: makes the untrained head; called after seeding.
-        features: see `augmented_features` (N, V, F).
-        targets: class numbers (N,).
-        config: see `TrainConfig`.
-        validate: gives figures of the head, see `loop.fit`.
-        folder: where the checkpoints go.
-
-    Raises:
-        ArgumentError, StorageError: see `loop.fit`.
-    """
+    """Phase 1: train a head on cached features (N, V, F), at random one view per image and step; see `loop.fit`."""
     return fit(make_head, features, targets, config, validate, folder, RandomView())
 
 
@@ -87,7 +73,7 @@ def train_blocks(
     images: np.ndarray,
     targets: np.ndarray,
     config: TrainConfig,
-    validate: Validate,
+    validate: Callable[[Encoder], dict[str, float]],
     folder: Path,
     blocks: int,
     transform: nn.Module,
@@ -103,17 +89,16 @@ def train_blocks(
         images: uint8 (N, C, H, W).
         targets: class numbers (N,).
         config: see `TrainConfig`.
-        validate: gives figures of the encoder, see `loop.fit`.
-        folder: where the checkpoints go.
-        blocks: number of blocks to unfreeze, 0 trains the head alone.
+        validate: see `loop.fit`.
+        folder: see `loop.fit`.
+        blocks: number of blocks to unfreeze; 0 trains the head alone.
         transform: augments one image, uint8 (C, H, W).
-        grad_checkpointing: saves memory for a second forward pass of each block.
+        grad_checkpointing: saves memory at the cost of a second forward pass of each block.
 
     Raises:
         ArgumentError, OutOfMemoryError, StorageError: see `loop.fit`; or the backbone has fewer blocks.
 
-    Source: Howard & Ruder, "Universal language model fine-tuning for text classification", ACL 2018 (gradual
-        unfreezing); Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022 (head first).
+    Source: Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022 (the head first).
     """
 
     def start() -> Pretrained:
@@ -127,13 +112,6 @@ def train_blocks(
 
 
 def preferred(figures: dict[str, dict[str, float]], baseline: str) -> str:
-    """Name the encoder to keep: the highest mAP@R of those whose recall@1 is not below the baseline's.
-
-    Args:
-        figures: of each encoder, on the same validation images: "recall_at_1" and "map_at_r".
-        baseline: the encoder without training.
-    """
-    floor = figures[baseline]["recall_at_1"]
-    return max(
-        (name for name in figures if figures[name]["recall_at_1"] >= floor), key=lambda n: figures[n]["map_at_r"]
-    )
+    """Name the encoder to keep: the highest "map_at_r" of those whose "recall_at_1" is not below the baseline's."""
+    able = [name for name in figures if figures[name]["recall_at_1"] >= figures[baseline]["recall_at_1"]]
+    return max(able, key=lambda name: figures[name]["map_at_r"])

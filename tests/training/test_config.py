@@ -11,9 +11,9 @@ from rectrio_lib.training.config import check
 @pytest.mark.parametrize(
     ("targets", "counted"),
     [
-        ([3] * 20, "20 images of 1 class[.]"),
-        (list(range(20)), "20 images of 20 classes[.]"),
-        ([], "0 images of 0 classes"),
+        ([3] * 20, "images: 20, classes: 1[.]"),
+        (list(range(20)), "images: 20, classes: 20"),
+        ([], "images: 0, classes: 0"),
     ],
 )
 def test_targets_that_make_no_triplet_are_refused(tmp_path, targets, counted):

@@ -172,14 +172,15 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole():
     assert python("die_in_the_second_view").wait() == 9
     (left,) = files()
     assert left.endswith(".part")
+    name = f"{left.partition('.')[0]}.npy"
     found = cache_features(**PLAIN)
     np.testing.assert_allclose(np.linalg.norm(found, axis=2), 1, atol=1e-5)
-    assert files() == sorted([left, f"{left.partition('.')[0]}.npy"])
+    assert files() == sorted([left, name])
     a_week_ago = time.time() - 7 * 24 * 3600
     os.utime(Workspace().outputs / "features" / left, (a_week_ago, a_week_ago))
-    (Workspace().outputs / "features" / f"{left.partition('.')[0]}.npy").unlink()
+    (Workspace().outputs / "features" / name).unlink()
     cache_features(**PLAIN)
-    assert files() == [f"{left.partition('.')[0]}.npy"], "what a killed process left goes in time"
+    assert files() == [name], "what a killed process left goes in time"
 
 
 def wait_for_the_other():

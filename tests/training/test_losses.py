@@ -255,7 +255,7 @@ FORMER = {"soft-margin": "nt-xent", "supervised-contrastive": "supcon", "normali
 
 @pytest.mark.parametrize("former", FORMER)
 def test_a_former_miner_that_is_a_loss_is_answered_with_its_spelling(former):
-    with pytest.raises(ArgumentError, match=f"'{former}'.*loss='{FORMER[former]}'"):
+    with pytest.raises(ArgumentError, match=f"miner='{former}'.*loss='{FORMER[former]}'"):
         make_loss(miner=former)
 
 
