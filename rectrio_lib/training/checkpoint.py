@@ -55,9 +55,8 @@ class TrainingState:
         torch.manual_seed(config.seed)
         self.encoder = make_encoder().to(self.device)
         torch.manual_seed(config.seed)  # however many random numbers the encoder took
-        named = make_loss(
-            config.loss, config.miner, config.margin, config.temperature, np.unique(targets), self.encoder.dim
-        )
+        names = (config.loss, config.miner, config.margin, config.temperature)
+        named = make_loss(*names, np.unique(targets), self.encoder.dim)
         self.loss = partial(loss, self.encoder) if loss else named
         self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "images": _digest(images, targets)}
         self.identity["trained"] = [n for n, p in self.encoder.named_parameters() if p.requires_grad]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -52,15 +53,14 @@ def cache_features(
             features = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), views, encoder.dim))
             torch.manual_seed(seed)
             for view in range(views):
-                features[:, view] = _encode_view(encoder, images, augmentation)
+                parts = (images,) if augmentation is None else _augmented(images, augmentation)
+                bar = "" if augmentation else "features"
+                features[:, view] = np.concatenate([encoder.encode(part, bar) for part in parts])
             features.flush()
             del features  # an open map cannot be renamed on Windows
     return np.load(path, mmap_mode="r")
 
 
-def _encode_view(encoder: Encoder, images: np.ndarray, augmentation: nn.Module | None) -> np.ndarray:
-    if augmentation is None:
-        return encoder.encode(images, progress="features")
-    starts = range(0, len(images), BATCH)
-    batches = (torch.from_numpy(np.array(images[start : start + BATCH])) for start in starts)
-    return np.concatenate([encoder.encode(augmentation(batch)) for batch in batches])
+def _augmented(images: np.ndarray, augmentation: nn.Module) -> Iterator[torch.Tensor]:
+    for start in range(0, len(images), BATCH):
+        yield augmentation(torch.from_numpy(np.array(images[start : start + BATCH])))

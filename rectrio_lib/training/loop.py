@@ -75,8 +75,7 @@ def fit(
         validate: gives figures of the encoder on validation images, such as {"recall_at_1": 0.9}; the weights with the
             highest first one are kept, collapsed ones only if there are no others. Its time is not counted.
         folder: where the checkpoints go.
-        augmentation: changes a batch of images before each step, identified by its repr; None augments as `config`
-            says.
+        augmentation: changes a batch of images before each step, identified by its repr; None does what `config` says.
         loss: called with encoder, vectors (B, D), targets (B,) and progress (0..1), identified by its repr; None takes
             the loss of `config`. What of the encoder only the loss uses, such as a text tower, is trained as well.
 
@@ -128,15 +127,12 @@ def _train_epoch(
                 run.save_best(next(iter(figures.values())), collapsed)
                 row |= {"validated": True, **figures}
             run.history.append({**row, "seconds": run.seconds})
-            bar.set_postfix(
-                {k: f"{v:.3f}" for k, v in row.items() if k not in ("step", "epoch", "learning_rate", "validated")}
-            )
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
             started = time.perf_counter()
     run.seconds += time.perf_counter() - started
 
 
 def _step(run: TrainingState, images: torch.Tensor, targets: torch.Tensor, progress: float) -> list[torch.Tensor]:
-    """Train on one batch; return its loss and vectors."""
     with run.accelerator.accumulate(run.model):
         with run.accelerator.autocast():
             vectors = run.model(run.encoder.prepare(run.augmentation(images)))
@@ -174,16 +170,16 @@ def _log_row(run: TrainingState, number: int, loss: torch.Tensor, vectors: torch
 def _warn_of_collapse(run: TrainingState, row: dict) -> bool:
     """Tell whether the last entries of the curves, with this one, are those of a collapse, and warn when it begins."""
 
-    def flat(entry: dict) -> bool:
-        return entry["positive_distance"] >= COLLAPSED * entry["negative_distance"]  # false for NaN
+    def flat(entries: list[dict]) -> bool:
+        positive, negative = (sum(e[f"{n}_distance"] for e in entries) for n in ("positive", "negative"))
+        return len(entries) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative  # false for NaN
 
-    last = [*run.history[-COLLAPSED_ENTRIES:], row]
-    collapsed = len(last) > COLLAPSED_ENTRIES - 1 and all(map(flat, last[-COLLAPSED_ENTRIES:]))
-    if collapsed and not (len(last) > COLLAPSED_ENTRIES and flat(last[0])):
+    entries = [*run.history, row]
+    collapsed = flat(entries[-COLLAPSED_ENTRIES:])
+    if collapsed and not flat(entries[-COLLAPSED_ENTRIES - 1 : -1]):
         warnings.warn(
             f"Collapse at step {row['step']}: images of one class lie {row['positive_distance']:.3f} apart, those of "
-            f"different classes {row['negative_distance']:.3f}. Choose the miner 'all' or 'semihard', the loss "
-            "'nt-xent', or a lower learning rate.",
+            f"different classes {row['negative_distance']:.3f}. Try miner='semihard' or a lower learning rate.",
             CollapseWarning,
             stacklevel=3,
         )

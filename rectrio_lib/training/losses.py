@@ -80,11 +80,10 @@ def make_loss(
         ArgumentError: if a name is unknown, the two do not go together, margin or temperature is not positive, or
             classes and dim are missing.
 
-    Source: Schroff et al., "FaceNet", CVPR 2015 (triplets, semi-hard); Wu et al., "Sampling matters", ICCV 2017
-        (distance-weighted); Hermans et al., "In defense of the triplet loss", 2017 (hard, non-zero mean, soft margin);
-        Sohn, "Improved deep metric learning with multi-class N-pair loss objective", NIPS 2016, and Chen et al., "A
-        simple framework for contrastive learning", ICML 2020 (NT-Xent); Khosla et al., "Supervised contrastive
-        learning", NeurIPS 2020; Zhai & Wu, "Classification is a strong baseline for deep metric learning", BMVC 2019.
+    Source: Schroff et al., "FaceNet", CVPR 2015 (semi-hard); Wu et al., "Sampling matters", ICCV 2017 (by distance);
+        Hermans et al., "In defense of the triplet loss", 2017 (hard, soft margin); Chen et al., "A simple framework for
+        contrastive learning", ICML 2020 (NT-Xent); Khosla et al., "Supervised contrastive learning", NeurIPS 2020; Zhai
+        & Wu, "Classification is a strong baseline for deep metric learning", BMVC 2019 (normalized softmax).
     """
     _check(loss, miner, margin, temperature)
     if loss == "nt-xent":
@@ -158,12 +157,7 @@ class NormalizedSoftmax(torch.nn.Module):
     """Classification: a learned unit vector stands for each class, and each image should lie nearest to its own.
 
     The class vectors are weights to be trained; they start with unit length, as the images' vectors have, so that one
-    learning rate suits both.
-
-    Args:
-        classes: class numbers of the training images, each once (C,).
-        dim: length of the vectors.
-        temperature: divides the cosine similarities before the softmax.
+    learning rate suits both. See `make_loss` for the arguments.
     """
 
     def __init__(self, classes: np.ndarray, dim: int, temperature: float):

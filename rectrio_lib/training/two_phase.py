@@ -21,27 +21,25 @@ from rectrio_lib.training.loop import TrainingResult, fit
 
 def augmented_features(
     frozen: Pretrained,
+    features: np.ndarray,
     images: np.ndarray,
     transform: nn.Module,
     views: int,
-    features: np.ndarray | None = None,
     workspace: Workspace | None = None,
 ) -> np.ndarray:
-    """Encode each image once as it is, and `views` times augmented, with the frozen backbone; cached on disk.
+    """Add to the features of images those of `views` augmentations of each, cached on disk.
 
     Args:
-        frozen: a backbone without a head.
+        frozen: the backbone without a head.
+        features: of the images as they are (N, F).
         images: uint8 (N, C, H, W).
         transform: augments one image, uint8 (C, H, W).
-        views: augmented views per image, at least 1.
-        features: of the images as they are (N, F), if they are known.
+        views: augmentations of each image, at least 1.
         workspace: where the cache lies.
 
     Returns:
         Unit vectors float32 (N, 1 + views, F).
     """
-    if features is None:
-        features = cache_features(frozen, images, workspace=workspace)[:, 0]
     augmented = cache_features(frozen, images, PerImage(transform), views, workspace=workspace)
     return np.concatenate([features[:, None], augmented], axis=1)
 

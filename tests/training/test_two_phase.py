@@ -47,7 +47,7 @@ def a_head(frozen, hidden=0):
 
 def test_features_are_those_of_the_image_and_of_its_augmentations(tmp_path):
     frozen, (images, _) = pretrained(), photos(9)
-    found = two_phase.augmented_features(frozen, images, FLIP, 2)
+    found = two_phase.augmented_features(frozen, frozen.encode(images), images, FLIP, 2)
     assert found.shape == (9, 3, frozen.dim)
     np.testing.assert_allclose(found[:, 0], frozen.encode(images), atol=1e-5)
     for view in (1, 2):
@@ -58,7 +58,7 @@ def test_features_are_those_of_the_image_and_of_its_augmentations(tmp_path):
 def test_known_features_are_not_computed_again_and_the_workspace_owns_the_cache(tmp_path):
     frozen, (images, _), workspace = pretrained(), photos(5), Workspace(tmp_path / "mine")
     known = np.full((5, frozen.dim), 0.5, np.float32)
-    found = two_phase.augmented_features(frozen, images, FLIP, 1, known, workspace)
+    found = two_phase.augmented_features(frozen, known, images, FLIP, 1, workspace)
     assert (found[:, 0] == 0.5).all()
     assert len(list((workspace.outputs / "features").iterdir())) == 1
     assert not (Workspace().outputs / "features").exists()
@@ -80,7 +80,7 @@ def test_an_attached_head_gives_the_vectors_that_it_gives_on_cached_features(nam
 
 def test_phase_1_trains_the_head_on_views_at_random(tmp_path):
     frozen, (images, targets) = pretrained(), photos()
-    features = two_phase.augmented_features(frozen, images, FLIP, 1)
+    features = two_phase.augmented_features(frozen, frozen.encode(images), images, FLIP, 1)
     start = a_head(frozen)
     run = two_phase.train_head(
         lambda: a_head(frozen), features, targets, CONFIG, lambda head: {"figure": 1.0}, tmp_path
