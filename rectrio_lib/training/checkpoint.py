@@ -63,6 +63,7 @@ class TrainingState:
         self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
         self.average = AveragedModel(self.encoder, avg_fn=_moving_average(config.average), use_buffers=True)
         self.epoch, self.seconds, self.best, self.history = 0, 0.0, (False, -math.inf), []
+        self.warned = False  # of a collapse
         self.stateful = ["encoder", "average", "optimizer", "schedule"]
         self._prepare(self._parameter_groups())
 

@@ -168,19 +168,17 @@ def _log_row(run: TrainingState, number: int, loss: torch.Tensor, vectors: torch
 
 
 def _warn_of_collapse(run: TrainingState, row: dict) -> bool:
-    """Tell whether the last entries of the curves, with this one, are those of a collapse, and warn when it begins."""
-
-    def flat(entries: list[dict]) -> bool:
-        positive, negative = (sum(e[f"{n}_distance"] for e in entries) for n in ("positive", "negative"))
-        return len(entries) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative  # false for NaN
-
-    entries = [*run.history, row]
-    collapsed = flat(entries[-COLLAPSED_ENTRIES:])
-    if collapsed and not flat(entries[-COLLAPSED_ENTRIES - 1 : -1]):
+    """Tell whether the last entries of the curves, with this one, are those of a collapse; warn of the first."""
+    pairs = [(entry["positive_distance"], entry["negative_distance"]) for entry in (*run.history, row)]
+    last = [pair for pair in pairs if not np.isnan(pair).any()][-COLLAPSED_ENTRIES:]
+    positive, negative = np.mean(last or [(0.0, 1.0)], axis=0)
+    collapsed = len(last) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative
+    if collapsed and not run.warned:
+        run.warned = True
         warnings.warn(
-            f"Collapse at step {row['step']}: images of one class lie {row['positive_distance']:.3f} apart, those of "
-            f"different classes {row['negative_distance']:.3f}. Try miner='semihard' or a lower learning rate.",
+            f"Collapse at step {row['step']}: images of one class lie {positive:.3f} apart, those of different classes "
+            f"{negative:.3f}. Try miner='semihard' or a lower learning rate.",
             CollapseWarning,
             stacklevel=3,
         )
-    return collapsed
+    return bool(collapsed)
