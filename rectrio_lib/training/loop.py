@@ -168,8 +168,9 @@ def _log_row(run: TrainingState, number: int, loss: torch.Tensor, vectors: torch
 
 
 def _warn_of_collapse(run: TrainingState, row: dict) -> bool:
-    """Tell whether the last entries of the curves, with this one, are those of a collapse; warn of the first."""
-    pairs = [(entry["positive_distance"], entry["negative_distance"]) for entry in (*run.history, row)]
+    """Tell whether the last entries of the curves since the warm-up are those of a collapse; warn of the first."""
+    keys, begin = ("positive_distance", "negative_distance"), run.config.warm_up * run.config.epochs
+    pairs = [[entry[key] for key in keys] for entry in (*run.history, row) if entry["epoch"] > begin]
     last = [pair for pair in pairs if not np.isnan(pair).any()][-COLLAPSED_ENTRIES:]
     positive, negative = np.mean(last or [(0.0, 1.0)], axis=0)
     collapsed = len(last) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative
