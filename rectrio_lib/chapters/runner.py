@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,6 +42,8 @@ def run_chapters(
     results = {}
     for chapter in chapters:
         executed = _execute(chapter, changes[chapter.name])
+        for warning in _warnings(executed):
+            LOG.warning("%s  %s", chapter.name[:2], warning)
         entry = {
             **_only_record(chapter, executed),
             "profile": profile or record.QUICK,
@@ -52,6 +55,13 @@ def run_chapters(
         results[chapter.name] = entry
         LOG.info("%s  %-60s %7.1f s", chapter.name[:2], chapter.title, entry["duration_seconds"])
     return results
+
+
+def _warnings(executed: nbformat.NotebookNode) -> list[str]:
+    """Return what a chapter warned of that its reader must know, each once: `loop.CollapseWarning`."""
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    text = "".join(output.text for output in outputs if output.get("name") == "stderr")
+    return list(dict.fromkeys(re.findall(r"CollapseWarning: (.*)", text)))
 
 
 def _only_record(chapter: Chapter, executed: nbformat.NotebookNode) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 Rows = Sequence[dict[str, Any]]
@@ -44,6 +45,17 @@ def show(value: Any) -> str:
             return f"{value:.2g}"
         return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def with_interval(mean: float, interval: tuple[float, float]) -> str:
+    """Write a mean with the ends of its interval: 0.841 (0.811 to 0.871)."""
+    return f"{mean:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
+    """Write the mean of several values with their sample standard deviation, if there are several: 0.84 ± 0.01."""
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}"
 
 
 SHOWN = 60  # letters of a text that an error repeats

@@ -1,4 +1,4 @@
-"""Disguises for training pictures: what changes a picture, but not what it shows."""
+"""Augmentations of training images: what changes an image, but not what it shows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import nn
 
 
 def augment(images: torch.Tensor, shift: int = 2, flip: bool = True, erase: float = 0.0) -> torch.Tensor:
-    """Mirror, move and partly blank each picture of a batch by itself, in a handful of tensor operations.
+    """Mirror, move and partly blank each image of a batch independently, in a handful of tensor operations.
 
     Args:
         images: uint8 (B, C, H, W).
         shift: largest move in pixels; what comes in from outside is black.
-        flip: whether to mirror half of the pictures.
-        erase: share of pictures that lose a box of 1/7 to 3/7 of the side to black.
+        flip: whether to mirror half of the images.
+        erase: share of images that lose a box of 1/7 to 3/7 of the side to black.
 
     Source: Zhong et al., "Random erasing data augmentation", AAAI 2020.
     """
@@ -38,10 +38,10 @@ def augment(images: torch.Tensor, shift: int = 2, flip: bool = True, erase: floa
 
 
 class PerImage(nn.Module):
-    """Applies a torchvision transform to each picture of a batch by itself, so that each gets its own disguise.
+    """Applies a torchvision transform to each image of a batch independently.
 
     Args:
-        transform: takes and gives uint8 (C, H, W); its repr tells it apart from others.
+        transform: maps uint8 (C, H, W) to uint8 (C, H, W); its repr is its identity in caches and checkpoints.
     """
 
     def __init__(self, transform: nn.Module):
@@ -54,7 +54,7 @@ class PerImage(nn.Module):
 
 
 class RandomView(nn.Module):
-    """Takes one of the A cached views of each picture, by chance: (B, A, F) -> (B, F)."""
+    """Takes one of the V cached views of each image, at random: (B, V, F) -> (B, F)."""
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Draw a view for each row."""

@@ -1,4 +1,4 @@
-"""What a training run is made of, and what it may not be."""
+"""The configuration of a training run, and whether it fits the images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ class TrainConfig:
     """What a training run is made of; two runs with equal configurations give equal metrics on one machine.
 
     Attributes:
-        epochs: passes over the training pictures.
-        batch_size: pictures a step.
+        epochs: passes over the training images.
+        batch_size: images a step.
         learning_rate: the highest of the one-cycle schedule.
         backbone_rate: a pretrained backbone's learning rate, as a share of that.
         weight_decay: AdamW's.
-        margin: of loss and miner, in distances of unit vectors.
-        miner: see `losses.make_loss`.
+        loss: "triplet", "soft-margin", "nt-xent", "supcon" or "normalized-softmax", see `losses.make_loss`.
+        miner: which triplets count: "all", "semihard", "hard", "distance-weighted" or "semihard-then-hard".
+        margin: of the triplets, in distances of unit vectors; also of the share of active triplets in the curves.
+        temperature: of the losses that are a softmax over cosines.
         warm_up: share of the steps over which the learning rate rises.
         average: decay of the exponential moving average of the weights that is kept; 0 averages nothing.
-        shift: pictures are moved by up to so many pixels.
-        flip: whether half of the pictures are mirrored.
-        erase: share of pictures of which a random box is blanked.
+        shift: images are moved by up to this number of pixels.
+        flip: whether half of the images are mirrored.
+        erase: share of images of which a random box is blanked.
         seed: of weights, order and augmentation.
-        per_class: pictures of each class in a batch, drawn evenly over classes; 0 takes the pictures as they come.
+        per_class: images of each class in a batch, drawn evenly over classes; 0 takes the images as they come.
         accumulate: batches whose gradients are added up before a step; triplets are made inside each batch.
         precision: "bf16", "fp16", "no", or "auto" for what the processor is fast at.
         validate_every: steps between two validations; 0 means once an epoch. The last step is always validated.
@@ -38,8 +40,10 @@ class TrainConfig:
     learning_rate: float = 2e-3
     backbone_rate: float = 0.1
     weight_decay: float = 0.05
-    margin: float = 0.2
+    loss: str = "triplet"
     miner: str = "all"
+    margin: float = 0.2
+    temperature: float = 0.1
     warm_up: float = 0.25
     average: float = 0.999
     shift: int = 2
@@ -53,33 +57,32 @@ class TrainConfig:
 
 
 def check(targets: np.ndarray, config: TrainConfig) -> None:
-    """Refuse a configuration that does not fit the training pictures.
+    """Refuse a configuration that does not fit the training images.
 
     Args:
         targets: their class numbers (N,).
         config: what they are to be trained with.
 
     Raises:
-        ValueError: if no triplet can be made, or a number is out of range; the message says which are in range.
+        ArgumentError: if no triplet can be made, or a number is out of range; the message says which are in range.
     """
     counts = np.unique(targets, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
         raise ArgumentError(
-            f"Training needs at least two classes, and two pictures of one of them, to make a triplet: there are "
-            f"{len(targets)} pictures of {len(counts)} classes."
+            "Training needs at least two classes, and two images of one of them, to make a triplet; "
+            f"images: {len(targets)}, classes: {len(counts)}."
         )
     if config.epochs < 1 or not 3 <= config.batch_size <= len(targets):
         raise ArgumentError(
-            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} training pictures: "
-            f"at least one epoch, and batches of 3 to {len(targets)}."
+            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images: choose at "
+            f"least one epoch, and batches of 3 to {len(targets)}."
         )
-    if config.accumulate < 1 or len(targets) // config.batch_size < config.accumulate:
-        raise ArgumentError(
-            f"accumulate={config.accumulate}: choose 1 to {len(targets) // config.batch_size}, the batches of an epoch."
-        )
+    batches = len(targets) // config.batch_size
+    if not 1 <= config.accumulate <= batches:
+        raise ArgumentError(f"accumulate={config.accumulate}: choose 1 to {batches}, the batches of an epoch.")
     classes = config.batch_size / config.per_class if config.per_class else 2
     if config.per_class < 0 or config.per_class == 1 or classes % 1 or not 2 <= classes <= len(counts):
         raise ArgumentError(
             f"per_class={config.per_class} does not fit batch_size={config.batch_size}: a batch should hold per_class "
-            f"pictures, at least 2, of each of 2 to {len(counts)} classes."
+            f"images, at least 2, of each of 2 to {len(counts)} classes."
         )

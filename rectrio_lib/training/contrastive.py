@@ -1,4 +1,4 @@
-"""The loss that pulls pictures and the texts that describe them together."""
+"""The loss that pulls images and the texts that describe them together."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import torch
 
 from rectrio_lib.data.captions import Captions
 from rectrio_lib.encoders.dual import DualEncoder
+from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.losses import make_loss
 
 
 def contrastive_loss(
-    pictures: torch.Tensor, texts: torch.Tensor, fits: torch.Tensor, temperature: float | torch.Tensor
+    images: torch.Tensor, texts: torch.Tensor, fits: torch.Tensor, temperature: float | torch.Tensor
 ) -> torch.Tensor:
-    """Symmetric cross entropy between pictures and texts, of which several may fit one another.
+    """Symmetric cross entropy between images and texts, of which several may fit one another.
 
-    Each picture chooses among the texts by a softmax over its similarities, and should choose all that fit it alike;
-    each text likewise among the pictures. So a picture is no negative of a text that describes it, whoever brought the
-    text into the batch. What nothing fits to does not choose.
+    Each image chooses among the texts by a softmax over its similarities, and should choose all that fit it alike; each
+    text likewise among the images. So an image is not a negative of a text that describes it, whichever image brought
+    the text into the batch. A row that nothing fits is left out.
 
     Args:
-        pictures: unit vectors (B, D).
+        images: unit vectors (B, D).
         texts: unit vectors (T, D).
-        fits: whether text t describes picture b, bool (B, T).
+        fits: whether text t describes image b, bool (B, T).
         temperature: what similarities are divided by.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021; Yang et
         al., "Unified contrastive learning in image-text-label space", CVPR 2022 (several that fit).
     """
-    logits = pictures @ texts.T / temperature
+    logits = images @ texts.T / temperature
     return (_choice(logits, fits) + _choice(logits.T, fits.T)) / 2
 
 
@@ -41,31 +42,31 @@ def _choice(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
 
 
 class DescriptionLoss:
-    """For `loop.fit`: each picture of a batch brings one of the texts that describe it, drawn by chance.
+    """For `loop.fit`: each image of a batch brings one of the texts that describe it, drawn at random.
 
     Args:
         captions: the texts, and which of them fit which target.
-        miner: of a loss among the pictures alone that is added, see `losses.make_loss`; empty adds none.
-        margin: of that loss.
+        config: adds the loss that it names, among the images alone; None adds none.
     """
 
-    def __init__(self, captions: Captions, miner: str = "", margin: float = 0.2):
-        self.captions, self.told = captions, f"miner={miner!r}, margin={margin}"
+    def __init__(self, captions: Captions, config: TrainConfig | None = None):
+        names = ("loss", "miner", "margin", "temperature")
+        self.captions, self.options = captions, {name: getattr(config, name) for name in names} if config else {}
         self.fits = torch.as_tensor(captions.fits)
-        self.among_pictures = make_loss(miner, margin) if miner else None
+        self.among_images = make_loss(**self.options) if config else None
 
     def __repr__(self) -> str:
-        """Tell it apart from others: the same for equal texts and options."""
+        """Return a key of the texts and options: equal ones give the same."""
         digest = hashlib.sha256("\n".join(self.captions.texts).encode() + np.packbits(self.captions.fits).tobytes())
-        return f"DescriptionLoss({digest.hexdigest()[:16]}, {self.told})"
+        return f"DescriptionLoss({digest.hexdigest()[:16]}, {self.options})"
 
     def __call__(
         self, encoder: DualEncoder, vectors: torch.Tensor, targets: torch.Tensor, progress: float
     ) -> torch.Tensor:
-        """Give the loss of a batch of picture vectors (B, dim) with targets (B,), `progress` (0..1) into training."""
+        """Give the loss of a batch of image vectors (B, dim) with targets (B,), `progress` (0..1) into training."""
         fits = self.fits[targets.cpu()]  # (B, all texts)
         drawn = torch.multinomial(fits.float(), 1)[:, 0].unique()
         tokens = encoder.tokenize([self.captions.texts[number] for number in drawn])
         texts = encoder.text_tower(tokens.to(vectors.device))
         loss = contrastive_loss(vectors, texts, fits[:, drawn].to(vectors.device), encoder.temperature)
-        return loss + self.among_pictures(vectors, targets, progress) if self.among_pictures else loss
+        return loss + self.among_images(vectors, targets, progress) if self.among_images else loss

@@ -99,6 +99,17 @@ def test_the_index_links_every_page_and_tells_finished_from_stopped(ran):
     assert ">stopped<" in second
 
 
+def test_a_collapse_in_a_chapter_is_told_to_whoever_runs_it_from_the_shell(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECTRIO_OUTPUTS", raising=False)
+    warn = "import warnings\nfrom rectrio_lib.training.loop import CollapseWarning"
+    twice = "for _ in range(2):\n    warnings.warn('Collapse at step 40: 0.001', CollapseWarning)"
+    chapter = read_chapter(write_chapter(tmp_path, "01_first", warn, "warnings.warn('of no interest')", twice, RECORD))
+    runner.run_chapters([chapter])
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name == runner.__name__]
+    assert "Collapse at step 40: 0.001" in message and "01" in message
+
+
 @pytest.fixture
 def chapter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Small training runs of drawn shapes, whole and stopped."""
+"""Small training runs on drawn shapes, complete and stopped."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CONFIG = TrainConfig(epochs=3, batch_size=30, learning_rate=0.01, shift=1, erase
 
 
 def drawn(objects=9, seed=0):
-    """Pictures of 12 x 12 pixels and their class numbers."""
+    """Images of 12 x 12 pixels and their class numbers."""
     pixels, frame = draw_shapes(objects, views=1, size=12, seed=seed)
     return pixels, np.unique(frame["label"], return_inverse=True)[1]
 
@@ -25,7 +25,7 @@ def small():
 
 
 def nearest_hits(encoder, pixels, targets):
-    """recall@1, each picture searched among all others."""
+    """recall@1, each image searched among all others."""
     similarity = (vectors := encoder.encode(pixels)) @ vectors.T
     np.fill_diagonal(similarity, -2)
     return float((targets[similarity.argmax(1)] == targets).mean())
@@ -35,8 +35,8 @@ def validate(encoder):
     return {"recall_at_1": nearest_hits(encoder, *drawn(4, seed=1))}
 
 
-def train(folder, config=CONFIG, validation=validate, make=small, data=None, disguise=None):
-    return fit(make, *(data or drawn()), config, validation, Path(folder), disguise)
+def train(folder, config=CONFIG, validation=validate, make=small, data=None, augmentation=None):
+    return fit(make, *(data or drawn()), config, validation, Path(folder), augmentation)
 
 
 class Stopper:

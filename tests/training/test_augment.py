@@ -18,7 +18,7 @@ def noise(shape, low=1):
 
 @settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(0, 4), st.booleans(), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 2**32))
-def test_augmented_pictures_keep_shape_and_type_and_follow_the_seed(shape, shift, flip, erase, seed):
+def test_augmented_images_keep_shape_and_type_and_follow_the_seed(shape, shift, flip, erase, seed):
     images = noise(shape)
     found = []
     for _ in range(2):
@@ -34,7 +34,7 @@ def test_augmentation_that_is_switched_off_changes_nothing():
 
 
 def moved(image, down, right):
-    """The picture moved over black, pixel by pixel."""
+    """The image moved over black, pixel by pixel."""
     result = torch.zeros_like(image)
     _, height, width = image.shape
     for y in range(height):
@@ -45,17 +45,17 @@ def moved(image, down, right):
 
 
 @pytest.mark.parametrize("shift", [1, 2])
-def test_shift_moves_each_picture_by_itself_by_up_to_so_many_pixels_over_black(shift):
+def test_shift_moves_each_image_by_up_to_that_many_pixels_over_black(shift):
     torch.manual_seed(0)
     image = noise((1, 3, 7))[0]
     steps = range(-shift, shift + 1)
     places = {moved(image, down, right).numpy().tobytes() for down in steps for right in steps}
     batch = augment(image.expand(400, -1, -1, -1), shift, flip=False)
-    assert {picture.numpy().tobytes() for picture in batch} == places
+    assert {image.numpy().tobytes() for image in batch} == places
     assert len(places) == (2 * shift + 1) ** 2
 
 
-def test_flip_mirrors_about_half_of_the_pictures_and_leaves_the_others():
+def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others():
     torch.manual_seed(0)
     images = noise((400, 1, 8))
     batch = augment(images, shift=0, flip=True)
@@ -65,7 +65,7 @@ def test_flip_mirrors_about_half_of_the_pictures_and_leaves_the_others():
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_erase_blanks_one_box_of_the_named_size_in_about_the_asked_share_of_the_pictures(share):
+def test_erase_blanks_one_box_of_the_named_size_in_about_the_asked_share_of_the_images(share):
     torch.manual_seed(0)
     images = noise((600, 3, 28))
     batch = augment(images, shift=0, flip=False, erase=share)
@@ -87,31 +87,31 @@ def test_erase_blanks_one_box_of_the_named_size_in_about_the_asked_share_of_the_
 
 
 class Shade(torch.nn.Module):
-    """Adds one random number to a whole picture."""
+    """Adds one random number to a whole image."""
 
     def forward(self, image):
         return image + torch.randint(1, 100, (), dtype=torch.uint8)
 
 
-def test_each_picture_of_a_batch_gets_a_disguise_of_its_own_and_the_seed_decides_which():
+def test_each_image_of_a_batch_is_augmented_independently_and_by_the_seed():
     images = torch.zeros(20, 3, 5, 5, dtype=torch.uint8)
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         found.append(PerImage(Shade())(images))
     assert (found[0].shape, found[0].dtype) == (images.shape, torch.uint8)
-    assert len(found[0].flatten(1).unique(dim=0)) > 10, "one number a picture"
-    assert all(len(picture.unique()) == 1 for picture in found[0])
+    assert len(found[0].flatten(1).unique(dim=0)) > 10, "one number per image"
+    assert all(len(image.unique()) == 1 for image in found[0])
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_each_keeps_the_order_of_the_pictures_and_its_repr_tells_transforms_apart():
+def test_per_image_keeps_the_order_of_the_images_and_its_repr_tells_transforms_apart():
     images = noise((6, 3, 8))
     assert torch.equal(PerImage(v2.RandomHorizontalFlip(1.0))(images), images.flip(-1))
     assert repr(PerImage(v2.RandomHorizontalFlip(0.5))) != repr(PerImage(v2.RandomHorizontalFlip(0.6)))
 
 
-def test_pick_view_takes_any_view_but_always_of_the_right_picture():
+def test_a_random_view_is_any_view_but_always_of_the_right_image():
     views = torch.arange(400)[:, None, None] * 10.0 + torch.arange(4)[:, None] + torch.zeros(400, 4, 3)
     picked = []
     for seed in (0, 0, 1):
@@ -124,7 +124,7 @@ def test_pick_view_takes_any_view_but_always_of_the_right_picture():
     assert torch.equal(picked[0], picked[1]) and not torch.equal(picked[0], picked[2])
 
 
-def test_pick_view_of_a_single_view_is_that_one_and_leaves_chance_alone():
+def test_the_random_view_of_a_single_one_is_that_one_and_draws_no_number():
     views = torch.rand(5, 1, 3)
     before = torch.get_rng_state()
     assert torch.equal(RandomView()(views), views[:, 0])

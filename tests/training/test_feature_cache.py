@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from makers.networks import pictures, small
 
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import base
 from rectrio_lib.training.augment import PerImage, augment
@@ -16,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Noise(torch.nn.Module):
-    """A disguise that adds chance to every pixel."""
+    """An augmentation that adds noise to every pixel."""
 
     def __init__(self, most=60):
         super().__init__()
@@ -30,13 +33,13 @@ class Noise(torch.nn.Module):
 
 
 class Counted:
-    """Counts how many pictures an encoder is given."""
+    """Counts how many images an encoder is given."""
 
     def __init__(self, monkeypatch):
-        self.pictures, real = 0, base.Encoder.encode
+        self.images, real = 0, base.Encoder.encode
 
         def encode(encoder, images, progress=""):
-            self.pictures += len(images)
+            self.images += len(images)
             return real(encoder, images, progress)
 
         monkeypatch.setattr(base.Encoder, "encode", encode)
@@ -52,54 +55,54 @@ def test_features_are_unit_vectors_a_view_each():
     np.testing.assert_allclose(np.linalg.norm(found, axis=2), 1, atol=1e-5)
     np.testing.assert_array_equal(cache_features(small(), pictures(9))[:, 0], small().encode(pictures(9)))
     for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert (np.abs(found[:, one] - found[:, other]).max(1) > 1e-3).all(), "each picture in another disguise"
+        assert (np.abs(found[:, one] - found[:, other]).max(1) > 1e-3).all(), "each image augmented in another way"
 
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_second_call_reads_from_disk_what_the_first_one_encoded(monkeypatch, views):
     counted = Counted(monkeypatch)
     first = cache_features(small(), pictures(), Noise(), views)
-    assert counted.pictures == 7 * views
+    assert counted.images == 7 * views
     again = cache_features(small(), pictures(), Noise(), views)
-    assert counted.pictures == 7 * views
+    assert counted.images == 7 * views
     np.testing.assert_array_equal(first, again)
     assert isinstance(again, np.memmap)
     assert len(files()) == 1
 
 
-PLAIN = {"encoder": small(), "images": pictures(), "disguise": Noise(), "views": 2, "seed": 0}
+PLAIN = {"encoder": small(), "images": pictures(), "augmentation": Noise(), "views": 2, "seed": 0}
 CHANGES = {
     "encoder": small(1),
     "images": pictures(seed=1),
-    "disguise": Noise(61),
+    "augmentation": Noise(61),
     "views": 3,
     "seed": 1,
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_anything_else_that_is_asked_for_is_computed_anew(name):
+def test_anything_else_is_computed_again(name):
     plain, other = (np.array(cache_features(**asked)) for asked in (PLAIN, {**PLAIN, name: CHANGES[name]}))
     assert len(files()) == 2
     assert not np.array_equal(plain, other)
 
 
-def test_pictures_of_the_same_bytes_but_another_shape_are_computed_anew():
+def test_images_of_the_same_bytes_but_another_shape_are_computed_again():
     encoder = base.RawPixels(1, 12)
     cache_features(encoder, pictures())
-    with pytest.raises(ValueError, match="takes pictures of shape"):
+    with pytest.raises(ArgumentError, match="12, 12"):
         cache_features(encoder, pictures().reshape(7, 1, 6, 24))
 
 
-def test_other_pictures_of_a_memory_map_are_told_apart_and_equal_ones_recognised(tmp_path, monkeypatch):
+def test_other_images_of_a_memory_map_are_told_apart_and_equal_ones_recognised(tmp_path, monkeypatch):
     np.save(tmp_path / "pixels.npy", pictures())
     cache_features(small(), pictures())
     counted = Counted(monkeypatch)
     cache_features(small(), np.load(tmp_path / "pixels.npy", mmap_mode="r"))
-    assert counted.pictures == 0
+    assert counted.images == 0
 
 
-def test_disguises_follow_their_seed_and_leave_chance_alone(monkeypatch):
+def test_augmentations_follow_their_seed_and_leave_the_global_one_alone(monkeypatch):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = np.array(cache_features(**PLAIN))
@@ -109,15 +112,15 @@ def test_disguises_follow_their_seed_and_leave_chance_alone(monkeypatch):
     np.testing.assert_array_equal(cache_features(**PLAIN), first)
 
 
-def test_every_picture_is_encoded_however_they_fall_into_batches(monkeypatch):
+def test_every_image_is_encoded_however_they_fall_into_batches(monkeypatch):
     monkeypatch.setattr(base, "BATCH", 3)
     found = cache_features(small(), pictures(), PerImage(torch.nn.Identity()), views=2)
     np.testing.assert_allclose(found[:, 1], cache_features(small(), pictures())[:, 0], atol=0.03)
 
 
-@pytest.mark.parametrize("arguments", [{"views": 0}, {"views": 2}, {"views": -1, "disguise": Noise()}])
-def test_no_view_or_several_without_a_disguise_are_refused(arguments):
-    with pytest.raises(ValueError, match=f"views={arguments['views']}: choose at least 1, .* name a disguise"):
+@pytest.mark.parametrize("arguments", [{"views": 0}, {"views": 2}, {"views": -1, "augmentation": Noise()}])
+def test_no_view_or_several_without_an_augmentation_are_refused(arguments):
+    with pytest.raises(ArgumentError, match=f"views={arguments['views']}: "):
         cache_features(small(), pictures(), **arguments)
     assert not (Workspace().outputs / "features").exists()
 
@@ -143,24 +146,65 @@ def test_a_stopped_call_leaves_nothing_that_is_taken_for_whole(monkeypatch, call
     assert files() == [name]
 
 
+def python(function):
+    """Start a process that runs a function of this file."""
+    code = (
+        f"import sys; from importlib.util import *; sys.path.insert(0, {str(ROOT / 'tests')!r}); "
+        f"spec = spec_from_file_location('child', {__file__!r}); child = module_from_spec(spec); "
+        f"spec.loader.exec_module(child); child.{function}()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=Workspace().root)
+
+
 def die_in_the_second_view():
-    """Run in a process of its own."""
+    """Run in another process."""
 
     class Deadly(Noise):
         def forward(self, images):
-            import os
-
             os._exit(9)
 
     Deadly.__name__ = "Noise"
-    cache_features(**{**PLAIN, "disguise": Deadly()})
+    cache_features(**{**PLAIN, "augmentation": Deadly()})
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_whole():
-    code = "import sys; sys.path.insert(0, 'tests'); import test_features; test_features.die_in_the_second_view()"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 9
+    assert python("die_in_the_second_view").wait() == 9
     (left,) = files()
     assert left.endswith(".part")
+    name = f"{left.partition('.')[0]}.npy"
     found = cache_features(**PLAIN)
     np.testing.assert_allclose(np.linalg.norm(found, axis=2), 1, atol=1e-5)
-    assert files() == [left.replace(".part", ".npy")]
+    assert files() == sorted([left, name])
+    a_week_ago = time.time() - 7 * 24 * 3600
+    os.utime(Workspace().outputs / "features" / left, (a_week_ago, a_week_ago))
+    (Workspace().outputs / "features" / name).unlink()
+    cache_features(**PLAIN)
+    assert files() == [name], "what a killed process left goes in time"
+
+
+def wait_for_the_other():
+    """Run in two processes: neither ends a view before both have begun."""
+    meeting = Path(os.environ["MEETING"])
+
+    class Patient(Noise):
+        def forward(self, images):
+            (meeting / str(os.getpid())).touch()
+            while len(list(meeting.iterdir())) < 2:
+                time.sleep(0.02)
+            return super().forward(images)
+
+    Patient.__name__ = "Noise"
+    np.save(os.environ["RESULT"] + f"{os.getpid()}.npy", cache_features(**{**PLAIN, "augmentation": Patient()}))
+
+
+def test_two_processes_that_cache_the_same_features_at_once_do_not_collide(tmp_path, monkeypatch):
+    (tmp_path / "meeting").mkdir()
+    monkeypatch.setenv("MEETING", str(tmp_path / "meeting"))
+    monkeypatch.setenv("RESULT", str(tmp_path / "result"))
+    children = [python("wait_for_the_other") for _ in range(2)]
+    assert [child.wait(timeout=120) for child in children] == [0, 0]
+    results = [np.load(path) for path in tmp_path.glob("result*.npy")]
+    assert len(results) == 2 and len(files()) == 1
+    for result in results:
+        np.testing.assert_array_equal(result, cache_features(**PLAIN))

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from rectrio_lib.core import device as device_module
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import base
 from rectrio_lib.encoders.pretrained import ProjectionHead, load_pretrained
@@ -32,7 +33,7 @@ def full_precision(monkeypatch):
 
 
 def photos(count=24, seed=0):
-    """Noisy pictures of four colours, 32 x 32, and the number of their colour."""
+    """Noisy images of four colours, 32 x 32, and the number of their colour."""
     rng = np.random.default_rng(seed)
     targets = np.arange(count) % 4
     colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 60]])[targets]
@@ -53,8 +54,8 @@ def maker(name=SQUEEZENET, blocks=0, checkpointing=False, **options):
     return make
 
 
-def tune(folder, make, config=CONFIG, validation=validate, data=None, disguise=None):
-    return fit(make, *(data or photos()), config, validation, folder, disguise)
+def tune(folder, make, config=CONFIG, validation=validate, data=None, augmentation=None):
+    return fit(make, *(data or photos()), config, validation, folder, augmentation)
 
 
 def moved(before, after):
@@ -155,7 +156,7 @@ def test_checkpointing_gives_the_same_fine_tuned_network(tmp_path, name):
 
 
 def views_of(count=40):
-    """Features of pictures in four views each, with the class in the first few of many numbers."""
+    """Features of images in four views each, with the class in the first few of many numbers."""
     rng = np.random.default_rng(0)
     targets = np.arange(count) % 4
     features = rng.normal(size=(count, 4, 30))
@@ -180,7 +181,7 @@ def test_phase_1_learns_from_cached_features(tmp_path):
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
-def test_phase_1_on_cached_views_goes_on_and_ends_as_if_it_had_never_been_stopped(tmp_path, capsys, call):
+def test_phase_1_on_cached_views_goes_on_and_ends_as_if_it_had_never_been_stopped(tmp_path, caplog, call):
     config = replace(CONFIG, epochs=3, average=0.9)
 
     def run(folder, validation=validate_head):
@@ -189,32 +190,32 @@ def test_phase_1_on_cached_views_goes_on_and_ends_as_if_it_had_never_been_stoppe
     with pytest.raises(KeyboardInterrupt):
         run("stopped", Stopper(call, raising(KeyboardInterrupt()), validate_head))
     same_run(run("stopped"), run("whole"))
-    assert (f"Going on after epoch {call - 1} of 3" in capsys.readouterr().out) is (call > 1)
+    assert (f"Continuing after epoch {call - 1} of 3" in caplog.text) is (call > 1)
 
 
 @pytest.mark.parametrize("call", [2, 4])
-def test_phase_2_with_even_classes_and_accumulation_goes_on_as_if_never_stopped(tmp_path, capsys, call):
+def test_phase_2_with_even_classes_and_accumulation_goes_on_as_if_never_stopped(tmp_path, caplog, call):
     config = replace(CONFIG, epochs=3, batch_size=6, per_class=2, accumulate=2, flip=True, shift=1, validate_every=2)
     with pytest.raises(KeyboardInterrupt):
         tune(tmp_path / "stopped", maker(blocks=1), config, Stopper(call, raising(KeyboardInterrupt()), validate))
     continued, whole = (tune(tmp_path / folder, maker(blocks=1), config) for folder in ("stopped", "whole"))
     same_run(continued, whole)
     assert len(whole.validations) == 6
-    assert (f"Going on after epoch {call // 2 - 1 + call % 2} of 3" in capsys.readouterr().out) is (call > 2)
+    assert (f"Continuing after epoch {call // 2 - 1 + call % 2} of 3" in caplog.text) is (call > 2)
 
 
 @pytest.mark.parametrize(
     "other", [maker(RESNET, 1), maker(blocks=2), maker(blocks=0)], ids=["backbone", "more blocks", "frozen"]
 )
-def test_a_stopped_run_of_another_backbone_or_other_blocks_is_not_continued(tmp_path, capsys, other):
+def test_a_stopped_run_of_another_backbone_or_other_blocks_is_not_continued(tmp_path, caplog, other):
     config = replace(CONFIG, batch_size=12)
     with pytest.raises(KeyboardInterrupt):
         tune(tmp_path, maker(blocks=1), config, Stopper(2, raising(KeyboardInterrupt()), validate))
     tune(tmp_path, other, config)
-    assert "Going on" not in capsys.readouterr().out
+    assert "Continuing" not in caplog.text
 
 
-def test_another_disguise_is_not_continued(tmp_path, capsys):
+def test_another_augmentation_is_not_continued(tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         tune(
             tmp_path,
@@ -226,29 +227,29 @@ def test_another_disguise_is_not_continued(tmp_path, capsys):
         )
     first_view = views_of()[0][:, :1], views_of()[1]
     tune(tmp_path, make_head, CONFIG, validate_head, first_view, torch.nn.Flatten())
-    assert "Going on" not in capsys.readouterr().out
+    assert "Continuing" not in caplog.text
 
 
 # --- what is refused
 
 
 def test_a_frozen_backbone_without_a_head_leaves_nothing_to_train(tmp_path):
-    with pytest.raises(ValueError, match="Nothing is left to train: free blocks of the backbone, or give the encoder"):
+    with pytest.raises(ArgumentError, match="blocks"):
         tune(tmp_path, maker(dim=0))
-    with pytest.raises(ValueError, match="Nothing is left to train"):
+    with pytest.raises(ArgumentError, match="blocks"):
         tune(tmp_path, lambda: base.RawPixels(3, 32))
     assert not any(tmp_path.iterdir())
 
 
 def test_a_validation_figure_that_is_no_number_stops_the_run_and_brings_no_older_weights_back(tmp_path):
     tune(tmp_path, make_head, CONFIG, validate_head, views_of(), RandomView())
-    with pytest.raises(ValueError, match=r"first validation figure is not a number: .* lower the learning rate"):
+    with pytest.raises(ArgumentError, match="validation figure"):
         tune(tmp_path, make_head, replace(CONFIG, seed=1), lambda e: {"figure": np.nan}, views_of(), RandomView())
 
 
 def test_a_loss_that_is_no_number_any_more_is_answered_with_the_remedy(tmp_path):
     wild = replace(CONFIG, epochs=9, learning_rate=1e30, average=0)
-    with pytest.raises(ValueError, match=r"The loss is nan at step \d+: train with a lower learning rate"):
+    with pytest.raises(ArgumentError, match=r"nan at step \d+"):
         tune(tmp_path, make_head, wild, lambda e: {"figure": 0.0}, views_of(), RandomView())
 
 

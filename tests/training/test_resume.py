@@ -12,8 +12,8 @@ import pytest
 import torch
 from makers.training import CONFIG, Stopper, drawn, raising, same_run, small, train
 
+from rectrio_lib.core.errors import StorageError
 from rectrio_lib.encoders.convnet import ConvNet
-from rectrio_lib.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def train_until_killed(folder):
-    """Run in a process of its own: stops in the second epoch and waits for the end."""
+    """Run in another process: stops in the second epoch and waits for the end."""
 
     def wait():
         Path(folder, "waiting").touch()
@@ -35,15 +35,15 @@ def train_until_killed(folder):
 
 @pytest.mark.parametrize("call", [1, 2, 3])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")], ids=["interrupt", "exception"])
-def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_been_stopped(tmp_path, capsys, uninterrupted, call, error):
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_been_stopped(tmp_path, caplog, uninterrupted, call, error):
     with pytest.raises(type(error)):
         train(tmp_path, validation=Stopper(call, raising(error)))
-    said = capsys.readouterr().out
+    said = caplog.text
     assert ("Stopped in epoch" in said) is isinstance(error, KeyboardInterrupt)
     counted = Stopper(0, None)
     same_run(train(tmp_path, validation=counted), uninterrupted)
     assert counted.calls == 3 - (call - 1)
-    assert (f"Going on after epoch {call - 1} of 3" in capsys.readouterr().out) is (call > 1)
+    assert (f"Continuing after epoch {call - 1} of 3" in caplog.text) is (call > 1)
 
 
 def test_a_run_stopped_twice_between_the_validations_of_an_epoch_goes_on_too(tmp_path):
@@ -56,8 +56,11 @@ def test_a_run_stopped_twice_between_the_validations_of_an_epoch_goes_on_too(tmp
 
 def test_a_killed_process_is_continued_by_another_one(tmp_path, uninterrupted):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    code = "import sys, test_training_resume; test_training_resume.train_until_killed(sys.argv[1])"
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    code = (
+        "import sys; from importlib.util import *; spec = spec_from_file_location('child', sys.argv[2]); "
+        "child = module_from_spec(spec); spec.loader.exec_module(child); child.train_until_killed(sys.argv[1])"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), __file__], env=environment)
     try:
         while not (tmp_path / "waiting").exists():
             assert child.poll() is None, "the training ended by itself"
@@ -91,8 +94,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_whole_and_the_run_goes_on_from_it
     def better_and_better(encoder):  # so that each epoch writes best.pt, then last.pt
         return {"steps": float(encoder.project[1].num_batches_tracked)}
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(loop.torch, "save", full_disk_at(call))
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+        patch.setattr(torch, "save", full_disk_at(call))
         train(tmp_path / "a", validation=better_and_better)
     last = tmp_path / "a" / "last.pt"
     assert (torch.load(last, weights_only=True)["epoch"] if last.exists() else None) == whole
@@ -100,9 +103,10 @@ def test_a_full_disk_keeps_the_last_checkpoint_whole_and_the_run_goes_on_from_it
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_is_really_full_is_reported_as_such(tmp_path):
-    (tmp_path / "last.pt.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device"):
+def test_a_disk_that_is_really_full_is_reported_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0")  # part of the temporary name
+    (tmp_path / "last.pt.0.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="No space left on device"):
         train(tmp_path)
 
 
@@ -116,17 +120,17 @@ def test_checkpoints_hold_no_pickled_objects_and_leave_no_partial_file(tmp_path)
 CHANGES = {
     "configuration": {"config": replace(CONFIG, margin=0.3)},
     "network": {"make": lambda: ConvNet(1, 12, (8, "M", 8), 7, 0.2, 0.2)},
-    "pictures": {"data": drawn(seed=5)},
+    "images": {"data": drawn(seed=5)},
     "targets": {"data": (drawn()[0], drawn()[1][::-1].copy())},
 }
 
 
 @pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES.keys())
-def test_an_unfinished_run_of_something_else_is_not_continued(tmp_path, capsys, changed):
+def test_an_unfinished_run_of_something_else_is_not_continued(tmp_path, caplog, changed):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "a", validation=Stopper(3, raising(KeyboardInterrupt())))
     run = train(tmp_path / "a", **changed)
-    assert "Going on" not in capsys.readouterr().out
+    assert "Continuing" not in caplog.text
     same_run(run, train(tmp_path / "b", **changed))
 
 
@@ -138,9 +142,9 @@ def test_best_weights_of_another_run_are_never_taken_for_this_ones(tmp_path, uni
     same_run(train(tmp_path), uninterrupted)
 
 
-def test_a_finished_run_trains_anew_when_it_is_called_again(tmp_path, capsys, uninterrupted):
+def test_a_finished_run_trains_again_when_it_is_called_again(tmp_path, caplog, uninterrupted):
     train(tmp_path)
     counted = Stopper(0, None)
     same_run(train(tmp_path, validation=counted), uninterrupted)
     assert counted.calls == 3
-    assert "Going on" not in capsys.readouterr().out
+    assert "Continuing" not in caplog.text

@@ -1,0 +1,162 @@
+"""The state of a training run, and its checkpoints: last.pt to continue from, best.pt to keep."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from rectrio_lib.core.device import best_device, best_precision, keep_freed_memory
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.files import renamed
+from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.encoders.registry import fingerprint
+from rectrio_lib.training.augment import augment
+from rectrio_lib.training.config import TrainConfig
+from rectrio_lib.training.losses import make_loss
+
+LOG = logging.getLogger(__name__)
+EncoderLoss = Callable[[Encoder, torch.Tensor, torch.Tensor, float], torch.Tensor]
+KEPT = ("epoch", "seconds", "best", "history")  # plain values that a checkpoint holds
+
+
+class TrainingState:
+    """Everything that a checkpoint has to hold; see `loop.fit` for the arguments.
+
+    Attributes:
+        best: whether the validated weights kept so far are healthy (not collapsed), and their first figure.
+    """
+
+    def __init__(
+        self,
+        make_encoder: Callable[[], Encoder],
+        images: np.ndarray,
+        targets: np.ndarray,
+        config: TrainConfig,
+        folder: Path,
+        augmentation: nn.Module | None,
+        loss: EncoderLoss | None,
+    ):
+        self.config, self.folder, self.device = config, folder, best_device()
+        self.augmentation = augmentation or partial(augment, shift=config.shift, flip=config.flip, erase=config.erase)
+        self.steps = len(images) // config.batch_size // config.accumulate * config.accumulate
+        keep_freed_memory()
+        torch.manual_seed(config.seed)
+        self.encoder = make_encoder().to(self.device)
+        torch.manual_seed(config.seed)  # however many random numbers the encoder took
+        names = (config.loss, config.miner, config.margin, config.temperature)
+        named = make_loss(*names, np.unique(targets), self.encoder.dim)
+        self.loss = partial(loss, self.encoder) if loss else named
+        self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "images": _digest(images, targets)}
+        self.identity["trained"] = [n for n, p in self.encoder.named_parameters() if p.requires_grad]
+        self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
+        self.average = AveragedModel(self.encoder, avg_fn=_moving_average(config.average), use_buffers=True)
+        self.epoch, self.seconds, self.best, self.history = 0, 0.0, (False, -math.inf), []
+        self.warned = False  # of a collapse
+        self.stateful = ["encoder", "average", "optimizer", "schedule"]
+        self._prepare(self._parameter_groups())
+
+    def _parameter_groups(self) -> list[dict]:
+        rate = self.config.learning_rate
+        groups = self.encoder.parameter_groups(rate, self.config.backbone_rate)
+        if not any(group["params"] for group in groups):
+            raise ArgumentError(
+                "Nothing is left to train: unfreeze blocks of the backbone, or give the encoder a head."
+            )
+        if isinstance(self.loss, nn.Module):  # it has weights of its own
+            groups.append({"params": list(self.loss.to(self.device).parameters()), "lr": rate})
+            self.stateful.append("loss")
+        return groups
+
+    def _prepare(self, groups: list[dict]) -> None:
+        """Make optimizer and one-cycle schedule, and hand them to accelerate."""
+        config, total = self.config, self.steps * self.config.epochs // self.config.accumulate + 1
+        precision = best_precision(self.device) if config.precision == "auto" else config.precision
+        AcceleratorState._reset_state()  # else a second run in the same process could not take another precision
+        self.accelerator = Accelerator(
+            mixed_precision=precision, cpu=self.device == "cpu", gradient_accumulation_steps=config.accumulate
+        )
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            [group["lr"] for group in groups],
+            total_steps=total,
+            pct_start=max(config.warm_up, 2 / total),  # below, torch divides by a warm-up of no length
+        )
+        self.model, self.optimizer, self.schedule = self.accelerator.prepare(self.encoder, optimizer, schedule)
+
+    @property
+    def evaluated(self) -> Encoder:
+        """The network that is validated and kept."""
+        return self.average.module if self.config.average else self.encoder
+
+    def save(self) -> None:
+        """Write last.pt, from which a stopped run continues."""
+        state = {name: getattr(self, name).state_dict() for name in self.stateful}
+        state |= {name: getattr(self, name) for name in KEPT}
+        if self.accelerator.scaler:  # fp16's
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        self._write("last.pt", {**state, "random": torch.get_rng_state(), "identity": self.identity})
+
+    def save_best(self, figure: float, collapsed: bool = False) -> None:
+        """Write best.pt if this validation figure is the highest so far; collapsed weights count below all others."""
+        if math.isnan(figure):
+            raise ArgumentError(
+                "The first validation figure is not a number: there is nothing to measure it on, or the training "
+                "diverged (then lower the learning rate)."
+            )
+        if (not collapsed, figure) > self.best:
+            self.best = (not collapsed, figure)
+            self._write("best.pt", self.evaluated.state_dict())
+
+    def load_best(self) -> Encoder:
+        """Return the encoder with the weights of best.pt, on the CPU."""
+        self.evaluated.load_state_dict(torch.load(self.folder / "best.pt", weights_only=True))
+        return self.evaluated.cpu().eval()
+
+    def _write(self, name: str, content: dict) -> None:
+        with renamed(self.folder / name) as unfinished, unfinished.open("wb") as file:
+            torch.save(content, file)  # given a path, torch reports a full disk in words that do not say so
+
+    def resume(self) -> None:
+        """Continue after the last complete epoch of an unfinished run of the same identity; else start from nothing."""
+        path = self.folder / "last.pt"
+        state = torch.load(path, weights_only=True) if path.exists() else {}
+        if state.get("identity") != self.identity or state["epoch"] >= self.config.epochs:
+            path.unlink(missing_ok=True)  # its best.pt is about to be overwritten
+            return
+        for name in self.stateful:
+            getattr(self, name).load_state_dict(state[name])
+        for name in KEPT:
+            setattr(self, name, state[name])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        LOG.info("Continuing after epoch %d of %d.", self.epoch, self.config.epochs)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _moving_average(decay: float) -> Callable:
+    """Exponential moving average whose memory grows with the steps, so that the random start is forgotten at once."""
+
+    def update(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        return average + (current - average) * max(1 - decay, 1 / (1 + int(count) / 10))
+
+    return update

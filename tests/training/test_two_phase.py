@@ -1,0 +1,154 @@
+"""The two phases as chapters call them: features, head, attached network, freed blocks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from makers.networks import SQUEEZENET, VIT, pretrained
+from makers.training import nearest_hits, same_run
+from torchvision.transforms import v2
+
+from rectrio_lib.core import device as device_module
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders.pretrained import ProjectionHead
+from rectrio_lib.training import two_phase
+from rectrio_lib.training.augment import PerImage
+from rectrio_lib.training.config import TrainConfig
+from rectrio_lib.training.feature_cache import cache_features
+from rectrio_lib.training.loop import fit
+
+CONFIG = TrainConfig(epochs=2, batch_size=8, learning_rate=0.01, average=0.5, precision="no", margin=0.5)
+FLIP = v2.RandomHorizontalFlip(1.0)
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
+
+
+def photos(count=24, seed=0):
+    """Noisy images of four colours, 32 x 32, and the number of their colour."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(count) % 4
+    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 60]])[targets]
+    return (colours[:, :, None, None] + rng.integers(-50, 50, (count, 3, 32, 32))).astype(np.uint8), targets
+
+
+def validate(encoder):
+    return {"recall_at_1": nearest_hits(encoder, *photos(12, seed=1))}
+
+
+def a_head(frozen, hidden=0):
+    torch.manual_seed(3)
+    return ProjectionHead(frozen.dim, 6, hidden).eval()
+
+
+def test_features_are_those_of_the_image_and_of_its_augmentations(tmp_path):
+    frozen, (images, _) = pretrained(), photos(9)
+    found = two_phase.augmented_features(frozen, frozen.encode(images), images, FLIP, 2)
+    assert found.shape == (9, 3, frozen.dim)
+    np.testing.assert_allclose(found[:, 0], frozen.encode(images), atol=1e-5)
+    for view in (1, 2):
+        np.testing.assert_allclose(found[:, view], frozen.encode(images[..., ::-1].copy()), atol=1e-5)
+    assert np.abs(found[:, 0] - found[:, 1]).max() > 1e-3
+
+
+def test_known_features_are_not_computed_again_and_the_workspace_owns_the_cache(tmp_path):
+    frozen, (images, _), workspace = pretrained(), photos(5), Workspace(tmp_path / "mine")
+    known = np.full((5, frozen.dim), 0.5, np.float32)
+    found = two_phase.augmented_features(frozen, known, images, FLIP, 1, workspace)
+    assert (found[:, 0] == 0.5).all()
+    assert len(list((workspace.outputs / "features").iterdir())) == 1
+    assert not (Workspace().outputs / "features").exists()
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+@pytest.mark.parametrize("name", [SQUEEZENET, VIT])
+def test_an_attached_head_gives_the_vectors_that_it_gives_on_cached_features(name, hidden):
+    frozen, (images, _) = pretrained(name), photos(7)
+    head = a_head(frozen, hidden)
+    whole = two_phase.attach(frozen, head)
+    np.testing.assert_allclose(whole.encode(images), head.encode(cache_features(frozen, images)[:, 0]), atol=1e-4)
+    assert whole.dim == 6 and not whole.training
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.zero_()
+    assert any(p.any() for p in frozen.parameters()) and any(p.any() for p in head.parameters()), "copies of both"
+
+
+def test_phase_1_trains_the_head_on_views_at_random(tmp_path):
+    frozen, (images, targets) = pretrained(), photos()
+    features = two_phase.augmented_features(frozen, frozen.encode(images), images, FLIP, 1)
+    start = a_head(frozen)
+    run = two_phase.train_head(
+        lambda: a_head(frozen), features, targets, CONFIG, lambda head: {"figure": 1.0}, tmp_path
+    )
+    assert not torch.equal(run.encoder.project[0].weight, start.project[0].weight)
+    single = two_phase.train_head(
+        lambda: a_head(frozen), features[:, :1], targets, CONFIG, lambda head: {"figure": 1.0}, tmp_path
+    )
+    assert not np.allclose(run.history["loss"], single.history["loss"])
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_phase_2_moves_the_head_and_the_last_blocks_and_leaves_what_it_started_from(tmp_path, blocks):
+    frozen, (images, targets) = pretrained(), photos()
+    head, before = a_head(frozen), {k: v.clone() for k, v in frozen.backbone.network.state_dict().items()}
+    run = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate, tmp_path, blocks, FLIP)
+    after = run.encoder.backbone.network.state_dict()
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    names = frozen.backbone.blocks
+    free = tuple(f"{name}." for name in names[len(names) - blocks :])
+    assert moved == {key for key in before if key.startswith(free)}
+    assert not torch.equal(run.encoder.head.project[0].weight, a_head(frozen).project[0].weight)
+    assert torch.equal(head.project[0].weight, a_head(frozen).project[0].weight)
+    assert all(torch.equal(value, before[key]) for key, value in frozen.backbone.network.state_dict().items())
+
+
+def test_phase_2_is_the_loop_of_every_chapter_with_half_of_the_images_augmented(tmp_path):
+    frozen, (images, targets) = pretrained(), photos()
+    head, half = a_head(frozen), PerImage(v2.RandomApply([FLIP], p=0.5))
+
+    def start():
+        encoder = two_phase.attach(frozen, head)
+        encoder.backbone.unfreeze_last(1)
+        return encoder
+
+    ours = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate, tmp_path / "a", 1, FLIP)
+    same_run(ours, fit(start, images, targets, CONFIG, validate, tmp_path / "b", half))
+
+
+def test_gradient_checkpointing_gives_the_same_network(tmp_path):
+    frozen, (images, targets), config = pretrained(), photos(), replace(CONFIG, epochs=1, learning_rate=1e-3)
+    options = (frozen, a_head(frozen), images, targets, config, validate)
+    runs = [two_phase.train_blocks(*options, tmp_path / str(on), 2, FLIP, on) for on in (False, True)]
+    for one, other in zip(*(run.encoder.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_more_blocks_than_the_backbone_has_are_refused(tmp_path):
+    frozen, (images, targets) = pretrained(), photos()
+    with pytest.raises(ArgumentError, match="99"):
+        two_phase.train_blocks(frozen, a_head(frozen), images, targets, CONFIG, validate, tmp_path, 99, FLIP)
+
+
+FIGURES = {
+    "frozen": {"recall_at_1": 0.7, "map_at_r": 0.2},
+    "better": {"recall_at_1": 0.7, "map_at_r": 0.5},
+    "best": {"recall_at_1": 0.8, "map_at_r": 0.6},
+    "nearest neighbours lost": {"recall_at_1": 0.69, "map_at_r": 0.9},
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("better", "best"), "best"),
+        (("better", "nearest neighbours lost"), "better"),
+        (("nearest neighbours lost",), "frozen"),
+    ],
+)
+def test_training_that_loses_nearest_neighbours_is_not_preferred(names, kept):
+    assert two_phase.preferred({name: FIGURES[name] for name in ("frozen", *names)}, "frozen") == kept
