@@ -74,7 +74,7 @@ def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def _texts(outputs: Iterable[nbformat.NotebookNode], number: int) -> list[nbformat.NotebookNode]:
-    """Keep standard output and the text of displayed values; pictures, warnings and errors go."""
+    """Keep standard output and the text of displayed values; images, warnings and errors go."""
     kept = []
     for output in outputs:
         data = {kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")}

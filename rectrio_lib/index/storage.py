@@ -69,9 +69,7 @@ def open_files(folder: Path, card: dict, like: faiss.Index) -> tuple[faiss.Index
         raise _damaged(folder / "rows.parquet", "no table") from error
     as_told = isinstance(found, type(like)) and (found.d, found.metric_type) == (like.d, like.metric_type)
     if not as_told or not found.ntotal == count == card["count"]:
-        raise DataError(
-            f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again."
-        )
+        raise DataError(f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again.")
     return found, (folder / "rows.parquet").open("rb")
 
 
