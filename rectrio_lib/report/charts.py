@@ -36,13 +36,14 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
     labels = np.asarray(labels)
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 5), squeeze=False)
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
+    size = np.clip(6000 / max(1, len(labels)), 6, 40)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
         for number, label in enumerate(classes):
             members = points[labels == label]
             if not len(members):
                 continue
             colour = colours(number % colours.N)
-            axis.scatter(*members.T, s=3, color=colour, alpha=0.6, linewidths=0)
+            axis.scatter(*members.T, s=size, color=colour, alpha=0.6, linewidths=0)
             box = TextArea(readable(label), textprops={"fontsize": 8, "color": colour, "weight": "bold"})
             axis.add_artist(AnnotationBbox(box, np.median(members, 0), bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
         axis.set(xticks=[], yticks=[], title=title)

@@ -20,7 +20,7 @@ from rectrio_lib.search import searcher
 from rectrio_lib.search.collection import Collection
 
 MOST_COMPARED = 10_000  # images that are compared with one another, all with all
-THUMBNAIL, MAP_THUMBNAIL = 112, 64  # pixels
+THUMBNAIL, MAP_WIDTH = 112, 1200  # pixels
 QUERIES, RESULTS = 12, 8
 MOST_GROUPS, MOST_OF_A_GROUP, MOST_BAD = 12, 8, 40
 MAP_COLUMNS = 26
@@ -169,7 +169,7 @@ def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> F
     columns = min(MAP_COLUMNS, int(np.ceil((1.5 * len(chosen)) ** 0.5)) + 1)
     first, places = projection.cells(points, columns, columns * 2 // 3)
     paths = chosen["path"].iloc[first].tolist()
-    shots = _shots(gallery.folder, paths, MAP_THUMBNAIL)
+    shots = _shots(gallery.folder, paths, min(THUMBNAIL, max(64, MAP_WIDTH // columns)))
     shown = [
         {**shots[path], "column": int(column) + 1, "line": int(line) + 1}
         for path, (column, line) in zip(paths, places, strict=True)

@@ -48,7 +48,7 @@ def test_a_dozen_products_find_their_other_views(products, capsys):
     strips = page.strips_of("neighbours")
     assert len({strip[0][0].partition("/")[0] for strip in strips}) == len(strips) == 12
     for (asked, kind), *answers in strips:
-        assert kind == "asked" and [kind for _, kind in answers] == ["hit"] * 2 + ["miss"] * 6
+        assert kind == "query" and [kind for _, kind in answers] == ["hit"] * 2 + ["miss"] * 6
         assert {path.partition("/")[0] for path, _ in answers[:2]} == {asked.partition("/")[0]}
     assert "STAND-IN" not in page.text["top"] + page.text["contents"] + capsys.readouterr().out
     assert f"{products}. Nothing was trained" in page.text["contents"]
