@@ -65,7 +65,7 @@ def test_the_products_are_chosen_evenly_among_those_with_several_views(products)
 
 def test_drawings_stand_in_and_the_page_says_so_on_top(caplog):
     page = look()
-    assert "STAND-IN: these pictures are generated drawings" in page.text["top"]
+    assert "STAND-IN: these images are generated drawings" in page.text["top"]
     assert "holds no product photographs" in page.text["contents"]
     assert "STAND-IN" in caplog.text
     gallery = collection.open_collection("demo")
