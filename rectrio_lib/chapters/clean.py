@@ -60,12 +60,12 @@ def cleaned(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode | N
 
 
 def is_checked(cell: nbformat.NotebookNode) -> bool:
-    """Tell whether nbval compares the output of a code cell."""
+    """Return whether nbval compares the output of a code cell."""
     return cell.source.partition("\n")[0].strip() == CHECKED
 
 
 def checked_without_output(path: Path) -> bool:
-    """Tell whether a notebook has a checked cell that nbval would compare with nothing."""
+    """Return whether a notebook has a checked cell that nbval would compare with nothing."""
     return any(is_checked(c) and not c.outputs for c in _code_cells(nbformat.read(path, as_version=4)))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import dataset, image_files
 from rectrio_lib.report.page import write_page
 from rectrio_lib.search import collection
@@ -96,7 +95,7 @@ def run_folder(folder: str | Path, name: str = "", parameters: Mapping[str, Any]
         raise ArgumentError(
             f"{', '.join(sorted(fixed))}: follows from the folder and its name, and is no parameter here."
         )
-    backbone, baseline = parameters.get("backbone", collection.BACKBONE), None
+    backbone = parameters.get("backbone", collection.BACKBONE)
     seen, report = collection.embed(folder, backbone, name)
     LOG.info("Checked    %s", report)
     name, reason = seen.card["dataset"], why_untrained(seen.select())
@@ -110,7 +109,5 @@ def run_folder(folder: str | Path, name: str = "", parameters: Mapping[str, Any]
         encoder = train(folder, name, **parameters)
         gallery, report = collection.build(folder, encoder, name, manifest=dataset.load_dataset(name).manifest)
         LOG.info("Embedded   %s", report)
-        if f"{encoder}-frozen" in Workspace().cards("encoders"):  # the backbone at the size that training saw
-            baseline, _ = collection.embed(folder, f"{encoder}-frozen", name)
     LOG.info("Encoder    %s. %s\nIndex      %s", gallery.encoder, decision, gallery.index.info())
-    return write_page(gallery, seen, report, decision, baseline=baseline)
+    return write_page(gallery, seen, report, decision)

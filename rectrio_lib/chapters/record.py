@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -18,6 +18,7 @@ from rectrio_lib.core.tables import html_table, plain_table
 
 RECORD_MIME = "application/vnd.rectrio.record+json"
 QUICK = "quick"
+DISTRIBUTIONS = {"rectrio": ["rectrio"], "torch": ["torch"], "faiss": ["faiss-cpu", "faiss"], "numpy": ["numpy"]}
 
 
 def recorded(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
@@ -87,23 +88,18 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    installed = {
-        "rectrio": ("rectrio",),
-        "torch": ("torch",),
-        "faiss": ("faiss-cpu", "faiss"),
-        "numpy": ("numpy",),
-    }
-    return {"python": platform.python_version(), **{k: _version(names) for k, names in installed.items()}}
+    versions = {"python": platform.python_version()}
+    for name, distributions in DISTRIBUTIONS.items():
+        found = (_version(distribution) for distribution in distributions)
+        versions[name] = next(filter(None, found), "not installed")
+    return versions
 
 
-def _version(distributions: Iterable[str]) -> str:
-    """Return the version of the first that is installed: pip and conda name FAISS differently."""
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return "not installed"
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _device() -> str:

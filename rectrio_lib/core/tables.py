@@ -46,7 +46,7 @@ def show(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-SHOWN = 60  # letters of a text that an error repeats
+SHOWN = 60  # characters of a text that an error repeats
 
 
 def shortened(text: str) -> str:

@@ -39,7 +39,7 @@ def held_out(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame, report: Report) -> Facts:
-    """Say what the folder contains, and what was left out."""
+    """List what the folder contains, and what was left out."""
     by_area = rows.iloc[(rows["width"] * rows["height"]).argsort(kind="stable")]
     sizes = [f"{by_area['width'].iloc[i]:,} × {by_area['height'].iloc[i]:,}" for i in (0, len(rows) // 2, -1)]
     formats = files["path"].str.rpartition(".")[2].str.lower().value_counts()

@@ -28,8 +28,8 @@ def families() -> tuple[str, ...]:
 
 @cache
 def _letters() -> frozenset[int]:
-    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in families())
-    return frozenset().union(*(font.get_charmap() for font in fonts))
+    fonts = map(font_manager.findfont, families())
+    return frozenset().union(*(font_manager.get_font(font).get_charmap() for font in fonts))
 
 
 def readable(text: str) -> str:

@@ -10,7 +10,9 @@ import jinja2
 
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings.embed import Report
+from rectrio_lib.embeddings.from_folder import embed_folder
 from rectrio_lib.embeddings.store import EmbeddingStore, open_store, vectors_of
+from rectrio_lib.encoders.registry import load_encoder
 from rectrio_lib.report import contents
 from rectrio_lib.search.collection import Collection
 
@@ -21,11 +23,12 @@ def write_page(
     report: Report,
     decision: str,
     drawn: bool = False,
-    baseline: EmbeddingStore | None = None,
-    *,
     workspace: Workspace | None = None,
 ) -> Path:
     """Write outputs/reports/<name>/index.html.
+
+    A trained encoder is compared with <encoder>-frozen where there is one: the backbone before training, at the image
+    size that training saw. Otherwise it is compared with `seen`.
 
     Args:
         gallery: of the folder.
@@ -33,15 +36,16 @@ def write_page(
         report: what happened when the images were embedded.
         decision: a sentence on which encoder it is, and why.
         drawn: whether the images are generated, which the page says on top.
-        baseline: the vectors that a trained encoder is compared with: those of the frozen backbone at the image size
-            that it was trained with; none: `seen`.
         workspace: whose outputs to write to.
 
     Returns:
         The page.
     """
-    store = open_store(gallery.encoder, gallery.name)
-    spaces = {s.card["encoder"]: s for s in (baseline or seen, store)}
+    workspace, baseline = workspace or Workspace(), seen
+    store, frozen = open_store(gallery.encoder, gallery.name), f"{gallery.encoder}-frozen"
+    if frozen in workspace.cards("encoders"):
+        baseline, _ = embed_folder(load_encoder(frozen), frozen, gallery.folder, gallery.name)
+    spaces = {s.card["encoder"]: s for s in (baseline, store)}
     trained = len(spaces) > 1
     rows = store.select()
     known = set.intersection(*(set(s.select()["image_id"]) for s in (seen, *spaces.values())))
@@ -53,7 +57,7 @@ def write_page(
     facts |= contents.class_quality(vectors, compared, trained)
     facts |= contents.near_copies(gallery, vectors_of(seen, compared["image_id"]), compared)
     facts |= contents.neighbours(gallery, own, compared) | contents.image_map(gallery, own, compared)
-    page = (workspace or Workspace()).outputs / "reports" / gallery.name / "index.html"
+    page = workspace.outputs / "reports" / gallery.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(facts), encoding="utf-8")
     return page
