@@ -9,6 +9,7 @@ A profile, notebooks/params/<profile>.yaml, maps a chapter to the parameters it 
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ import nbformat
 import yaml
 
 from rectrio_lib.chapters import record
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
+from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
+
+JSON = {"true": True, "false": False, "null": None}  # the JSON literals that are not Python's
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,15 @@ def chapter_paths() -> list[Path]:
     """Return the committed notebooks/NN_*.ipynb in order.
 
     Raises:
-        FileNotFoundError: if there is none.
+        MissingArtefactError: if there is none, as outside of a checkout.
     """
     folder = Workspace().root / "notebooks"
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no chapters: run rectrio inside a checkout of the project.")
+        raise MissingArtefactError(
+            f"{folder} holds no chapters: they do not come with the installed package. Clone the project and run this "
+            "inside the checkout."
+        )
     return paths
 
 
@@ -63,7 +70,7 @@ def select_chapters(only: Sequence[str] = (), start: str | None = None) -> list[
         start: the number of the first one to run.
 
     Raises:
-        ValueError: if a number is unknown, or a chapter's parameters cell is not as `read_chapter` wants it.
+        ArgumentError: if a number is unknown, or a chapter's parameters cell is not as `read_chapter` wants it.
     """
     paths = {path.stem[:2]: path for path in chapter_paths()}
     only, start = [n.zfill(2) for n in only], start and start.zfill(2)
@@ -82,7 +89,7 @@ def read_chapter(path: Path) -> Chapter:
     """Read a chapter's title and parameters without running it.
 
     Raises:
-        ValueError: if not exactly one cell is tagged `parameters`, or it holds more than `name = literal` lines.
+        ArgumentError: if not exactly one cell is tagged `parameters`, or it holds more than `name = literal` lines.
     """
     notebook = nbformat.read(path, as_version=4)
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -107,14 +114,18 @@ def _assignment(statement: ast.stmt) -> tuple[str, Any]:
     raise ArgumentError(f"line {statement.lineno} is `{ast.unparse(statement)}`")
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parse "name=value" pairs, values as YAML."""
+def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
+    """Take "name=value" pairs apart; `choose_parameters` gives each value the type of the committed one.
+
+    Raises:
+        ArgumentError: if there is no name or no equals sign.
+    """
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name.isidentifier() and equals):
-            raise ArgumentError(f"{pair!r} is not `name=value`.")
-        overrides[name] = yaml.safe_load(value)
+            raise ArgumentError(f"{shortened(pair)!r} should be `name=value`.")
+        overrides[name] = value
     return overrides
 
 
@@ -122,7 +133,8 @@ def read_profile(name: str | None) -> dict[str, dict[str, Any]]:
     """Return {chapter: {parameter: value}} of notebooks/params/<name>.yaml; none and "quick" change nothing.
 
     Raises:
-        ValueError: if there is no such profile, or it names an unknown chapter.
+        ArgumentError: if there is no such profile, or it names an unknown chapter.
+        DataError: if the file is not YAML.
     """
     if name in (None, record.QUICK):
         return {}
@@ -130,7 +142,10 @@ def read_profile(name: str | None) -> dict[str, dict[str, Any]]:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise ArgumentError(f"There is no profile {name!r}: there are {', '.join([record.QUICK, *known])}.")
-    profile = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    try:
+        profile = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{folder / name}.yaml cannot be read as YAML: {' '.join(str(error).split())}.") from error
     stems = {path.stem for path in chapter_paths()}
     if not isinstance(profile, dict) or not all(isinstance(v, dict) for v in profile.values()):
         raise ArgumentError(f"{name}.yaml must map each chapter to its parameters, `chapter: {{name: value}}`.")
@@ -147,13 +162,14 @@ def choose_parameters(
     Args:
         chapters: the chapters to run.
         profile: name of a profile, or none for the committed parameters.
-        overrides: {parameter: value}, for every chapter that knows it; goes before the profile.
+        overrides: {parameter: value}, for every chapter that knows it; goes before the profile. A text stands for a
+            literal such as `3`, `true` or `["hnsw"]` where the committed value is not a text.
 
     Returns:
         {chapter: {parameter: value}}, only the parameters that change.
 
     Raises:
-        ValueError: if a parameter is unknown, or a value has another type than the committed one.
+        ArgumentError: if a parameter is unknown, or a value has another type than the committed one.
     """
     overrides = overrides or {}
     by_chapter = read_profile(profile)
@@ -175,13 +191,22 @@ def _refuse(unknown: set[str], where: str, chapters: Sequence[Chapter]) -> None:
 
 
 def _fit(name: str, value: Any, default: Any) -> Any:
-    """Give a YAML value the type of the committed one, or refuse it."""
-    if isinstance(default, float) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3 as a string
-        except (TypeError, ValueError):
-            pass
+    """Give a value the type of the committed one, or refuse it."""
     wanted = list if isinstance(default, tuple) else type(default)
-    if default is not None and type(value) is not wanted:
-        raise ArgumentError(f"Parameter {name} takes {wanted.__name__} values such as {default!r}, not {value!r}.")
-    return value
+    fitted = value if wanted is str else _literal(value)
+    if wanted is float and type(fitted) is int:
+        fitted = float(fitted)
+    if (default is not None and type(fitted) is not wanted) or fitted in (math.inf, -math.inf):
+        known = f"{wanted.__name__} values such as {default!r}"
+        raise ArgumentError(f"Parameter {name} takes {known}, not {shortened(repr(value))}.")
+    return fitted
+
+
+def _literal(value: Any) -> Any:
+    """Read a text as the Python or JSON literal that it is; anything else is returned."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return JSON[value] if value in JSON else ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value

@@ -60,12 +60,12 @@ def cleaned(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode | N
 
 
 def is_checked(cell: nbformat.NotebookNode) -> bool:
-    """Tell whether nbval compares the output of a code cell."""
+    """Return whether nbval compares the output of a code cell."""
     return cell.source.partition("\n")[0].strip() == CHECKED
 
 
 def checked_without_output(path: Path) -> bool:
-    """Tell whether a notebook has a checked cell that nbval would compare with nothing."""
+    """Return whether a notebook has a checked cell that nbval would compare with nothing."""
     return any(is_checked(c) and not c.outputs for c in _code_cells(nbformat.read(path, as_version=4)))
 
 
@@ -74,7 +74,7 @@ def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def _texts(outputs: Iterable[nbformat.NotebookNode], number: int) -> list[nbformat.NotebookNode]:
-    """Keep standard output and the text of displayed values; pictures, warnings and errors go."""
+    """Keep standard output and the text of displayed values; images, warnings and errors go."""
     kept = []
     for output in outputs:
         data = {kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rectrio_lib.chapters.record import read_results
+from rectrio_lib.chapters.results import read_results
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import markdown_table

@@ -1,26 +1,24 @@
-"""What every chapter is made with: `record` for its results, `clean` for its committed form."""
+"""How a chapter hands over its results: `record` in its last cell."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import nbformat
 
-from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import html_table, plain_table
-from rectrio_lib.core.workspace import Workspace
 
 RECORD_MIME = "application/vnd.rectrio.record+json"
 QUICK = "quick"
+DISTRIBUTIONS = {"rectrio": ["rectrio"], "torch": ["torch"], "faiss": ["faiss-cpu", "faiss"], "numpy": ["numpy"]}
 
 
 def recorded(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
@@ -36,36 +34,9 @@ def title_of(notebook: nbformat.NotebookNode) -> str:
     return heading.group(1).strip() if heading else ""
 
 
-def read_results() -> dict[str, dict[str, Any]]:
-    """Return outputs/results.json, {chapter: entry}; empty if nothing has run."""
-    path = Workspace().outputs / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def add_result(chapter: str, entry: dict[str, Any]) -> None:
-    """Put one chapter's entry into outputs/results.json; other chapters keep theirs."""
-    results = {**read_results(), chapter: entry}
-    files.write_json(Workspace().outputs / "results.json", dict(sorted(results.items())))
-
-
 def scalars(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the single numbers and words among an entry's values."""
     return {k: v for k, v in entry["values"].items() if not isinstance(v, dict | list)}
-
-
-def results_table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the single figures of {chapter: entry} as aligned text; stand-ins are marked."""
-    rows = [
-        {
-            "chapter": chapter,
-            "data": entry["dataset"] + " (STAND-IN)" * entry["stand_in"],
-            "result": key,
-            "value": v,
-        }
-        for chapter, entry in results.items()
-        for key, v in scalars(entry).items()
-    ]
-    return plain_table(rows) if rows else "No figures were recorded."
 
 
 def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **values: Any) -> None:
@@ -74,12 +45,12 @@ def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **v
     Args:
         dataset: what the results were measured on.
         seed: the seed they hold for.
-        stand_in: whether generated data took the place of the real ones.
+        stand_in: whether generated data or random weights took the place of the real ones.
         **values: numbers, strings, lists and dicts; NumPy scalars and arrays are converted. `tables`, a dict
             {title: [{column: value}, ...]}, becomes tables here and, once published, in the README.
 
     Raises:
-        ValueError: if a value is not finite, or not to be had in JSON.
+        ArgumentError: if a value is not finite, or of a type that JSON does not know.
     """
     from IPython.display import display
 
@@ -117,23 +88,18 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    installed = {
-        "rectrio": ("rectrio",),
-        "torch": ("torch",),
-        "faiss": ("faiss-cpu", "faiss"),
-        "numpy": ("numpy",),
-    }
-    return {"python": platform.python_version(), **{k: _version(names) for k, names in installed.items()}}
+    versions = {"python": platform.python_version()}
+    for name, distributions in DISTRIBUTIONS.items():
+        found = (_version(distribution) for distribution in distributions)
+        versions[name] = next(filter(None, found), "not installed")
+    return versions
 
 
-def _version(distributions: Iterable[str]) -> str:
-    """Return the version of the first that is installed: pip and conda name FAISS differently."""
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return "not installed"
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _device() -> str:

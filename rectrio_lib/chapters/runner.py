@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from rectrio_lib.chapters import pages, record
+from rectrio_lib.chapters import pages, record, results
 from rectrio_lib.chapters.chapter import Chapter, choose_parameters
 from rectrio_lib.core import errors
 from rectrio_lib.core.errors import ChapterError
@@ -23,7 +24,9 @@ LOG = logging.getLogger(__name__)
 def run_chapters(
     chapters: Sequence[Chapter], profile: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Run chapters in order; executed copies go to outputs/notebooks, results to outputs/results.json.
+    """Run chapters in order; executed copies go to outputs/notebooks, results to outputs/results.json and runs/.
+
+    What chapters before a failing one made and recorded stays.
 
     Args:
         chapters: what `chapter.select_chapters` returns.
@@ -34,12 +37,12 @@ def run_chapters(
         {chapter: entry} as in results.json.
 
     Raises:
-        ValueError: if a profile or parameter is unknown, before anything runs.
-        resources.MissingArtefact: if a chapter needs what another one makes.
+        ArgumentError: if a profile or parameter is unknown, before anything runs.
+        MissingArtefactError: if a chapter needs what another one makes.
         ChapterError: if a chapter fails or does not record.
     """
     changes = choose_parameters(chapters, profile, overrides)
-    results = {}
+    entries = {}
     for chapter in chapters:
         executed = _execute(chapter, changes[chapter.name])
         for warning in _warnings(executed):
@@ -51,10 +54,10 @@ def run_chapters(
             "duration_seconds": round(executed.metadata.papermill.duration, 1),
         }
         entry["values"] = entry.pop("values")  # last, where it is read best
-        record.add_result(chapter.name, entry)
-        results[chapter.name] = entry
+        results.add_result(chapter.name, entry)
+        entries[chapter.name] = entry
         LOG.info("%s  %-60s %7.1f s", chapter.name[:2], chapter.title, entry["duration_seconds"])
-    return results
+    return entries
 
 
 def _warnings(executed: nbformat.NotebookNode) -> list[str]:
@@ -81,27 +84,32 @@ def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode
     bar = {"desc": chapter.name, "leave": False}
     try:
         return papermill.execute_notebook(
-            chapter.path,
-            target,
+            _literally(chapter.path),
+            _literally(target),
             changes,
             cwd=chapter.path.parent,
             kernel_name="python3",
             language="python",
             kernel_manager_class=_own_kernel(),
-            shutdown_kernel="immediate",  # what a chapter makes is on disk: seconds of tidying up would serve nobody
+            shutdown_kernel="immediate",  # artefacts are on disk: skip the graceful shutdown
             extra_arguments=["--log-level=CRITICAL"],
             progress_bar=bar if sys.stderr.isatty() and not quiet() else False,
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == errors.MissingArtefactError.__name__:
             raise errors.MissingArtefactError(error.evalue) from None
-        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        reason = f"{error.ename}: {(error.evalue.strip() or '(no message)').splitlines()[0]}"
         raise ChapterError(f"Chapter {chapter.name}, cell [{error.exec_count}]: {reason} (see {target})") from None
     except DeadKernelError:
         raise ChapterError(f"Chapter {chapter.name}: its kernel died, perhaps out of memory (see {target})") from None
     finally:
         if target.exists():
             pages.write_pages(target)
+
+
+def _literally(path: Path) -> str:
+    """Return a path for papermill, which would fill in whatever stands between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _own_kernel() -> type:

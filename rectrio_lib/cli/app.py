@@ -99,12 +99,12 @@ def run(
         return collections.run_images(images, name, parameter or [])
     if name:
         raise ArgumentError(f"--name {name} goes with --images FOLDER alone.")
-    from rectrio_lib.chapters import chapter, record, runner
+    from rectrio_lib.chapters import chapter, results, runner
 
     chosen = chapter.select_chapters(only or (), start)
-    results = runner.run_chapters(chosen, profile, chapter.parse_overrides(parameter or ()))
+    entries = runner.run_chapters(chosen, profile, chapter.parse_overrides(parameter or ()))
     outputs = Workspace().outputs
-    typer.echo(f"\n{record.results_table(results)}\n")
+    typer.echo(f"\n{results.results_table(entries)}\n")
     typer.echo(f"Executed notebooks  {outputs / 'notebooks' / 'index.html'}")
     if (outputs / "figures").is_dir():
         typer.echo(f"Figures             {outputs / 'figures'}")

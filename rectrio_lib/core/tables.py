@@ -58,7 +58,7 @@ def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{fmean(values):.{digits}f}{spread}"
 
 
-SHOWN = 60  # letters of a text that an error repeats
+SHOWN = 60  # characters of a text that an error repeats
 
 
 def shortened(text: str) -> str:

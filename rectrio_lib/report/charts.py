@@ -12,8 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, TextArea
 
 from rectrio_lib.report.grids import HIT, MISS, QUERY
+from rectrio_lib.report.lettering import lettered, readable
+
+# One colour per encoder in all figures, by what its name holds; any other is a trained one.
+ENCODERS = {"pixels": "#999999", "untrained": "#e3b448", "frozen": "#e3b448", "phase 1": QUERY, "phase1": QUERY}
+TRAINED = HIT
 
 
+def colour_of(encoder: str) -> str:
+    """Return the colour of an encoder, such as "raw pixels", "frozen backbone", "phase 1" or "fashion-triplet"."""
+    return next((colour for word, colour in ENCODERS.items() if word in encoder.lower()), TRAINED)
+
+
+@lettered
 def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes: Sequence[str]) -> Figure:
     """Scatter plots of two-dimensional projections side by side, each class named at its middle.
 
@@ -25,14 +36,15 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
     labels = np.asarray(labels)
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 5), squeeze=False)
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
+    size = np.clip(6000 / max(1, len(labels)), 6, 40)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
         for number, label in enumerate(classes):
             members = points[labels == label]
             if not len(members):
                 continue
             colour = colours(number % colours.N)
-            axis.scatter(*members.T, s=3, color=colour, alpha=0.6, linewidths=0)
-            box = TextArea(label, textprops={"fontsize": 8, "color": colour, "weight": "bold"})
+            axis.scatter(*members.T, s=size, color=colour, alpha=0.6, linewidths=0)
+            box = TextArea(readable(label), textprops={"fontsize": 8, "color": colour, "weight": "bold"})
             axis.add_artist(AnnotationBbox(box, np.median(members, 0), bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
         axis.set(xticks=[], yticks=[], title=title)
         axis.spines[:].set_visible(False)
@@ -41,7 +53,7 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss, active triplets, distances and validation figures over the epochs, as `loop.fit` recorded them."""
+    """Loss, active triplets, distances and validation figures over the epochs, as `training.fit` recorded them."""
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.2))
     axes[0].plot(history["epoch"], history["loss"], color=QUERY)
     axes[1].plot(history["epoch"], history["active"], color=QUERY)
@@ -62,58 +74,62 @@ def training_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
+@lettered
 def class_bars(per_class: Mapping[str, pd.Series], ylabel: str = "recall@1") -> Figure:
-    """Grouped bars: {encoder: one figure a class}."""
-    table = pd.DataFrame(per_class)
+    """Grouped bars: {encoder: one figure per class}."""
+    table = pd.DataFrame(per_class).rename(index=readable)
     figure, axis = plt.subplots(figsize=(max(6, 1.1 * len(table)), 3.4))
-    table.plot.bar(ax=axis, width=0.8, color=["#b8b8b8", "#e3b448", QUERY, HIT][-table.shape[1] :])
-    axis.set(ylabel=ylabel, xlabel="", ylim=(0, 1))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=table.shape[1], frameon=False)
+    table.plot.bar(ax=axis, width=0.8, color=list(map(colour_of, table)), legend=table.shape[1] > 1)
+    axis.set(ylabel=ylabel, xlabel="", ylim=(0, 1.02))
+    if table.shape[1] > 1:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=table.shape[1], frameon=False)
     axis.tick_params(axis="x", rotation=30)
     axis.grid(axis="y", alpha=0.3)
     return figure
 
 
-def mistaken_classes(truth: Sequence[str], found: Sequence[str], classes: Sequence[str], title: str = "") -> Figure:
-    """Matrix of shares: of the queries of a class (row), how many have a nearest neighbour of which class (column)."""
-    matrix = pd.crosstab(np.asarray(truth), np.asarray(found), normalize="index")
-    matrix = matrix.reindex(index=classes, columns=classes, fill_value=0.0).to_numpy()
-    side = 0.5 * len(classes) + 2
-    figure, axis = plt.subplots(figsize=(side, side))
-    _matrix(axis, matrix, classes, matrix**0.5)  # the root makes mistakes of a few per cent visible
-    axis.set(xlabel="class of the nearest neighbour", ylabel="class of the query", title=title)
-    return figure
-
-
+@lettered
+@lettered
 def class_similarities(panels: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Matrices side by side: mean similarity of the queries of a class (row) to the gallery pictures of each (column).
+    """Matrices side by side: mean similarity of the images of a class (row) to those of each (column).
+
+    The shades reach from the lowest to the highest entry of all panels.
 
     Args:
         panels: {title: cosine similarities (classes, classes)}.
         classes: names of rows and columns.
     """
-    side = 0.5 * len(classes) + 2
+    side, entries = 0.5 * len(classes) + 2, np.stack(list(panels.values()))
+    low, span = entries.min(), max(np.ptp(entries), 1e-9)
     figure, axes = plt.subplots(1, len(panels), figsize=(side * len(panels), side), squeeze=False)
     for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
-        _matrix(axis, matrix, classes, matrix)
+        class_matrix(axis, matrix, classes, (matrix - low) / span)
         axis.set(title=title)
     figure.tight_layout()
     return figure
 
 
-def _matrix(axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.ndarray) -> None:
-    """Draw a matrix of classes, its entries in per cent, in the shades 0..1 given."""
+def class_matrix(axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.ndarray) -> None:
+    """Draw a matrix of classes with its entries in per cent.
+
+    Args:
+        axis: where.
+        matrix: shares or similarities (classes, classes), -1 to 1.
+        classes: names of rows and columns.
+        shades: how dark each entry is drawn, 0 to 1 (classes, classes).
+    """
+    names = list(map(readable, classes))
     axis.imshow(shades, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(matrix):
         if abs(share) >= 0.005:
             colour = "white" if shades[row, column] > 0.63 else "black"
             axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axis.set_yticks(range(len(classes)), classes)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(names)), names)
 
 
 def recall_against_latency(table: pd.DataFrame) -> Figure:
-    """One point a search setting: milliseconds a query (logarithmic) against the share of true neighbours found.
+    """One point per search setting: milliseconds per query (logarithmic) against the share of true neighbours found.
 
     Args:
         table: columns `kind` (one line each), `setting` (such as "efSearch 64": the number is written at the point),
@@ -121,36 +137,22 @@ def recall_against_latency(table: pd.DataFrame) -> Figure:
             ends), `bytes_per_vector` (in the legend) and `task_recall` (a second panel: recall@1 of the task).
     """
     panels = {"recall_at_10": "share of true 10 neighbours found", "task_recall": "recall@1 of the task"}
-    panels = {column: told for column, told in panels.items() if column in table}
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), squeeze=False, sharey=True)
-    for axis, (column, told) in zip(axes[0], panels.items(), strict=True):
+    panels = {column: label for column, label in panels.items() if column in table}
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), squeeze=False)
+    for axis, (column, label) in zip(axes[0], panels.items(), strict=True):
         for name, points in table.groupby("kind", sort=False):
             by, *number = points["setting"].iloc[0].split()
-            size = f", {points['bytes_per_vector'].iloc[0]:.0f} bytes a vector" if "bytes_per_vector" in points else ""
+            size = (
+                f", {points['bytes_per_vector'].iloc[0]:.0f} bytes per vector" if "bytes_per_vector" in points else ""
+            )
             (line,) = axis.plot(points["ms"], points[column], "o-", label=f"{name}{f', {by}' if number else ''}{size}")
             if "p95_ms" in points:
                 axis.hlines(points[column], points["ms"], points["p95_ms"], color=line.get_color(), alpha=0.5, lw=1)
         for setting, ms, height in zip(table["setting"], table["ms"], table[column], strict=True):
             axis.annotate(setting.split()[-1], (ms, height), fontsize=7, xytext=(3, -9), textcoords="offset points")
         percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
-        axis.set(xscale="log", xlabel=f"milliseconds a query{percentile}", ylabel=told)
+        axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
-    figure.tight_layout()
-    return figure
-
-
-def precision_of_answered(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Precision against the share of queries that get an answer, one line an encoder.
-
-    Args:
-        curves: {encoder: what `evaluation.threshold_curve` returns}.
-    """
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    for name, curve in curves.items():
-        axis.plot(curve["answered"], curve["precision"], label=name)
-    axis.set(xlabel="share of queries answered", ylabel="share of these answers that are right", xlim=(0, 1))
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
     figure.tight_layout()
     return figure

@@ -1,9 +1,10 @@
-"""From a folder of pictures to a report on it: one web page that holds all it shows."""
+"""What the page on a folder of images says and shows, as plain facts for its template."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,32 +19,27 @@ from rectrio_lib.report import charts, projection, thumbnails
 from rectrio_lib.search import searcher
 from rectrio_lib.search.collection import Collection
 
-MOST_COMPARED = 10_000  # pictures that are compared with one another, all with all
-
-
-def sample(rows: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
-    """Return at most so many rows, drawn by chance, in their order."""
-    return rows if len(rows) <= most else rows.sample(most, random_state=seed).sort_index()
-
-
-def examples(rows: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:
-    """Choose pictures by chance, of every class one before any class two; of the test split where there is one."""
-    rows = rows[rows["split"].eq("test")] if rows["split"].eq("test").any() else rows
-    shuffled = rows.sample(frac=1, random_state=seed)
-    turn = shuffled.groupby("label").cumcount().to_numpy()
-    return shuffled.iloc[turn.argsort(kind="stable")].head(count)
-
-
-THUMBNAIL, MAP_THUMBNAIL = 112, 64  # pixels
-QUERIES, ANSWERS = 12, 8
+MOST_COMPARED = 10_000  # images that are compared with one another, all with all
+THUMBNAIL, MAP_WIDTH = 112, 1200  # pixels
+QUERIES, RESULTS = 12, 8
 MOST_GROUPS, MOST_OF_A_GROUP, MOST_BAD = 12, 8, 40
 MAP_COLUMNS = 26
 LONGEST_DRAWN = 24  # letters of a class name in a figure
 Facts = dict[str, Any]
 
 
+def sample(rows: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
+    """Return at most this many rows, drawn at random, in their order."""
+    return rows if len(rows) <= most else rows.sample(most, random_state=seed).sort_index()
+
+
+def held_out(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the test images, or all images where there is no test split."""
+    return rows[rows["split"].eq("test")] if rows["split"].eq("test").any() else rows
+
+
 def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame, report: Report) -> Facts:
-    """Tell what the folder contains, and what was left out."""
+    """List what the folder contains, and what was left out."""
     by_area = rows.iloc[(rows["width"] * rows["height"]).argsort(kind="stable")]
     sizes = [f"{by_area['width'].iloc[i]:,} × {by_area['height'].iloc[i]:,}" for i in (0, len(rows) // 2, -1)]
     formats = files["path"].str.rpartition(".")[2].str.lower().value_counts()
@@ -58,7 +54,7 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
         "encoder": gallery.encoder,
         "index": gallery.index.info(),
         "timings": str(report),
-        "pictures": len(rows),
+        "images": len(rows),
         "megabytes": files["size"].clip(lower=0).sum() / 1e6,
         "formats": formats.to_dict(),
         "sizes": dict(zip(("smallest", "median", "largest"), sizes, strict=True)),
@@ -69,83 +65,121 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
 
 
 def class_quality(spaces: Mapping[str, np.ndarray], rows: pd.DataFrame, tested: bool) -> Facts:
-    """Tell how well the encoders rank, and which classes look alike to the last of them."""
-    found = quality(spaces, rows, tested)
-    if not found:
-        return {"quality": [], "asked": 0, "per_class": {}, "similarity": ""}
-    last, vectors = list(found.values())[-1], list(spaces.values())[-1]
-    labels = rows["label"].to_numpy()
-    classes = rows["label"][rows["label"].ne("")].value_counts().head(projection.MOST_CLASSES).index.sort_values()
-    similarity = class_similarity(vectors, labels, classes)
-    figure = charts.class_similarities({"": similarity}, list(map(_drawable, classes)))
+    """Say how well the encoders rank, and which classes look alike to the last of them.
+
+    Args:
+        spaces: {encoder: unit vectors (N, dim)}; of two, the first was trained to the second.
+        rows: N rows with `label` and `split`.
+        tested: whether test images are searched among the others; else each image among all others.
+    """
+    measured = quality(spaces, rows, tested)
+    if not measured:
+        return {"quality": [], "queries": 0, "at_random": 0.0, "remarks": [], "per_class": {}, "similarity": ""}
+    last, vectors = list(measured.values())[-1], list(spaces.values())[-1]
+    known = rows["label"].ne("").to_numpy()
+    labels = rows["label"][known & rows.index.isin(held_out(rows).index)]
+    classes = labels.value_counts().head(projection.MOST_CLASSES).index.sort_values()
+    similarity = class_similarity(vectors[labels.index], labels.to_numpy(), classes)
+    figure = charts.class_similarities({"": similarity}, list(map(_shortened, classes)))
+    share = rows["label"][known & (rows["split"].ne("test") | (not tested))].value_counts(normalize=True)
     return {
-        "quality": [{"encoder": name, **_figures(evaluation)} for name, evaluation in found.items()],
-        "asked": len(last.labels) - last.skipped,
+        "quality": [{"encoder": name, **_figures(evaluation)} for name, evaluation in measured.items()],
+        "queries": len(last.labels) - last.skipped,
+        "at_random": float(share.reindex(last.labels).fillna(0).mean()),
+        "remarks": _remarks([evaluation.means() for evaluation in measured.values()]),
         "per_class": last.per_class()["recall_at_1"].dropna().to_dict(),
         "similarity": thumbnails.figure_address(figure),
     }
 
 
-def _drawable(name: str) -> str:
-    """Shorten a class name for a figure, where a dollar would begin a formula."""
-    short = name if len(name) <= LONGEST_DRAWN else f"{name[: LONGEST_DRAWN - 1]}…"
-    return short.replace("$", r"\$")
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_DRAWN else f"{name[: LONGEST_DRAWN - 1]}…"
 
 
-def _figures(found: Evaluation) -> dict[str, str]:
+def _figures(measured: Evaluation) -> dict[str, str]:
     names = {"recall_at_1": "recall@1", "recall_at_5": "recall@5", "map_at_r": "mAP@R"}
-    means = found.means()
-    return {told: "{:.3f} ({:.3f} to {:.3f})".format(means[n], *found.interval(n)) for n, told in names.items()}
+    means = measured.means()
+    return {name: "{:.3f} ({:.3f} to {:.3f})".format(means[n], *measured.interval(n)) for n, name in names.items()}
+
+
+def _remarks(means: list[Mapping[str, float]]) -> list[str]:
+    """Say what training lost, where it lost anything."""
+    if len(means) < 2:
+        return []
+    (before, after), remarks = (means[0], means[-1]), []
+    if after["recall_at_1"] <= before["recall_at_1"]:
+        remarks.append(
+            f"Training did not make the first result better: recall@1 was {before['recall_at_1']:.3f} and is "
+            f"{after['recall_at_1']:.3f}. An index with the pretrained backbone serves you as well."
+        )
+    if after["recall_at_5"] < before["recall_at_5"]:
+        remarks.append(
+            f"Recall@5 fell from {before['recall_at_5']:.3f} to {after['recall_at_5']:.3f}: training draws each class "
+            "together, so the five nearest of an image tend to be all right or all wrong."
+        )
+    return remarks
 
 
 def near_copies(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
-    """Group near copies, as the page shows them."""
+    """Group likely near copies, as the page shows them."""
     groups = [] if gallery.stand_in else duplicates.near_copy_groups(vectors, rows)
-    shown = [rows["path"].iloc[members[:MOST_OF_A_GROUP]].tolist() for members in groups[:MOST_GROUPS]]
-    seen = thumbnails.thumbnails(gallery.folder, [path for paths in shown for path in paths], THUMBNAIL)
-    told = [
-        {"count": len(members), "pictures": [{"path": path, "address": seen[path]} for path in paths]}
-        for members, paths in zip(groups, shown, strict=False)
+    paths = [rows["path"].iloc[members[:MOST_OF_A_GROUP]].tolist() for members in groups[:MOST_GROUPS]]
+    shots = _shots(gallery.folder, (path for group in paths for path in group))
+    shown = [
+        {"count": len(members), "images": [shots[path] for path in group]}
+        for members, group in zip(groups, paths, strict=False)
     ]
-    return {"groups": told, "group_count": len(groups), "in_groups": sum(map(len, groups))}
+    return {"groups": shown, "group_count": len(groups), "in_groups": sum(map(len, groups))}
 
 
-def neighbours(gallery: Collection, rows: pd.DataFrame) -> list[Facts]:
-    """Ask the index for the neighbours of some pictures."""
-    chosen = examples(rows, QUERIES)
-    answers = searcher.search_ids(gallery.index, chosen["image_id"].tolist(), ANSWERS).frame()
-    seen = thumbnails.thumbnails(gallery.folder, [*chosen["path"], *answers["path"]], THUMBNAIL)
-    told = []
-    for asked in chosen.itertuples():
-        found = answers[answers["query"] == asked.image_id]
-        told.append({"path": asked.path, "label": asked.label, "address": seen[asked.path], "answers": []})
-        for answer in found.itertuples():
-            verdict = "" if not asked.label else "hit" if answer.label == asked.label else "miss"
-            fact = {"path": answer.path, "label": answer.label, "score": answer.score, "verdict": verdict}
-            told[-1]["answers"].append(fact | {"address": seen[answer.path]})
-    return told
+def _shots(folder: Path, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:
+    """Return {path: what the page needs to show an image and to link to its file}."""
+    small = thumbnails.thumbnails(folder, paths, side)
+    return {p: {"path": p, "address": address, "file": (folder / p).as_uri()} for p, address in small.items()}
+
+
+def neighbours(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
+    """Search the index with some images: of every class one before any class two."""
+    shuffled = held_out(rows).sample(frac=1, random_state=0)
+    turn = shuffled.groupby("label").cumcount().to_numpy()
+    chosen = shuffled.iloc[turn.argsort(kind="stable")].head(QUERIES)
+    results = searcher.search_ids(gallery.index, chosen["image_id"].tolist(), RESULTS).frame()
+    shots = _shots(gallery.folder, [*chosen["path"], *results["path"]])
+    strips = []
+    for query in chosen.itertuples():
+        strips.append({**shots[query.path], "label": query.label, "results": []})
+        for result in results[results["query"] == query.image_id].itertuples():
+            verdict = "" if not query.label else "hit" if result.label == query.label else "miss"
+            facts = {"label": result.label, "score": result.score, "verdict": verdict}
+            strips[-1]["results"].append(shots[result.path] | facts)
+    one, other = np.random.default_rng(0).integers(0, len(vectors), (2, 10_000))
+    pairs = (vectors[one] * vectors[other]).sum(1)[one != other]
+    return {
+        "strips": strips,
+        "usual": dict(zip((50, 99), np.percentile(pairs, (50, 99)), strict=True)) if len(pairs) else {},
+    }
 
 
 def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
-    """Lay pictures out in the plane: as pictures, and where there are few classes as points in their colours."""
-    chosen = sample(rows, projection.MOST_MAPPED)
+    """Lay the held-out images out in the plane: as images, and where there are few classes as points."""
+    chosen = sample(held_out(rows), projection.MOST_MAPPED)
     if len(chosen) < 3:
         return {"map": [], "mapped": 0, "map_columns": 0, "method": "", "scatter": ""}
     method, points = projection.project(vectors[chosen.index])
     columns = min(MAP_COLUMNS, int(np.ceil((1.5 * len(chosen)) ** 0.5)) + 1)
     first, places = projection.cells(points, columns, columns * 2 // 3)
     paths = chosen["path"].iloc[first].tolist()
-    seen = thumbnails.thumbnails(gallery.folder, paths, MAP_THUMBNAIL)
-    told = [
-        {"path": path, "address": seen[path], "column": int(column) + 1, "line": int(line) + 1}
+    shots = _shots(gallery.folder, paths, min(THUMBNAIL, max(64, MAP_WIDTH // columns)))
+    shown = [
+        {**shots[path], "column": int(column) + 1, "line": int(line) + 1}
         for path, (column, line) in zip(paths, places, strict=True)
-        if seen[path]
+        if shots[path]["address"]
     ]
-    classes = sorted(set(chosen["label"]) - {""})
-    scatter = ""
+    classes, scatter = sorted(set(chosen["label"]) - {""}), ""
     if 2 <= len(classes) <= projection.MOST_CLASSES:
         # y grows upwards in a plot, and downwards on a page
-        names = list(map(_drawable, classes))
-        figure = charts.projection({"": points * (1, -1)}, chosen["label"].map(_drawable), names)
-        scatter = thumbnails.figure_address(figure)
-    return {"map": told, "mapped": len(chosen), "map_columns": columns, "method": method, "scatter": scatter}
+        names = list(map(_shortened, classes))
+        scatter = thumbnails.figure_address(
+            charts.projection({"": points * (1, -1)}, chosen["label"].map(_shortened), names)
+        )
+    return {"map": shown, "mapped": len(chosen), "map_columns": columns, "method": method, "scatter": scatter}

@@ -1,4 +1,4 @@
-"""A first look without training: some products, an index of them, and a page of questions and answers."""
+"""A first look without training: some products, an index of them, and a page of queries and results."""
 
 from __future__ import annotations
 
@@ -21,21 +21,17 @@ LOG = logging.getLogger(__name__)
 NAME = "demo"
 DATASET = "products"
 MOST = 60  # products: seconds on any processor
-DRAWN, VIEWS, SIDE = 6, 4, 128  # objects of each shape, pictures of each object, pixels
+DRAWN, VIEWS, SIDE = 6, 4, 128  # objects of each shape, images of each object, pixels
 
 
 def run_demo() -> Path:
-    """Build an index of a few products with the pretrained backbone, and write a page of what it finds.
+    """Build an index of a few products with the pretrained backbone, and write a page on it.
 
     The products are copied to outputs/demo/, a folder each; where there are none, generated drawings take their place.
-    What was embedded by an earlier call is not embedded again.
+    Nothing is embedded twice.
 
     Returns:
         The page, outputs/reports/demo/index.html.
-
-    Raises:
-        ValueError: as `collection.build`.
-        OSError: if outputs cannot be written.
     """
     home, folder = catalog.home_of(DATASET), Workspace().outputs / NAME
     with files.replaced_folder(folder) as fresh:
@@ -43,19 +39,15 @@ def run_demo() -> Path:
         if drawn:
             save_drawings(fresh)
     missing = f"STAND-IN: {home} holds no product photographs, so these are generated drawings"
-    where = missing if drawn else f"Some products from {home}"
-    told = f"{where}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
-    LOG.warning(told) if drawn else LOG.info(told)
+    source = missing if drawn else f"Some products from {home}"
+    decision = f"{source}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
+    LOG.log(logging.WARNING if drawn else logging.INFO, decision)
     gallery, report = collection.build(folder, collection.BACKBONE, NAME)
-    return page.write_page(gallery, open_store(gallery.encoder, NAME), report, told, drawn)
+    return page.write_page(gallery, open_store(gallery.encoder, NAME), report, decision, drawn)
 
 
 def copy_products(home: Path, folder: Path) -> int:
-    """Copy the views of some products, evenly chosen among all, to FOLDER/<product>/<view>.<suffix>.
-
-    Returns:
-        How many products there were to copy: 0 to 60.
-    """
+    """Copy the views of up to 60 products, evenly chosen, to FOLDER/<product>/<view>.<suffix>; return how many."""
     rows = pd.DataFrame(match_names(home, catalog.pattern_of(DATASET))[0], columns=["path", "label", "view"])
     several = rows.groupby("label").filter(lambda views: len(views) > 1)
     chosen = several["label"].unique()[:: max(1, -(-several["label"].nunique() // MOST))]
@@ -69,6 +61,6 @@ def copy_products(home: Path, folder: Path) -> int:
 def save_drawings(folder: Path) -> None:
     """Draw objects in several views, and save them as FOLDER/<object>/<view>.png."""
     pixels, frame = synthetic.draw_shapes(DRAWN, VIEWS, SIDE, channels=3)
-    for picture, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
+    for image, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
         (folder / product).mkdir(exist_ok=True)
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / product / f"{view}.png")
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / product / f"{view}.png")

@@ -10,20 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.report.lettering import lettered
 
-HIT, MISS, QUERY = "#2a9d5c", "#d1495b", "#3366aa"
+HIT, MISS, QUERY = "#009e73", "#d55e00", "#0072b2"  # told apart by colour-blind people (Okabe and Ito, 2008)
 DPI = 110
 
 
-def save_figure(figure: Figure, name: str) -> None:
+def save_figure(figure: Figure, name: str, workspace: Workspace | None = None) -> None:
     """Write a figure to outputs/figures/<name>.png."""
-    path = Workspace().outputs / "figures" / f"{name}.png"
+    path = (workspace or Workspace()).outputs / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
 class Wall:
-    """Pictures in lines and columns, drawn into one axes: an axes for each would take ten times as long."""
+    """Images in lines and columns, drawn into one axes: an axes for each would take ten times as long."""
 
     MARGIN = 0.05
 
@@ -34,49 +35,39 @@ class Wall:
         self.axis.axis("off")
 
     def show(
-        self, line: int, column: int, picture: np.ndarray, caption: str = "", frame: str | None = None
+        self, line: int, column: int, image: np.ndarray, caption: str = "", frame: str | None = None
     ) -> tuple[float, float, float, float]:
-        """Draw uint8 (C, H, W) with an optional caption above and coloured frame; return its extent."""
+        """Draw uint8 (C, H, W) with an optional caption above and coloured frame, dashed for a miss.
+
+        Returns:
+            Its extent: left, right, bottom, top.
+        """
         top, side = line * self.height + self.caption + self.MARGIN, 1 - 2 * self.MARGIN
         extent = (column + self.MARGIN, column + self.MARGIN + side, top + side, top)
-        colours = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+        colours = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
         self.axis.imshow(colours, cmap="gray", vmin=0, vmax=255, extent=extent)
         if caption:
             self.axis.text(column + 0.5, top - 0.06, caption, ha="center", va="bottom", fontsize=8)
         if frame:
-            self.axis.add_patch(Rectangle((extent[0], top), side, side, fill=False, edgecolor=frame, linewidth=3))
+            dashes = (0, (2, 1)) if frame == MISS else "-"
+            patch = Rectangle((extent[0], top), side, side, fill=False, edgecolor=frame, linewidth=3, linestyle=dashes)
+            self.axis.add_patch(patch)
         return extent
 
 
-def example_grid(pictures: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """One row of pictures a class: {class: uint8 (n, C, H, W)}."""
-    wall = Wall(len(pictures), max(map(len, pictures.values())), 0.8, caption=0)
-    for line, (label, row) in enumerate(pictures.items()):
-        for column, picture in enumerate(row):
-            wall.show(line, column, picture)
+@lettered
+def example_grid(images: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """One row of images per class: {class: uint8 (n, C, H, W)}."""
+    wall = Wall(len(images), max(map(len, images.values())), 0.8, caption=0)
+    for line, (label, row) in enumerate(images.items()):
+        for column, image in enumerate(row):
+            wall.show(line, column, image)
         wall.axis.text(-0.1, line + 0.5, label, ha="right", va="center", fontsize=9)
     wall.axis.set_title(title)
     return wall.figure
 
 
-def mean_images(images: np.ndarray, labels: Sequence[str], classes: Sequence[str]) -> Figure:
-    """The average picture of each class.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        labels: class names (N,).
-        classes: in the order to show.
-    """
-    labels = np.asarray(labels)
-    columns = (len(classes) + 1) // 2
-    wall = Wall(2, columns, 1.4)
-    for number, label in enumerate(classes):
-        members = images[labels == label]
-        if len(members):
-            wall.show(*divmod(number, columns), members.mean(0).astype(np.uint8), label)
-    return wall.figure
-
-
+@lettered
 def neighbour_grid(
     queries: np.ndarray,
     query_labels: Sequence[str],
@@ -85,16 +76,16 @@ def neighbour_grid(
     scores: np.ndarray,
     title: str = "",
 ) -> Figure:
-    """Queries on the left, their neighbours to the right: a green frame is a hit, a red one a miss.
+    """Queries on the left, their neighbours to the right: a green frame is a hit, a dashed orange one a miss.
 
-    The neighbours of a query without a label have no frame, and a place without an answer stays empty.
+    The neighbours of a query without a label have no frame, and a place without a result stays empty.
 
     Args:
         queries: uint8 (Q, C, H, W).
         query_labels: (Q,), empty text where none is known.
         neighbours: uint8 (Q, k, C, H, W).
         neighbour_labels: (Q, k).
-        scores: cosine similarities (Q, k); NaN where there is no answer.
+        scores: cosine similarities (Q, k); NaN where there is no result.
         title: above the grid.
     """
     count, k = neighbour_labels.shape
@@ -109,29 +100,11 @@ def neighbour_grid(
     return wall.figure
 
 
-def captioned_images(pictures: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
-    """Pictures uint8 (N, C, H, W), each under its caption of one line or more."""
+@lettered
+def captioned_images(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
+    """Images uint8 (N, C, H, W), each under its caption of one line or more."""
     most = max(caption.count("\n") + 1 for caption in captions)
-    wall = Wall(-(-len(pictures) // columns), columns, 1.5, caption=0.13 + 0.12 * most)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        wall.show(*divmod(number, columns), picture, caption)
-    return wall.figure
-
-
-def similarity_maps(
-    couples: Sequence[tuple[np.ndarray, np.ndarray]], maps: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> Figure:
-    """Pairs of pictures, each beside itself with what made the two similar laid over it.
-
-    Args:
-        couples: uint8 (C, H, W) each.
-        maps: the same shape of list, each map (h, w) at least 0, of any size.
-    """
-    wall = Wall(len(couples), 4, 1.6)
-    for line, (pair, heat) in enumerate(zip(couples, maps, strict=True)):
-        titles = ("query", "its nearest") if line == 0 else ("", "")
-        for column, picture, warmth, title in zip((0, 2), pair, heat, titles, strict=True):
-            wall.show(line, column, picture, title)
-            extent = wall.show(line, column + 1, picture)
-            wall.axis.imshow(warmth, cmap="inferno", alpha=0.6, interpolation="bilinear", extent=extent)
+    wall = Wall(-(-len(images) // columns), columns, 1.5, caption=0.13 + 0.12 * most)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        wall.show(*divmod(number, columns), image, caption)
     return wall.figure

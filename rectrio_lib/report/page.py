@@ -10,41 +10,54 @@ import jinja2
 
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings.embed import Report
+from rectrio_lib.embeddings.from_folder import embed_folder
 from rectrio_lib.embeddings.store import EmbeddingStore, open_store, vectors_of
+from rectrio_lib.encoders.registry import load_encoder
 from rectrio_lib.report import contents
-from rectrio_lib.report.contents import class_quality, folder_contents, image_map, near_copies, neighbours
 from rectrio_lib.search.collection import Collection
 
 
-def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decision: str, drawn: bool = False) -> Path:
+def write_page(
+    gallery: Collection,
+    seen: EmbeddingStore,
+    report: Report,
+    decision: str,
+    drawn: bool = False,
+    workspace: Workspace | None = None,
+) -> Path:
     """Write outputs/reports/<name>/index.html.
+
+    A trained encoder is compared with <encoder>-frozen where there is one: the backbone before training, at the image
+    size that training saw. Otherwise it is compared with `seen`.
 
     Args:
         gallery: of the folder.
-        seen: the vectors of the pretrained backbone, with which the gallery's are compared if they are others.
-        report: what was found when the pictures were embedded.
+        seen: the vectors of the pretrained backbone, by which near copies are found.
+        report: what happened when the images were embedded.
         decision: a sentence on which encoder it is, and why.
-        drawn: whether the pictures are generated, which the page tells on top.
+        drawn: whether the images are generated, which the page says on top.
+        workspace: whose outputs to write to.
 
     Returns:
         The page.
     """
-    store = open_store(gallery.encoder, gallery.name)
-    spaces = {s.card["encoder"]: s for s in (seen, store)}
+    workspace, baseline = workspace or Workspace(), seen
+    store, frozen = open_store(gallery.encoder, gallery.name), f"{gallery.encoder}-frozen"
+    if frozen in workspace.cards("encoders"):
+        baseline, _ = embed_folder(load_encoder(frozen), frozen, gallery.folder, gallery.name)
+    spaces = {s.card["encoder"]: s for s in (baseline, store)}
     trained = len(spaces) > 1
     rows = store.select()
-    compared = contents.sample(rows[rows["image_id"].isin(seen.rows["image_id"])], contents.MOST_COMPARED)
-    compared = compared.reset_index(drop=True)
+    known = set.intersection(*(set(s.select()["image_id"]) for s in (seen, *spaces.values())))
+    compared = contents.sample(rows[rows["image_id"].isin(known)], contents.MOST_COMPARED).reset_index(drop=True)
     vectors = {name: vectors_of(s, compared["image_id"]) for name, s in spaces.items()}
-    facts = folder_contents(gallery, rows, store.files(), report) | {
-        "decision": decision,
-        "trained": trained,
-        "drawn": drawn,
-    }
-    facts |= {"compared": len(compared), **class_quality(vectors, compared, trained)}
-    facts |= near_copies(gallery, vectors[seen.card["encoder"]], compared)
-    facts |= {"questions": neighbours(gallery, compared), **image_map(gallery, vectors[gallery.encoder], compared)}
-    page = Workspace().outputs / "reports" / gallery.name / "index.html"
+    own = vectors[gallery.encoder]
+    facts = contents.folder_contents(gallery, rows, store.files(), report)
+    facts |= {"decision": decision, "trained": trained, "drawn": drawn, "compared": len(compared)}
+    facts |= contents.class_quality(vectors, compared, trained)
+    facts |= contents.near_copies(gallery, vectors_of(seen, compared["image_id"]), compared)
+    facts |= contents.neighbours(gallery, own, compared) | contents.image_map(gallery, own, compared)
+    page = workspace.outputs / "reports" / gallery.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(facts), encoding="utf-8")
     return page
@@ -60,4 +73,5 @@ def render(facts: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = "{:,}".format
+    environment.filters["counted"] = lambda count, one, more: f"{count:,} {one if count == 1 else more}"
     return environment.get_template("page.html").render(facts)

@@ -1,4 +1,4 @@
-"""What a folder of pictures looks like to an encoder: near copies, neighbours, a map, and how well classes hold."""
+"""Vectors laid out in the plane, as points and in the cells of a grid."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 from makers.chapters import write_chapter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from rectrio_lib.chapters import pages, publish, record
+from rectrio_lib.chapters import pages, publish, record, results
 from rectrio_lib.core import tables
 
 ROOT = Path(__file__).parents[2]
@@ -39,46 +39,46 @@ def read_published(project, name):
 
 
 def test_results_of_other_chapters_stay_when_one_is_added(project):
-    assert record.read_results() == {}
-    record.add_result("02_b", entry(a=1))
-    record.add_result("01_a", entry(a=2))
-    record.add_result("02_b", entry(a=3))
-    assert {k: e["values"]["a"] for k, e in record.read_results().items()} == {"01_a": 2, "02_b": 3}
-    assert list(record.read_results()) == ["01_a", "02_b"]
+    assert results.read_results() == {}
+    results.add_result("02_b", entry(a=1))
+    results.add_result("01_a", entry(a=2))
+    results.add_result("02_b", entry(a=3))
+    assert {k: e["values"]["a"] for k, e in results.read_results().items()} == {"01_a": 2, "02_b": 3}
+    assert list(results.read_results()) == ["01_a", "02_b"]
 
 
 def test_publish_copies_the_results_of_its_profile_only(project):
-    record.add_result("01_a", entry(a=1))
-    record.add_result("02_b", entry("quick", a=2))
+    results.add_result("01_a", entry(a=1))
+    results.add_result("02_b", entry("quick", a=2))
     publish.publish("full")
     assert read_published(project, "full") == {"01_a": entry(a=1)}
 
 
 def test_publish_keeps_what_was_published_before_and_not_run_since(project):
-    record.add_result("01_a", entry(a=1))
+    results.add_result("01_a", entry(a=1))
     publish.publish("full")
     (project / "outputs" / "results.json").unlink()
-    record.add_result("02_b", entry(b=1))
+    results.add_result("02_b", entry(b=1))
     publish.publish("full")
     assert read_published(project, "full") == {"01_a": entry(a=1), "02_b": entry(b=1)}
 
 
 def test_publish_writes_to_the_checkout_wherever_outputs_go(project, monkeypatch):
     monkeypatch.setenv("RECTRIO_OUTPUTS", "elsewhere")
-    record.add_result("01_a", entry(a=1))
+    results.add_result("01_a", entry(a=1))
     assert publish.publish("full") == project / "outputs" / "published" / "full.json"
 
 
 def test_publish_refuses_stand_ins_and_writes_nothing(project):
-    record.add_result("01_a", entry(a=1))
-    record.add_result("02_b", entry(stand_in=True))
+    results.add_result("01_a", entry(a=1))
+    results.add_result("02_b", entry(stand_in=True))
     with pytest.raises(ValueError, match="02_b ran on stand-in data, and stand-in figures are never published"):
         publish.publish("full")
     assert not (project / "outputs" / "published").exists()
 
 
 def test_publish_refuses_a_profile_that_was_not_run(project):
-    record.add_result("01_a", entry("quick"))
+    results.add_result("01_a", entry("quick"))
     with pytest.raises(ValueError, match="nothing of profile 'full': run `rectrio run --profile full` first"):
         publish.publish("full")
 
@@ -88,8 +88,8 @@ def test_marked_places_are_filled_in_chapter_order_and_the_rest_is_left_alone(pr
         {"way": "trained", "recall@1": 0.93},
         {"way": "raw | pixels", "recall@1": 0.841234, "note": "floor"},
     ]
-    record.add_result("02_b", entry(recall=0.9, tables={"Against raw pixels": rows}))
-    record.add_result("01_a", entry(pictures=70_000))
+    results.add_result("02_b", entry(recall=0.9, tables={"Against raw pixels": rows}))
+    results.add_result("01_a", entry(pictures=70_000))
     publish.publish("full")
     text = "before\n<!-- results:full -->\nold\n<!-- /results -->\nafter <!-- a comment -->\n"
     assert publish.fill_tables(text) == (
@@ -103,7 +103,7 @@ def test_marked_places_are_filled_in_chapter_order_and_the_rest_is_left_alone(pr
 
 
 def test_filling_twice_changes_nothing_more(project):
-    record.add_result("01_a", entry(tables={"One": [{"a": 1}], "Two": [{"b": 2}]}))
+    results.add_result("01_a", entry(tables={"One": [{"a": 1}], "Two": [{"b": 2}]}))
     publish.publish("full")
     once = publish.fill_tables("<!-- results:full -->\n<!-- /results -->\n<!-- results:full -->\nx<!-- /results -->\n")
     assert once.count("**One**") == once.count("**Two**") == 2
@@ -111,7 +111,7 @@ def test_filling_twice_changes_nothing_more(project):
 
 
 def test_an_unclosed_marker_is_refused(project):
-    record.add_result("01_a", entry())
+    results.add_result("01_a", entry())
     publish.publish("full")
     with pytest.raises(ValueError, match="is not followed by its"):
         publish.fill_tables("<!-- results:full -->\n<!-- results:full -->\n<!-- /results -->\n")
@@ -138,7 +138,7 @@ def test_values_are_written_for_people(value, shown):
 
 
 def test_the_results_table_marks_stand_ins_and_leaves_out_lists():
-    table = record.results_table({"01_a": entry(stand_in=True, recall=0.5, curve=[1, 2])})
+    table = results.results_table({"01_a": entry(stand_in=True, recall=0.5, curve=[1, 2])})
     assert table.splitlines()[1].split() == ["01_a", "fashion-mnist", "(STAND-IN)", "recall", "0.500"]
     assert len(table.splitlines()) == 2
 

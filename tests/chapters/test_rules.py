@@ -99,6 +99,14 @@ def test_prose_goes_with_the_code(notebook, code):
     assert len(notebook.cells) - len(code) >= len(code) / 2
 
 
+WORDS = ("by chance", "equal to the byte", "not to be had", "is to be found", "second thoughts")
+
+
+def test_the_prose_keeps_to_plain_technical_english(notebook):
+    text = " ".join(" ".join(cell.source for cell in notebook.cells).lower().split())
+    assert [word for word in WORDS if word in text] == []
+
+
 def test_the_last_code_cell_records(code):
     assert "rt.record(" in code[-1].source
     assert not any(re.search(r"^rt\.record\(", cell.source, re.MULTILINE) for cell in code[:-1])

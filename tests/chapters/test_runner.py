@@ -17,7 +17,7 @@ from rectrio_lib.core.workspace import Workspace
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """Run two chapters for real: one that records, and one that misses what it needs."""
-    root = tmp_path_factory.mktemp("project")
+    root = tmp_path_factory.mktemp("a {project} of {0}")  # braces are no fields to fill
     first = write_chapter(
         root,
         "01_first",
@@ -66,6 +66,12 @@ def test_the_entry_holds_all_that_is_needed_to_judge_it(ran):
     assert entry["device"]
 
 
+def test_every_run_is_kept_beside_the_newest_of_each_chapter(ran):
+    (run,) = (ran.pages.parent / "runs").glob("*.json")
+    assert "-01_first-" in run.name
+    assert json.loads(run.read_text(encoding="utf-8")) == {"01_first": ran.results["01_first"]}
+
+
 def test_entries_of_other_chapters_are_kept(ran):
     assert ran.results["07_other"] == {"kept": True}
 
@@ -90,9 +96,7 @@ def test_executed_notebooks_are_rendered_even_if_they_failed(ran):
 
 
 def test_the_index_links_every_page_and_tells_finished_from_stopped(ran):
-    first, second = (
-        line for line in (ran.pages / "index.html").read_text(encoding="utf-8").splitlines() if ".ipynb" in line
-    )
+    _, _, first, second = (ran.pages / "index.html").read_text(encoding="utf-8").split("<tr>")
     assert 'href="01_first.html">Title of 01_first' in first
     assert ">done<" in first
     assert 'href="02_second.html">Title of 02_second' in second
@@ -124,29 +128,31 @@ def papermill_raising(error):
     return execute_notebook
 
 
-def test_an_error_in_a_chapter_says_chapter_cell_reason_and_where_to_look(chapter, monkeypatch):
-    error = papermill.PapermillExecutionError(5, 4, "1 / 0", "ZeroDivisionError", "division by zero\nmore", ["long"])
+@pytest.mark.parametrize("message", ["division by zero\nmore", "\n  division by zero\n"])
+def test_an_error_in_a_chapter_says_chapter_cell_reason_and_where_to_look(chapter, monkeypatch, message):
+    error = papermill.PapermillExecutionError(5, 4, "1 / 0", "ZeroDivisionError", message, ["long"])
     monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(error))
-    with pytest.raises(errors.ChapterError) as told:
+    with pytest.raises(errors.ChapterError) as refused:
         runner.run_chapters([chapter])
-    copy = Workspace().outputs / "notebooks" / "01_first.ipynb"
-    assert str(told.value) == f"Chapter 01_first, cell [4]: ZeroDivisionError: division by zero (see {copy})"
+    copy = str(Workspace().outputs / "notebooks" / "01_first.ipynb")
+    words = ("01_first", "[4]", "ZeroDivisionError: division by zero", copy)
+    assert all(word in str(refused.value) for word in words) and "\n" not in str(refused.value)
 
 
 def test_a_dead_kernel_is_told_in_a_sentence(chapter, monkeypatch):
     monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(DeadKernelError("died")))
-    with pytest.raises(errors.ChapterError, match="Chapter 01_first: its kernel died, perhaps out of memory"):
+    with pytest.raises(errors.ChapterError, match=r"01_first.*kernel died"):
         runner.run_chapters([chapter])
 
 
 def test_a_chapter_that_does_not_record_is_refused(chapter, monkeypatch):
     silent = nbformat.read(chapter.path, as_version=4)
     monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **settings: silent)
-    with pytest.raises(errors.ChapterError, match=r"called record\(\) 0 times: its last cell must, once"):
+    with pytest.raises(errors.ChapterError, match=r"record\(\) 0 times"):
         runner.run_chapters([chapter])
 
 
 def test_a_wrong_parameter_is_refused_before_anything_runs(chapter, monkeypatch):
     monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(AssertionError("it ran")))
-    with pytest.raises(ValueError, match="Parameter epoch is unknown"):
+    with pytest.raises(errors.ArgumentError, match="epoch"):
         runner.run_chapters([chapter], overrides={"epoch": 3})

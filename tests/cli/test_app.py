@@ -7,7 +7,7 @@ from makers.chapters import RECORD, write_chapter
 from typer.testing import CliRunner
 
 from rectrio_lib import __version__
-from rectrio_lib.chapters import clean, record, runner
+from rectrio_lib.chapters import clean, results, runner
 from rectrio_lib.cli.app import app
 from rectrio_lib.core import errors
 
@@ -66,7 +66,7 @@ def test_help_answers_without_the_heavy_libraries():
 def test_run_hands_over_chapters_profile_and_parameters(project, asked):
     result = rectrio("run", "--only", "01", "--only", "2", "--profile", "full", "-p", "epochs=3", "-p", "lr=0.5")
     assert result.exit_code == 0, result.output
-    assert asked == [(["01_first", "02_second"], "full", {"epochs": 3, "lr": 0.5})]
+    assert asked == [(["01_first", "02_second"], "full", {"epochs": "3", "lr": "0.5"})]
 
 
 def test_run_without_options_runs_everything_as_committed(project, asked):
@@ -123,7 +123,7 @@ def test_a_wrong_number_is_told_in_one_line(project):
 def test_publish_writes_the_file_and_the_readme(project):
     table = {"seed": 0, "device": "CPU", "versions": {}, "profile": "full"}
     values = {"values": {"tables": {"Recall": [{"recall@1": 0.93}]}}}
-    record.add_result("01_first", {**ENTRY, **table, **values})
+    results.add_result("01_first", {**ENTRY, **table, **values})
     (project / "README.md").write_text("# R\n<!-- results:full -->\n<!-- /results -->\n", encoding="utf-8")
     result = rectrio("publish", "full")
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""What a report page says and shows."""
+"""What a report page says, shows and links to."""
 
 from html.parser import HTMLParser
 
@@ -10,7 +10,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.section, self.text, self.figures, self.strips = [], "top", {}, {}, []
+        self.open, self.section, self.text, self.figures, self.strips, self.links = [], "top", {}, {}, [], []
         self.feed(text)
         assert self.open == [], "a tag was not closed"
 
@@ -24,6 +24,8 @@ class Page(HTMLParser):
             self.strips.append((self.section, []))
         if tag == "figure":
             self.strips[-1][1].append((attributes["title"], attributes["class"]))
+        if tag == "a" and not attributes["href"].startswith("#"):
+            self.links.append(attributes["href"])
         if tag == "img":
             assert attributes["src"].startswith("data:image/"), "the page must hold all it shows"
             self.figures.setdefault(self.section, []).append(attributes.get("title") or attributes["alt"])

@@ -1,3 +1,5 @@
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -5,10 +7,11 @@ import pytest
 from makers.walls import tiles
 from matplotlib.colors import same_color
 from matplotlib.offsetbox import AnnotationBbox
+from matplotlib.text import Text
 from PIL import Image
 
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.report import charts, grids
+from rectrio_lib.report import charts, grids, lettering
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -58,32 +61,17 @@ def test_example_grid_shows_every_picture_in_the_row_of_its_class(channels):
             assert_shows(grid[line, column], picture)
 
 
-def test_mean_pictures_are_the_means_of_their_classes(channels):
-    images = pictures(12, channels=channels)
-    labels = ["ant", "bee", "cow"] * 4
-    grid = tiles(grids.mean_images(images, labels, CLASSES))
-    assert {place: tile["caption"] for place, tile in grid.items()} == {(0, 0): "ant", (0, 1): "bee", (1, 0): "cow"}
-    for n, place in enumerate([(0, 0), (0, 1), (1, 0)]):
-        assert_shows(grid[place], np.floor(images[n::3].mean(0)))
-
-
-@pytest.mark.filterwarnings("error")
-def test_mean_pictures_leave_a_class_without_pictures_empty(channels):
-    grid = tiles(grids.mean_images(pictures(2, channels=channels), ["ant", "cow"], CLASSES))
-    assert [tile["caption"] for tile in grid.values()] == ["ant", "cow"]
-
-
-def test_neighbour_grid_frames_hits_green_misses_red_and_queries_blue(channels):
+def test_neighbour_grid_frames_hits_misses_and_queries(channels):
     queries, neighbours = pictures(2, channels=channels), pictures(2, 3, channels=channels)
     found = np.array([["ant", "bee", "ant"], ["cow", "bee", "bee"]])
     scores = np.array([[0.99, 0.5, 0.25], [0.9, 0.8, 0.7]])
     figure = grids.neighbour_grid(queries, ["ant", "bee"], neighbours, found, scores, "nearest")
     grid = tiles(figure)
 
-    blue, green, red = grids.QUERY, grids.HIT, grids.MISS
+    query, hit, miss = grids.QUERY, grids.HIT, grids.MISS
     assert [[grid[line, column]["frame"] for column in range(4)] for line in range(2)] == [
-        [blue, green, red, green],
-        [blue, red, green, green],
+        [query, hit, miss, hit],
+        [query, miss, hit, hit],
     ]
     assert [[grid[line, column]["caption"] for column in range(4)] for line in range(2)] == [
         ["ant", "0.99", "bee 0.50", "0.25"],
@@ -104,9 +92,79 @@ def test_neighbour_grid_leaves_missing_answers_empty_and_unlabelled_queries_with
     assert answers == {(0, 1): (grids.HIT, "0.90"), (1, 1): (None, "bee 0.50"), (1, 2): (None, "bee 0.25")}
 
 
-def test_green_is_green_and_red_is_red():
-    for colour, strongest in ((grids.MISS, 0), (grids.HIT, 1), (grids.QUERY, 2)):
-        assert np.argmax([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) == strongest
+def seen_by_deuteranopes(colour: str) -> np.ndarray:
+    """Linear colours as people without green cones see them (Machado, Oliveira and Fernandes, 2009)."""
+    matrix = np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    )
+    levels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return matrix @ np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+
+
+def test_hit_miss_and_query_differ_for_the_colour_blind_and_misses_are_dashed_besides():
+    colours = [seen_by_deuteranopes(colour) for colour in (grids.HIT, grids.MISS, grids.QUERY)]
+    gaps = [np.abs(colours[a] - colours[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))]
+    old = np.abs(seen_by_deuteranopes("#2a9d5c") - seen_by_deuteranopes("#d1495b")).max()
+    assert min(gaps) > 0.1 and gaps[0] > 1.5 * old
+    (axis,) = grids.neighbour_grid(
+        pictures(1, channels=3), ["ant"], pictures(1, 2, channels=3), np.array([["ant", "bee"]]), np.ones((1, 2))
+    ).axes
+    assert [patch.get_linestyle() == "-" for patch in axis.patches] == [True, True, False]
+
+
+NAMES = ("$5 & $6", "고양이", "犬", "🐶 puppy", "naïve")
+
+
+def test_names_are_drawn_as_they_are_written_or_spelled_out_and_never_as_formulas():
+    labels, wide = list(NAMES), pd.Series([0.5] * len(NAMES), index=NAMES)
+    figures = [
+        grids.example_grid({name: pictures(1, channels=3) for name in NAMES}, "a $ b $"),
+        grids.captioned_images(pictures(len(NAMES), channels=3), NAMES),
+        grids.neighbour_grid(
+            pictures(1, channels=1),
+            ["$x$"],
+            pictures(1, 1, channels=1),
+            np.array([["$y_1$"]]),
+            np.ones((1, 1)),
+            "$\\frac$",
+        ),
+        charts.projection({"$t$": np.random.default_rng(0).normal(size=(len(NAMES), 2))}, labels, NAMES),
+        charts.class_bars({"$": wide, "pixels": wide}),
+        charts.class_similarities({"$z$": np.eye(len(NAMES))}, NAMES),
+    ]
+    letters = lettering._letters()
+    for figure in figures:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib warns of a letter that no font has
+            figure.canvas.draw()
+        shown = [text for text in figure.findobj(Text) if text.get_text()]
+        assert all(set(map(ord, text.get_text())) <= letters | {10} for text in shown)
+        assert not any(text.get_parse_math() and "$" in text.get_text() for text in shown)
+
+
+def test_letters_that_no_font_has_are_spelled(monkeypatch):
+    monkeypatch.setattr(lettering, "_letters", lambda: frozenset(map(ord, "abcdefghijklmnopqrstuvwxyz \n")))
+    assert lettering.readable("고양이 a") == "goyangi a"
+    assert lettering.readable("犬") == "[U+72AC]" and lettering.readable("🐶") == "[dog face]"
+
+
+def test_an_encoder_has_one_colour_in_every_figure():
+    names = [
+        "raw pixels",
+        "fashion-triplet-pixels",
+        "fashion-triplet-untrained",
+        "frozen backbone",
+        "phase 1",
+        "x-phase1",
+    ]
+    grey, yellow, blue = (charts.ENCODERS[word] for word in ("pixels", "untrained", "phase 1"))
+    assert list(map(charts.colour_of, names)) == [grey, grey, yellow, yellow, blue, blue]
+    assert {charts.colour_of(name) for name in ("fashion-triplet", "phase 2", "trained")} == {charts.TRAINED}
+    assert len({grey, yellow, blue, charts.TRAINED}) == 4
+    (axis,) = charts.class_bars({name: pd.Series([0.5], index=["ant"]) for name in ("trained", "raw pixels")}).axes
+    assert [
+        same_color(bars[0].get_facecolor(), c) for bars, c in zip(axis.containers, (charts.TRAINED, grey), strict=True)
+    ]
 
 
 def test_projection_draws_every_point_and_names_each_class_at_its_middle():
@@ -160,27 +218,9 @@ def test_class_bars_have_the_height_of_their_figures():
     assert axis.get_ylabel() == "precision@1"
 
 
-TRUTH = ["ant"] * 4 + ["bee"] * 5
-FOUND = ["ant", "ant", "ant", "bee", *["bee"] * 5]
-
-
 def written(axis) -> dict[tuple[int, int], str]:
     """Return {(row, column): number} of a matrix."""
     return {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axis.texts}
-
-
-def test_mistaken_classes_write_the_share_of_every_class_found_for_another():
-    (axis,) = charts.mistaken_classes(TRUTH, FOUND, CLASSES, "trained").axes
-    assert written(axis) == {(0, 0): "75", (0, 1): "25", (1, 1): "100"}
-    np.testing.assert_allclose(axis.get_images()[0].get_array() ** 2, [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
-    assert [label.get_text() for label in axis.get_yticklabels()] == list(CLASSES)
-    assert axis.get_ylabel() == "class of the query"
-
-
-def test_mistaken_classes_pair_rows_by_place_whatever_their_index():
-    truth = pd.Series(TRUTH, index=range(100, 109))
-    (axis,) = charts.mistaken_classes(truth, pd.Series(FOUND), CLASSES).axes
-    assert written(axis) == {(0, 0): "75", (0, 1): "25", (1, 1): "100"}
 
 
 def test_recall_against_latency_draws_a_line_a_kind_and_names_every_setting():
@@ -209,7 +249,7 @@ def test_recall_against_latency_shows_percentile_bytes_and_the_task_where_they_w
     )
     table = table.assign(p95_ms=[0.3, 0.5], bytes_per_vector=528.0, task_recall=[0.7, 0.75])
     neighbours, task = charts.recall_against_latency(table).axes
-    assert neighbours.get_legend().get_texts()[0].get_text() == "hnsw, ef, 528 bytes a vector"
+    assert neighbours.get_legend().get_texts()[0].get_text() == "hnsw, ef, 528 bytes per vector"
     assert list(task.lines[0].get_ydata()) == [0.7, 0.75] and "task" in task.get_ylabel()
     (whiskers,) = neighbours.collections
     assert [segment.tolist() for segment in whiskers.get_segments()] == [
@@ -224,6 +264,13 @@ def test_class_similarities_write_every_entry_of_each_panel_in_per_cent():
     assert set(written(before).values()) == {"50"} and len(written(before)) == 9
     assert written(after) == {(0, 0): "100", (1, 1): "90", (2, 2): "80"}
     assert (before.get_title(), after.get_title()) == ("before", "after")
+    shades = [axis.get_images()[0].get_array() for axis in (before, after)]
+    np.testing.assert_allclose(shades, [np.full((3, 3), 0.5), np.diag([1.0, 0.9, 0.8])])
+
+
+def test_class_similarities_are_shaded_from_the_lowest_to_the_highest():
+    (axis,) = charts.class_similarities({"": np.array([[0.99, 0.98], [0.98, 1.0]])}, CLASSES[:2]).axes
+    np.testing.assert_allclose(axis.get_images()[0].get_array(), [[0.5, 0], [0, 1]], atol=1e-9)
 
 
 def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
@@ -233,21 +280,3 @@ def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
     assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
     for place, picture in zip(places, shown, strict=True):
         assert_shows(grid[place], picture)
-
-
-def test_similarity_maps_lie_over_the_whole_picture_whatever_their_size():
-    query, nearest = pictures(2, channels=3)
-    grid = tiles(grids.similarity_maps([(query, nearest)], [(np.eye(2), np.eye(4))]))
-    assert [len(grid[0, column]["images"]) for column in range(4)] == [1, 2, 1, 2]
-    for column, picture in enumerate((query, query, nearest, nearest)):
-        assert_shows(grid[0, column], picture)
-    assert [grid[0, column]["caption"] for column in range(4)] == ["query", "", "its nearest", ""]
-    for column, warmth in ((1, np.eye(2)), (3, np.eye(4))):
-        np.testing.assert_array_equal(grid[0, column]["arrays"][1], warmth)
-
-
-def test_precision_of_answered_draws_one_named_line_an_encoder():
-    curves = {name: pd.DataFrame({"answered": [1.0, 0.5], "precision": [0.6, p]}) for name, p in (("a", 0.7), ("b", 1))}
-    (axis,) = charts.precision_of_answered(curves).axes
-    assert [line.get_xydata().tolist() for line in axis.lines] == [[[1, 0.6], [0.5, 0.7]], [[1, 0.6], [0.5, 1]]]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]

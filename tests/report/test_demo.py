@@ -48,7 +48,7 @@ def test_a_dozen_products_find_their_other_views(products, capsys):
     strips = page.strips_of("neighbours")
     assert len({strip[0][0].partition("/")[0] for strip in strips}) == len(strips) == 12
     for (asked, kind), *answers in strips:
-        assert kind == "asked" and [kind for _, kind in answers] == ["hit"] * 2 + ["miss"] * 6
+        assert kind == "query" and [kind for _, kind in answers] == ["hit"] * 2 + ["miss"] * 6
         assert {path.partition("/")[0] for path, _ in answers[:2]} == {asked.partition("/")[0]}
     assert "STAND-IN" not in page.text["top"] + page.text["contents"] + capsys.readouterr().out
     assert f"{products}. Nothing was trained" in page.text["contents"]
@@ -65,7 +65,7 @@ def test_the_products_are_chosen_evenly_among_those_with_several_views(products)
 
 def test_drawings_stand_in_and_the_page_says_so_on_top(caplog):
     page = look()
-    assert "STAND-IN: these pictures are generated drawings" in page.text["top"]
+    assert "STAND-IN: these images are generated drawings" in page.text["top"]
     assert "holds no product photographs" in page.text["contents"]
     assert "STAND-IN" in caplog.text
     gallery = collection.open_collection("demo")

@@ -39,20 +39,20 @@ def test_a_flat_folder_is_searched_by_the_pretrained_backbone_and_reported(tmp_p
     (folder / "broken & gone.jpg").write_bytes(b"no picture")
     page = survey(folder)
     assert "Nothing was trained, for the pictures lie in no class folders" in page.text["contents"]
-    assert "42 different pictures" in page.text["contents"] and "41 png, 3 jpg" in page.text["contents"]
+    assert "42 different images" in page.text["contents"] and "41 png, 3 jpg" in page.text["contents"]
     assert "median 64 × 64" in page.text["contents"]
-    assert "1 files could not be read, 1 are equal" in page.text["left-out"]
+    assert "1 file could not" in page.text["left-out"] and "1 file is a byte-identical copy" in page.text["left-out"]
     assert "broken & gone.jpg UnidentifiedImageError" in page.text["left-out"]
     assert "twin.png copy of 05.png" in page.text["left-out"]
     groups = [sorted(path for path, _ in strip) for strip in page.strips_of("copies")]
     assert groups == [["03.png", "again 3.jpg"], ["04.png", "again 4.jpg"]]
     assert len(page.strips_of("neighbours")) == 12
     for strip in page.strips_of("neighbours"):
-        assert [kind for _, kind in strip] == ["asked"] + [""] * 8
+        assert [kind for _, kind in strip] == ["query"] + [""] * 8
         assert len({path for path, _ in strip}) == 9
-    assert "42 pictures laid out" in page.text["map"] and 20 < len(page.figures["map"]) <= 42
+    assert "42 images laid out" in page.text["map"] and 20 < len(page.figures["map"]) <= 42
     assert "quality" not in page.text
-    assert "rectrio search PICTURE --index holiday" in page.text["search"]
+    assert "rectrio search IMAGE --index holiday" in page.text["search"]
     assert "STAND-IN" not in page.text["top"]
     printed = caplog.text
     assert "42 of 44 embedded" in printed and "Nothing was trained" in printed
@@ -63,11 +63,11 @@ def test_few_pictures_in_class_folders_are_measured_leaving_one_out(tmp_path):
     photograph(7).save(folder / "stray.png")
     page = survey(folder)
     assert "for only 0 of the 2 classes have 10 pictures" in page.text["contents"]
-    assert "cat 6" in page.text["contents"] and "1 pictures lie in no class folder" in page.text["contents"]
-    assert "Leave-one-out: each of 12 pictures" in page.text["quality"]
+    assert "cat 6" in page.text["contents"] and "1 image lies in no class folder" in page.text["contents"]
+    assert "Leave-one-out: each of 12 images" in page.text["quality"]
     assert f"encoder recall@1 recall@5 mAP@R {ENCODER} " in page.text["quality"]
     kinds = {kind for strip in page.strips_of("neighbours") for _, kind in strip}
-    assert kinds == {"asked", "hit", "miss", ""}
+    assert kinds == {"query", "hit", "miss", ""}
     assert len(page.figures["quality"]) == 1
 
 
@@ -94,16 +94,72 @@ def test_class_folders_are_trained_on_and_measured_on_test_pictures_against_the_
     test = set(gallery.index.rows["path"][gallery.index.rows["split"] == "test"])
     assert len(test) == 8
     assert f"chapter 03 trained {ENCODER} on them" in page.text["contents"]
-    assert f"{len(test)} test pictures, which were not trained on" in page.text["quality"]
+    assert f"{len(test)} test images, not trained on" in page.text["quality"]
     assert page.text["quality"].index(f" {ENCODER} 0") < page.text["quality"].index(" pets-tuned 0")
-    assert {strip[0][0] for strip in page.strips_of("neighbours")} == test
+    assert {path.partition(" (")[0] for path in (strip[0][0] for strip in page.strips_of("neighbours"))} == test
+    assert set(page.figures["map"][:-1]) <= test, "the map shows what was trained on"
+    assert "8 images of the test split" in page.text["map"]
+    assert "likely" in page.text["copies"].lower()
+
+
+def test_a_trained_encoder_is_compared_with_the_backbone_at_the_size_that_it_was_trained_with(tmp_path, asked):
+    save_encoder_of_pixels(16, "pets-tuned-frozen")
+    page = survey(save_classes(tmp_path / "pets", each=12))
+    assert " pets-tuned-frozen 0" in page.text["quality"] and f" {ENCODER} 0" not in page.text["quality"]
+    assert "Training did not make the first result better" in page.text["quality"], "both encoders are the same"
+
+
+def test_every_image_links_to_its_file_and_shows_its_full_name(tmp_path):
+    folder = save_classes(tmp_path / "pets", each=6)
+    page = survey(folder)
+    paths = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
+    assert len(page.links) > 12 and set(page.links) <= {(folder / path).as_uri() for path in paths}
+    names = {title.partition(" (")[0] for strip in page.strips_of("neighbours") for title, _ in strip}
+    assert names <= paths
+
+
+def test_numbers_are_right_in_singular_and_plural(tmp_path):
+    folder = save_photographs(tmp_path / "holiday", range(4))
+    for name in "ab":
+        (folder / f"{name}.jpg").write_bytes(b"no image")
+        shutil.copy(folder / "00.png", folder / f"{name}.png")
+    page = survey(folder)
+    assert "2 files could not be read; 2 files are byte-identical copies" in page.text["left-out"]
+    (tmp_path / "one").mkdir()
+    shutil.copy(folder / "00.png", tmp_path / "one")
+    assert "1 different image," in survey(tmp_path / "one").text["contents"]
+
+
+MEANS = {"recall_at_1": 0.5, "recall_at_5": 0.9, "map_at_r": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ({"recall_at_1": 0.6, "recall_at_5": 0.9}, []),
+        ({"recall_at_1": 0.6, "recall_at_5": 0.85}, ["0.850"]),
+        ({"recall_at_1": 0.5, "recall_at_5": 0.95}, ["0.500"]),
+        ({"recall_at_1": 0.4, "recall_at_5": 0.8}, ["0.400", "0.800"]),
+    ],
+)
+def test_what_training_lost_is_said(after, words):
+    remarks = contents._remarks([MEANS, {**MEANS, **after}])
+    assert len(remarks) == len(words) and all(word in remark for word, remark in zip(words, remarks, strict=True))
+    assert contents._remarks([MEANS]) == []
+
+
+def test_recall_at_random_is_the_share_of_the_own_class_among_those_searched():
+    vectors = np.eye(12, dtype=np.float32)
+    rows = pd.DataFrame({"label": list("aaaaaaaabbbb"), "split": ["train"] * 6 + ["test"] * 2 + ["train"] * 4})
+    facts = contents.class_quality({"x": vectors}, rows, tested=True)
+    assert facts["at_random"] == pytest.approx(0.6) and facts["queries"] == 2
 
 
 def test_parameters_without_anything_to_train_on_are_refused(tmp_path):
     folder = save_photographs(tmp_path / "holiday", range(3))
-    with pytest.raises(ValueError, match="epochs: nothing is trained here, for the pictures lie in no class folders"):
+    with pytest.raises(ValueError, match="epochs"):
         own_images.run_folder(folder, parameters={"epochs": 3})
-    with pytest.raises(ValueError, match="dataset, folder: follows from the folder"):
+    with pytest.raises(ValueError, match="dataset, folder"):
         own_images.run_folder(folder, parameters={"folder": "elsewhere", "dataset": "x"})
 
 
@@ -112,20 +168,20 @@ def test_very_few_pictures_make_a_report(tmp_path, count):
     page = survey(save_photographs(tmp_path / "few", range(count)))
     assert [len(strip) for strip in page.strips_of("neighbours")] == [count] * count
     assert ("map" in page.text) == (count > 2)
-    assert ("There is no other picture." in page.text["neighbours"]) == (count == 1)
+    assert ("There is no other image." in page.text["neighbours"]) == (count == 1)
 
 
 def test_a_stand_in_is_told_on_top(tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "BACKBONE", "torchvision:squeezenet1_0")
     page = survey(save_photographs(tmp_path / "few", range(4)))
-    assert "STAND-IN: the pretrained weights were not to be had" in page.text["top"]
+    assert "STAND-IN: pretrained weights were unavailable" in page.text["top"]
 
 
 def test_a_large_folder_is_looked_at_in_part_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(contents, "MOST_COMPARED", 20)
     page = survey(save_photographs(tmp_path / "many", range(30)))
-    assert "are of 20 pictures drawn by chance" in page.text["contents"]
-    assert "20 pictures laid out" in page.text["map"]
+    assert "are of 20 images drawn at random" in page.text["contents"]
+    assert "20 images laid out" in page.text["map"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
