@@ -34,12 +34,11 @@ def autocast(device: str) -> torch.autocast:
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors below 256 MB; called by whatever trains or encodes.
 
-    By default it goes back to the system, and each step of a training fetches it again, page by page: measured on two
-    cores, that made a step of chapter 2 a third longer and took a third off the speed of encoding. The price: a process
-    keeps the most that it ever used.
+    By default it goes back to the system, and each training step fetches it again, page by page: on two cores, a step
+    of chapter 2 took a third longer, and encoding was a third slower. The price: a process keeps its peak memory.
 
     Returns:
-        Whether it could be told; only Linux has it.
+        Whether the setting took effect; only Linux has it.
 
     Source: the manual page mallopt(3).
     """

@@ -1,9 +1,14 @@
-"""Files and folders that are complete or absent: write under a temporary name, then rename."""
+"""Files and folders that are complete or absent: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
+import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,61 +17,102 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-from rectrio_lib.core.errors import StorageError
+from rectrio_lib.core.errors import RectrioError, StorageError
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name and rename it, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+STALE_SECONDS = 86_400  # a temporary file that nobody wrote to for so long belongs to a killed process
+DISK_ERRORS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder so that a killed run leaves the old one whole.
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise StorageError where the block fails to write `path`: disk full, not writable, out of quota.
 
-    Yields an empty folder beside `folder`; when the block ends without an error it takes the place of `folder`.
+    FAISS and safetensors report a full disk in errors of their own: they are known by the system's words in them.
     """
-    restore_folder(folder)
-    fresh, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("new", "old"))
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if folder.exists():
-        folder.replace(old)
-    fresh.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        yield
+    except Exception as error:
+        of_disk = isinstance(error, OSError) or any(words in str(error) for words in DISK_ERRORS)
+        if isinstance(error, RectrioError) or not of_disk:
+            raise
+        raise StorageError(
+            f"{path} cannot be written ({error}). What was there before is kept: make room or make it writable, and "
+            "call again."
+        ) from error
 
 
-def restore_folder(folder: Path) -> None:
-    """Put back the old folder if `replaced_folder` was killed between its two renames."""
-    old = folder.with_name(f"{folder.name}.old")
-    if old.exists() and not folder.exists():
-        old.replace(folder)
+@contextmanager
+def renamed(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it when the block ends without an error, else remove it.
+
+    Raises:
+        StorageError: if the file cannot be written; what was there stays.
+    """
+    partial = _temporary(path, "part")
+    try:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, complete or not at all; folders are made. Raises as `renamed` does."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    with renamed(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as Parquet, whole or not at all."""
+    """Write a table as Parquet, complete or not at all. Raises as `renamed` does."""
     with renamed(path) as partial:
         table.to_parquet(partial, index=False)
 
 
 @contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """Yield a temporary name, and rename it when the block ends without an error.
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder anew; whatever happens, the old one or the new one is there, complete.
+
+    Yields an empty folder beside `folder`, which takes its place when the block ends without an error, else goes.
 
     Raises:
-        OSError: if the file cannot be written; what was there stays.
+        StorageError: if something cannot be written; the old folder stays.
     """
-    partial = path.with_suffix(".part")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({error}). What was embedded before is kept: make room, or make it writable, "
-            "and call again."
-        ) from error
+    fresh, old = _temporary(folder, "new"), _set_aside(folder)
+    with storage_errors(folder):
+        try:
+            restore_folder(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            yield fresh
+            if folder.exists():
+                folder.replace(old)
+            fresh.replace(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put back the old folder if `replaced_folder` was killed between its two renames. Raises as that does."""
+    old = _set_aside(folder)
+    if old.exists() and not folder.exists():
+        with storage_errors(folder):
+            old.replace(folder)
+
+
+def _set_aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    """Return a name that no other process uses, and remove those that killed processes left."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.{suffix}"):
+        try:
+            if left.stat().st_mtime < time.time() - STALE_SECONDS:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        except OSError:  # another process was faster
+            continue
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.{suffix}")

@@ -88,6 +88,8 @@ def writing(folder: Path) -> Iterator[None]:
         raise StorageError(f"{folder} cannot be written ({error}): make it writable or set RECTRIO_OUTPUTS.") from error
     try:
         restore_folder(folder)
+        for left in folder.glob("*.part"):  # by a killed process: nobody else writes while the lock is held
+            left.unlink()
         yield
     finally:
         lock.release()

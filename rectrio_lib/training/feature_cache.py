@@ -10,6 +10,7 @@ from torch import nn
 
 from rectrio_lib.core.device import best_device, best_precision
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.files import renamed
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.base import BATCH, Encoder
 from rectrio_lib.encoders.registry import fingerprint
@@ -40,16 +41,13 @@ def cache_features(
     digest.update(repr((fingerprint(encoder), images.shape, disguise, views, seed, precision)).encode())
     path = Workspace().outputs / "features" / f"{digest.hexdigest()[:16]}.npy"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        found = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), views, encoder.dim))
-        with torch.random.fork_rng(devices=[]):
+        with renamed(path) as partial, torch.random.fork_rng(devices=[]):
+            found = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), views, encoder.dim))
             torch.manual_seed(seed)
             for view in range(views):
                 found[:, view] = _encode_views(encoder, images, disguise)
-        found.flush()
-        del found  # an open map cannot be renamed on Windows
-        partial.replace(path)
+            found.flush()
+            del found  # an open map cannot be renamed on Windows
     return np.load(path, mmap_mode="r")
 
 

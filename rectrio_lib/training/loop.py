@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from rectrio_lib.core.device import best_device, best_precision
 from rectrio_lib.core.errors import ArgumentError, OutOfMemoryError
+from rectrio_lib.core.files import renamed
 from rectrio_lib.core.workspace import quiet
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
@@ -189,11 +190,9 @@ class TrainingState:
             self._write("best.pt", self.evaluated.state_dict())
 
     def _write(self, name: str, content: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}.part"
-        with partial.open("wb") as file:  # given a path, torch reports a full disk in words that do not say so
+        # Given a path, torch reports a full disk in words that do not say so.
+        with renamed(self.folder / name) as partial, partial.open("wb") as file:
             torch.save(content, file)
-        partial.replace(self.folder / name)
 
     def resume(self) -> None:
         """Go on after the last whole epoch of an unfinished run of the same identity; else clear the way for this."""

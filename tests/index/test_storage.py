@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_index_whole(monkeypatch)
     def refuse(path, **options):
         raise PermissionError(f"Permission denied: {path}")
 
-    with monkeypatch.context() as patch, pytest.raises(PermissionError, match=r"denied: .*toy"):
+    with monkeypatch.context() as patch, pytest.raises(errors.StorageError, match=r"denied: .*toy"):
         patch.setattr(Path, "mkdir", refuse)
         built(count=50)[0].save("toy")
     assert len(Index.load("toy")) == 40

@@ -100,8 +100,9 @@ def test_a_full_disk_keeps_the_last_checkpoint_whole_and_the_run_goes_on_from_it
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_is_really_full_is_reported_as_such(tmp_path):
-    (tmp_path / "last.pt.part").symlink_to("/dev/full")
+def test_a_disk_that_is_really_full_is_reported_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0")  # part of the temporary name
+    (tmp_path / "last.pt.0.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         train(tmp_path)
 
