@@ -49,13 +49,13 @@ def renamed(path: Path) -> Iterator[Path]:
         StorageError: if the file cannot be written; what was there stays.
     """
     partial = _temporary(path, "part")
-    try:
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield partial
             partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
