@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import nbformat
@@ -13,7 +14,7 @@ import nbformat
 from rectrio_lib.chapters import pages, record
 from rectrio_lib.chapters.chapter import Chapter, choose_parameters
 from rectrio_lib.core import errors
-from rectrio_lib.core.errors import ChapterError
+from rectrio_lib.core.errors import ChapterError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace, quiet
 
 LOG = logging.getLogger(__name__)
@@ -33,10 +34,14 @@ def run_chapters(
         {chapter: entry} as in results.json.
 
     Raises:
-        ValueError: if a profile or parameter is unknown, before anything runs.
-        resources.MissingArtefact: if a chapter needs what another one makes.
+        MissingPackageError: if papermill or what it needs is not installed.
+        ArgumentError: if a profile or parameter is unknown, before anything runs.
+        MissingArtefactError: if a chapter needs what another one makes.
         ChapterError: if a chapter fails or does not record.
     """
+    missing = [name for name in ("ipykernel", "nbconvert", "papermill") if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"Running chapters needs {', '.join(missing)}: pip install 'rectrio[lab]'.")
     changes = choose_parameters(chapters, profile, overrides)
     results = {}
     for chapter in chapters:
