@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from rectrio_lib.core.errors import RectrioError, StorageError
+from rectrio_lib.core.errors import DataError, RectrioError, StorageError
 
 STALE_SECONDS = 86_400  # a temporary file that nobody wrote to for so long belongs to a killed process
+WHOLE_BYTES, END_BYTES = 64 << 20, 1 << 20  # of a larger file only size, head and tail enter its checksum
 DISK_ERRORS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -116,3 +118,29 @@ def _temporary(path: Path, suffix: str) -> Path:
         except OSError:  # another process was faster
             continue
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.{suffix}")
+
+
+def checksum(path: Path, file: BinaryIO | None = None, whole: int = WHOLE_BYTES) -> str:
+    """Return a BLAKE2 checksum of a file: of its size and content, above `whole` bytes only of its size and ends."""
+    with nullcontext(file) if file else path.open("rb") as opened:
+        size = opened.seek(0, 2)
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+        for start in [0] if size <= whole else [0, size - END_BYTES]:
+            opened.seek(start)
+            digest.update(opened.read(size if size <= whole else END_BYTES))
+        opened.seek(0)
+    return digest.hexdigest()
+
+
+def check_sum(path: Path, checksums: dict[str, str], file: BinaryIO | None = None, whole: int = WHOLE_BYTES) -> None:
+    """Compare a file with the checksum in its card; without one, as in cards of older versions, anything passes.
+
+    Raises:
+        DataError: if the file is missing or not the one that the card was written for.
+    """
+    try:
+        same = path.name not in checksums or checksum(path, file, whole) == checksums[path.name]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}): make it again.") from error
+    if not same:
+        raise DataError(f"{path} is not the file that card.json was written for, it was changed: make it again.")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
+
+if TYPE_CHECKING:
+    pass
+
 
 BLOCK_ROWS = 65_536
 
 
 def blocks(vectors: np.ndarray, among: np.ndarray | None = None, rows: int | None = None) -> Iterator[np.ndarray]:
-    """Yield vectors (N, dim), or those at some positions, in float32 blocks of `rows` rows."""
+    """Yield vectors (N, dim), or those at some positions, in float32 blocks of so many rows, or BLOCK_ROWS."""
     rows = rows or BLOCK_ROWS
     for start in range(0, len(vectors) if among is None else len(among), rows):
         part = slice(start, start + rows)
