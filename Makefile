@@ -15,15 +15,15 @@ RECTRIO_WEIGHTS ?= $(abspath ../shared/weights)
 export RECTRIO_WEIGHTS
 endif
 
-# Reads as Python 2 and 3 alike, so that an old one gets the sentence and no syntax error.
+# Valid in Python 2 and 3, so that an old interpreter prints the sentence, not a syntax error.
 define CHECK
 import sys
-if sys.version_info < (3, 10):
-    sys.exit("RecTrio needs Python 3.10 or newer, but $(PYTHON) is %d.%d: name another one, as in "
-             "make PYTHON=python3.12 run." % tuple(sys.version_info[:2]))
+if sys.version_info < (3, 11):
+    sys.exit("RecTrio needs Python 3.11 or newer, but $(PYTHON) is %d.%d: name another one, such as "
+             "make PYTHON=python3.13 run." % tuple(sys.version_info[:2]))
 import importlib.util, os, shutil
 if importlib.util.find_spec("ensurepip") is None:
-    sys.exit("$(PYTHON) cannot make virtual environments, because its ensurepip module is missing: "
+    sys.exit("$(PYTHON) cannot create virtual environments, because its ensurepip module is missing: "
              "install it (on Debian and Ubuntu the package python3-venv), then run make again.")
 free = shutil.disk_usage(".").free / 1e9
 if not os.path.isdir(".venv") and free < $(DISK_GB):
@@ -32,30 +32,34 @@ if not os.path.isdir(".venv") and free < $(DISK_GB):
 endef
 export CHECK
 
-.PHONY: help run test lab clean
+.PHONY: help run check test lab clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
-run: $(READY)  ## run the chapters; PROFILE=full for the real thing, ARGS="--only 02" for more options
+run: $(READY)  ## run the chapters; PROFILE=full trains longer, ARGS="--only 02" runs one
 	@$(BIN)/rectrio run $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
-test: $(READY)  ## lint, unit tests, and every notebook re-run against its stored outputs
+check: $(READY)  ## lint, import rule and unit tests, in minutes; ARGS="-k index" for some of them
 	$(BIN)/ruff check rectrio_lib tests notebooks
+	$(BIN)/lint-imports
+	RECTRIO_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto $(ARGS)
+
+test: check  ## check, then every notebook re-run against its stored outputs
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && trap 'exit 130' INT TERM && \
-	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" $(BIN)/python -m pytest tests notebooks \
-	--nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(ARGS)
+	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" $(BIN)/python -m pytest notebooks \
+	--nbval-lax --nbval-current-env --nbval-cell-timeout=3600
 
 lab: $(READY)  ## open JupyterLab in notebooks/
 	$(BIN)/jupyter-lab $(ARGS) notebooks
 
 clean:  ## remove .venv and what runs left in outputs/; keep data/ and outputs/published/
 	find outputs -mindepth 1 -maxdepth 1 ! -name README.md ! -name published -exec rm -rf {} +
-	rm -rf .venv rectrio.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv rectrio.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(READY): pyproject.toml requirements.lock
 	@command -v "$(PYTHON)" >/dev/null || \
-	{ echo "RecTrio needs Python 3.10 or newer, but there is no $(PYTHON): install it first." >&2; exit 1; }
+	{ echo "RecTrio needs Python 3.11 or newer, but there is no $(PYTHON): install it first." >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK"
 	@echo "Setting up .venv, once: about 6 GB, a few minutes."
 	@$(PYTHON) -m venv .venv

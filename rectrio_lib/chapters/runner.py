@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import nbformat
@@ -15,7 +16,7 @@ import nbformat
 from rectrio_lib.chapters import pages, record, results
 from rectrio_lib.chapters.chapter import Chapter, choose_parameters
 from rectrio_lib.core import errors
-from rectrio_lib.core.errors import ChapterError
+from rectrio_lib.core.errors import ChapterError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace, quiet
 
 LOG = logging.getLogger(__name__)
@@ -37,10 +38,14 @@ def run_chapters(
         {chapter: entry} as in results.json.
 
     Raises:
+        MissingPackageError: if papermill or what it needs is not installed.
         ArgumentError: if a profile or parameter is unknown, before anything runs.
         MissingArtefactError: if a chapter needs what another one makes.
         ChapterError: if a chapter fails or does not record.
     """
+    missing = [name for name in ("ipykernel", "nbconvert", "papermill") if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"Running chapters needs {', '.join(missing)}: pip install 'rectrio[lab]'.")
     changes = choose_parameters(chapters, profile, overrides)
     entries = {}
     for chapter in chapters:

@@ -6,135 +6,129 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
+from rectrio_lib.core.errors import DownloadError
+from rectrio_lib.core.files import storage_errors
 from rectrio_lib.core.workspace import Workspace, quiet
 
-DOWNLOAD_TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 10
 ANIMALS10 = "alessiocorrado99/animals10"
 
 
 def download_fashion_mnist(folder: Path) -> None:
-    """Download the four official Fashion-MNIST files, 30.9 MB, each checked against its published md5.
-
-    Addresses and checksums are torchvision's own.
+    """Download the four official files, 30.9 MB; addresses and md5 checksums are torchvision's own.
 
     Args:
-        folder: where the .gz files go; files already there and intact are kept.
+        folder: where the .gz files go; intact files that are already there stay.
 
     Raises:
-        OSError: if no mirror answers within the time-out, or the folder cannot be written.
-        RuntimeError: if what arrives has another checksum.
+        DownloadError: if no mirror answers within the time-out, or what arrives has another checksum.
+        StorageError: if the folder cannot be written.
     """
     from torchvision.datasets import FashionMNIST
     from torchvision.datasets.utils import check_integrity
 
-    arriving = folder.with_name(f"{folder.name}.part")  # a killed download leaves no half set where readers look
-    for place in (folder, arriving):
-        place.mkdir(parents=True, exist_ok=True)
-    with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
+    arriving = folder.with_name(f"{folder.name}.part")  # not temporary: a later call continues a killed download
+    with storage_errors(folder), _timeouts():
+        for place in (folder, arriving):
+            place.mkdir(parents=True, exist_ok=True)
         for name, md5 in FashionMNIST.resources:
             if not check_integrity(folder / name, md5):
                 _download_from_any(FashionMNIST.mirrors, name, md5, arriving)
-    for path in arriving.iterdir():
-        path.replace(folder / path.name)
-    arriving.rmdir()
+        for path in arriving.iterdir():
+            path.replace(folder / path.name)
+        arriving.rmdir()
 
 
 def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path) -> None:
-    """Download one file from the first mirror that has it; raise what the last one did wrong."""
+    """Download one file from the first mirror that has it; raise the failure of the last one."""
     from torchvision.datasets.utils import download_url
 
     for mirror in mirrors:
         try:
             return download_url(f"{mirror}{name}", folder, filename=name, md5=md5)
         except (OSError, HTTPException) as error:
-            failure = OSError(f"{mirror}{name}: {error}")
+            failure = DownloadError(f"{mirror}{name}: {error}")
         except RuntimeError:
-            failure = RuntimeError(f"{mirror}{name} has another checksum than the published {md5}")
+            failure = DownloadError(f"{mirror}{name} does not have the published md5 checksum {md5}")
         (folder / name).unlink(missing_ok=True)
     raise failure
 
 
 def download_weights(url: str, sha256: str, *, workspace: Workspace | None = None) -> Path:
-    """Download a file of weights to the `weights` folder of a workspace, complete and with the right checksum.
+    """Download a file of weights to `workspace.weights`, complete and with the right checksum or not at all.
 
     Args:
         url: its address.
         sha256: the beginning, or all, of its checksum in hexadecimal.
-        workspace: whose weights folder to use.
+        workspace: where to write.
 
     Raises:
-        OSError: if the address does not answer within the time-out, or the folder cannot be written.
-        RuntimeError: if what arrives has another checksum.
+        DownloadError: if the address does not answer within the time-out, or what arrives has another checksum.
+        StorageError: if the folder cannot be written.
     """
     from torch.hub import download_url_to_file
 
     path = (workspace or Workspace()).weights / url.rpartition("/")[2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
-        download_url_to_file(url, str(path), hash_prefix=sha256, progress=not quiet())
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _timeouts():
+            download_url_to_file(url, str(path), hash_prefix=sha256, progress=not quiet())
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise DownloadError(f"{url}: {str(error).strip()}") from error
     return path
 
 
 def download_animals10(folder: Path) -> None:
-    """Download the pictures of Animals-10, 26,179 files, from Kaggle; no account is needed.
-
-    kagglehub goes on where a broken download stopped and checks its checksum. What it brings is copied beside
-    `folder` and renamed: `folder` is there only when it is whole.
+    """Download the 26,179 images of Animals-10 from Kaggle, without an account; kagglehub checks the checksum.
 
     Args:
         folder: where the ten class folders go; absent or empty.
 
     Raises:
-        OSError: if Kaggle does not answer within the time-out, or the folder cannot be written.
-        RuntimeError: if Kaggle refuses, or what arrives is damaged.
-
-    Source: https://www.kaggle.com/datasets/alessiocorrado99/animals10
+        DownloadError: if Kaggle does not answer within the time-out, refuses, or sends something damaged.
+        StorageError: if the folder cannot be written, or holds something.
     """
     import kagglehub
     from kagglehub import exceptions
 
     refusals = (exceptions.BackendError, exceptions.NotFoundError, exceptions.UnauthenticatedError)
     try:
-        with _requests_timeout(DOWNLOAD_TIMEOUT_SECONDS):
-            found = Path(kagglehub.dataset_download(ANIMALS10)) / "raw-img"
-    except (*refusals, exceptions.DataCorruptionError, BadZipFile, ValueError) as error:
-        raise RuntimeError(f"Kaggle's {ANIMALS10}: {error}") from error
-    arriving = folder.parent.with_name(f"{folder.parent.name}.part")
-    shutil.rmtree(arriving, ignore_errors=True)
-    shutil.copytree(found, arriving)  # no move: on Colab kagglehub answers with a read-only folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_dir():
-        folder.rmdir()  # Windows renames to no folder that is there, be it empty
-    arriving.replace(folder)
+        with _timeouts():
+            cached = Path(kagglehub.dataset_download(ANIMALS10)) / "raw-img"
+    except (*refusals, exceptions.DataCorruptionError, BadZipFile, OSError, ValueError) as error:
+        raise DownloadError(f"Kaggle's {ANIMALS10}: {error}") from error
+    arriving = folder.parent.with_name(f"{folder.parent.name}.part")  # not inside, where it would be taken for a class
+    with storage_errors(folder):
+        try:
+            shutil.rmtree(arriving, ignore_errors=True)
+            shutil.copytree(cached, arriving)  # a copy: Colab's cache is read-only
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.rmdir()  # refuses a folder that holds something; Windows renames to no folder that exists
+            arriving.replace(folder)
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
 
 
 @contextmanager
-def _requests_timeout(seconds: float) -> Iterator[None]:
-    """Give up silent servers: kagglehub asks without a time-out, and `requests` ignores the socket's."""
+def _timeouts() -> Iterator[None]:
+    """Give up silent servers.
+
+    torchvision, torch.hub and kagglehub set no time-out and have no setting for one. urllib takes that of sockets;
+    `requests`, which kagglehub calls deep inside its client, ignores it, so that only its method is left to change.
+    """
     from requests import Session
 
-    send = Session.send
-
-    def send_within(session: Session, request: Any, **options: Any) -> Any:
-        return send(session, request, **{**options, "timeout": options.get("timeout") or seconds})
-
-    Session.send = send_within
-    try:
-        yield
-    finally:
-        Session.send = send
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+    before, send = socket.getdefaulttimeout(), Session.send
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    Session.send = partialmethod(send, timeout=TIMEOUT_SECONDS)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
+        Session.send = send

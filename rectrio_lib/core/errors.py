@@ -24,6 +24,10 @@ class MissingPackageError(RectrioError, ModuleNotFoundError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
+class DownloadError(RectrioError, OSError):
+    """A server is out of reach, refuses, or sends something damaged."""
+
+
 class StorageError(RectrioError, OSError):
     """A file or folder cannot be written."""
 

@@ -1,4 +1,4 @@
-"""Where data, weights and outputs live: the one owner of every path, card and listing."""
+"""Where data, weights and outputs live: the owner of every path, card and listing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rectrio_lib.core.files import restore_folder
 
 CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "card.json", "indexes": "card.json"}
 SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
-UNFINISHED = (".new", ".old", ".part", ".lock")  # what an interrupted write or download leaves behind
+UNFINISHED = (".new", ".old", ".part", ".lock")  # endings of what an interrupted write leaves behind
 
 Card = dict[str, Any]
 
@@ -38,11 +38,11 @@ def _checkout() -> Path:
 class Workspace:
     """The folders that a piece of work reads and writes.
 
-    `Workspace()` is the checkout around the working directory, where `RECTRIO_DATA`, `RECTRIO_WEIGHTS` and
-    `RECTRIO_OUTPUTS` say otherwise; `Workspace(root)` ignores them. Several work side by side in one process.
+    `Workspace()` is the checkout around the working directory, unless `RECTRIO_DATA`, `RECTRIO_WEIGHTS` or
+    `RECTRIO_OUTPUTS` name other folders; `Workspace(root)` ignores these. Several work side by side in one process.
 
     Attributes:
-        root: what relative paths count from.
+        root: where relative paths start.
         data: data sets; data/ by default.
         weights: pretrained weights; data/weights/ by default.
         outputs: everything that runs produce; outputs/ by default.
@@ -61,7 +61,7 @@ class Workspace:
             object.__setattr__(self, name, self.resolve(chosen))
 
     def resolve(self, path: str | Path) -> Path:
-        """Return a path as the user meant it: ~ expanded, relative ones counted from the root."""
+        """Return an absolute path: ~ is expanded, relative paths start at the root."""
         return self.root / Path(path).expanduser()
 
     def path(self, kind: str, name: str) -> Path:
@@ -72,11 +72,12 @@ class Workspace:
             name: of the artefact.
 
         Raises:
-            DataError: if the name leads out of the folder of its kind.
+            DataError: if the name is not that of one folder, or ends like the temporary files of this library.
         """
         home = self.outputs / kind
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-            raise DataError(f"{name!r} cannot be the name of an {SINGULAR[kind]}: it leads outside {home}.")
+        if name in ("", "..") or Path(name).name != name or set(name) & set("\\\0") or name.endswith(UNFINISHED):
+            ends = ", ".join(UNFINISHED)
+            raise DataError(f"{name!r} cannot name a folder of {home}: take one without slashes, not ending in {ends}.")
         return home / name
 
     def require(self, kind: str, name: str, command: str) -> Path:
@@ -85,7 +86,7 @@ class Workspace:
         Args:
             kind: see `path`.
             name: of the artefact.
-            command: what makes it, for the message.
+            command: the command that makes it, for the message.
 
         Raises:
             MissingArtefactError: if it is not there.
@@ -95,21 +96,20 @@ class Workspace:
         if not (folder / CARDS[kind]).is_file():
             known = ", ".join(self.cards(kind)) or "none"
             raise MissingArtefactError(
-                f"There is no {SINGULAR[kind]} {name!r} in {folder.parent} (there: {known}). `{command}` makes it."
+                f"There is no {SINGULAR[kind]} {name!r} in {folder.parent} (it holds: {known}). `{command}` makes it."
             )
         return folder
 
     def cards(self, kind: str) -> dict[str, Card]:
         """Return {name: card} of all artefacts of a kind; a card that cannot be read is empty."""
-        paths = sorted((self.outputs / kind).glob(f"*/{CARDS[kind]}"))
-        found = {}
-        for path in paths:
+        cards = {}
+        for path in sorted((self.outputs / kind).glob(f"*/{CARDS[kind]}")):
             if path.parent.suffix not in UNFINISHED:
                 try:
-                    found[path.parent.name] = read_card(path)
+                    cards[path.parent.name] = read_card(path)
                 except DataError:
-                    found[path.parent.name] = {}
-        return found
+                    cards[path.parent.name] = {}
+        return cards
 
 
 def read_card(path: Path) -> Card:
@@ -121,9 +121,9 @@ def read_card(path: Path) -> Card:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is missing or damaged: make it again.") from error
+        raise DataError(f"{path} is missing or damaged: make {path.parent.name!r} again.") from error
     if not isinstance(card, dict):
-        raise DataError(f"{path} is not a card: it should hold one JSON object.")
+        raise DataError(f"{path} should hold one JSON object: make {path.parent.name!r} again.")
     return card
 
 

@@ -1,21 +1,10 @@
-import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rectrio_lib.core import errors, files, workspace
 from rectrio_lib.core.workspace import Workspace
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def files_below(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.is_file()]
-
-
-# --- where things live
 
 
 def test_relative_folders_count_from_the_checkout_wherever_the_notebook_runs(tmp_path, monkeypatch):
@@ -40,7 +29,7 @@ def test_absolute_and_home_folders_are_taken_as_they_are(tmp_path, monkeypatch):
     assert Workspace().outputs == Path.home() / "outputs"
 
 
-def test_weights_lie_below_the_data_folder_of_the_checkout_unless_told_otherwise(tmp_path, monkeypatch):
+def test_weights_lie_below_the_data_folder_of_the_checkout_unless_the_environment_names_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RECTRIO_WEIGHTS", raising=False)
     assert Workspace().weights == tmp_path / "data" / "weights"
@@ -67,95 +56,67 @@ def test_missing_artefact_names_the_path_the_chapter_and_the_command():
     assert "`rectrio run --only 02`" in message
 
 
-def test_artefact_returns_what_is_there():
+def test_require_returns_what_is_there():
     made = Workspace().path("datasets", "toy")
     files.write_json(made / "card.json", {})
     assert Workspace().require("datasets", "toy", "rectrio run --only 01") == made
 
 
-# --- writing
+def test_require_finds_the_folder_of_a_process_killed_between_its_renames():
+    folder = Workspace().path("datasets", "toy")
+    files.write_json(folder.with_name("toy.old") / "card.json", {})
+    assert (Workspace().require("datasets", "toy", "make it") / "card.json").is_file()
 
 
-def test_write_json_makes_folders_and_keeps_letters_readable(tmp_path):
-    path = tmp_path / "deep" / "card.json"
-    files.write_json(path, {"label": "Mütze", "sizes": (1, 2)})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"label": "Mütze", "sizes": [1, 2]}
-    assert "Mütze" in path.read_text(encoding="utf-8")
-    assert [p.name for p in path.parent.iterdir()] == ["card.json"]
+@pytest.mark.parametrize("kind", workspace.CARDS)
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../toy", "/tmp", "a/b", "a\\b", "a\0b", "toy.old", "toy.new", "x.lock"]
+)
+def test_names_that_lead_elsewhere_or_look_unfinished_are_refused(kind, name):
+    with pytest.raises(errors.DataError, match=re.escape(repr(name))):
+        Workspace().path(kind, name)
 
 
-def test_full_disk_while_writing_json_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    files.write_json(path, {"kept": True})
-
-    def disk_full(self, text, **kwargs):
-        self.write_bytes(text[:5].encode())
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_json(path, {"kept": False})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"kept": True}
+@pytest.mark.parametrize("name", ["toy", "net--toy", "clip-ViT-B-32", "Bilder 2026", "v1.2", "...", "Mütze"])
+def test_other_names_are_folders_of_their_kind(name):
+    assert Workspace().path("indexes", name) == Workspace().outputs / "indexes" / name
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    folder = tmp_path / "toy"
-    folder.mkdir()
-    (folder / "old.txt").write_text("old", encoding="utf-8")
-    return folder
+def test_cards_lists_what_is_finished_and_shows_what_is_damaged_as_empty():
+    home = Workspace().outputs / "encoders"
+    for name in ("b", "a", "a.old", "c.0.new"):
+        files.write_json(home / name / "encoder.json", {"name": name})
+    for name, content in {"damaged": "{", "list": "[1]", "deep": "[" * 100_000}.items():
+        (home / name).mkdir()
+        (home / name / "encoder.json").write_text(content, encoding="utf-8")
+    (home / "empty").mkdir()
+    assert Workspace().cards("encoders") == {
+        "a": {"name": "a"},
+        "b": {"name": "b"},
+        "damaged": {},
+        "deep": {},
+        "list": {},
+    }
 
 
-def test_replaced_folder_holds_only_the_new_files_and_leaves_nothing_beside(folder):
-    with files.replaced_folder(folder) as fresh:
-        (fresh / "new.txt").write_text("new", encoding="utf-8")
-        assert files_below(folder) == ["old.txt"]
-    assert contents(folder) == {"new.txt": b"new"}
-    assert list(folder.parent.glob("toy*")) == [folder]
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff"])
+def test_card_that_is_missing_or_damaged_is_a_data_error_that_names_the_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "card.json").write_bytes(content)
+    with pytest.raises(errors.DataError, match=r"card\.json"):
+        workspace.read_card(tmp_path / "card.json")
 
 
-def test_error_while_filling_leaves_the_old_folder_whole_and_the_next_try_starts_empty(folder):
-    with pytest.raises(KeyboardInterrupt), files.replaced_folder(folder) as fresh:
-        (fresh / "half.txt").write_text("ha", encoding="utf-8")
-        raise KeyboardInterrupt
-    assert contents(folder) == {"old.txt": b"old"}
-    with files.replaced_folder(folder) as fresh:
-        assert list(fresh.iterdir()) == []
+def test_workspace_with_a_root_ignores_the_environment(tmp_path):
+    here = Workspace(tmp_path)
+    assert (here.data, here.weights, here.outputs) == tuple(tmp_path / p for p in ("data", "data/weights", "outputs"))
+    assert Workspace(tmp_path, data="~/elsewhere").data == Path.home() / "elsewhere"
 
 
-@pytest.fixture
-def killed_between_renames(folder, monkeypatch) -> Path:
-    """Return a folder that was moved aside when the run that replaced it died."""
-    rename = Path.replace
-
-    def die_at_second(self, target):
-        if self.name == "toy.new":
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", die_at_second)
-        with files.replaced_folder(folder) as fresh:
-            (fresh / "new.txt").write_text("new", encoding="utf-8")
-    assert not folder.exists()
-    return folder
-
-
-def test_folder_of_a_run_killed_between_the_renames_comes_back(killed_between_renames):
-    files.restore_folder(killed_between_renames)
-    assert contents(killed_between_renames) == {"old.txt": b"old"}
-
-
-def test_artefact_finds_the_folder_of_a_run_killed_between_the_renames(killed_between_renames, monkeypatch):
-    home = killed_between_renames.parent
-    monkeypatch.setenv("RECTRIO_OUTPUTS", str(home))
-    (home / "datasets").mkdir()
-    old = (home / "toy.old").rename(home / "datasets" / "toy.old")
-    files.write_json(old / "card.json", {})
-    assert (Workspace().require("datasets", "toy", "make it") / "old.txt").read_bytes() == b"old"
-
-
-def test_second_failure_after_a_kill_still_keeps_the_old_folder(killed_between_renames):
-    with pytest.raises(ValueError, match="again"), files.replaced_folder(killed_between_renames):
-        raise ValueError("again")
-    assert contents(killed_between_renames) == {"old.txt": b"old"}
+def test_two_workspaces_work_side_by_side_in_one_process(tmp_path):
+    one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
+    for here, number in ((one, 1), (two, 2)):
+        files.write_json(here.path("encoders", "net") / "encoder.json", {"number": number})
+    assert [here.cards("encoders")["net"]["number"] for here in (one, two)] == [1, 2]
+    assert one.require("encoders", "net", "") != two.require("encoders", "net", "")
+    assert Workspace().cards("encoders") == {}
