@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -46,12 +48,23 @@ def run_chapters(
             "profile": profile or record.QUICK,
             "parameters": {**chapter.parameters, **changes[chapter.name]},
             "duration_seconds": round(executed.metadata.papermill.duration, 1),
+            **_commit(chapter.path.parent),
         }
         entry["values"] = entry.pop("values")  # last, where it is read best
         record.add_result(chapter.name, entry)
         results[chapter.name] = entry
         LOG.info("%s  %-60s %7.1f s", chapter.name[:2], chapter.title, entry["duration_seconds"])
     return results
+
+
+def _commit(folder: Path) -> dict[str, str]:
+    """Return {"commit": ...} of the checkout around a folder, marked as dirty if files differ; {} if git knows none."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"commit": done.stdout.strip()} if done.returncode == 0 and done.stdout.strip() else {}
 
 
 def _only_record(chapter: Chapter, executed: nbformat.NotebookNode) -> dict[str, Any]:
