@@ -1,152 +1,277 @@
-"""The README's own words, executed: a folder of one's own pictures from nothing to search results."""
+"""What README.md says, checked: its commands and code run on small folders, its figures are those of the JSON files."""
 
-import os
+import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
+from rectrio_lib.cli.app import app
 from rectrio_lib.data import synthetic
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OWN = README.split("## Your own pictures")[1].split("\n## ")[0]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SCREEN = 250  # lines: a stranger reads so much, not more
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+def block(language: str, *contents: str) -> str:
+    """Return the one block of a language that holds all these texts."""
+    found = [text for kind, text in BLOCKS if kind == language and all(part in text for part in contents)]
+    assert len(found) == 1, f"{len(found)} blocks of {language} hold {contents}"
+    return found[0]
+
+
+# --- figures
+
+
+def value(profile, chapter, *path):
+    """Return a figure of outputs/published: a recorded value, or (start of a table's title, first column, column)."""
+    values = json.loads((ROOT / "outputs" / "published" / f"{profile}.json").read_text(encoding="utf-8"))
+    values = next(e["values"] for name, e in values.items() if name.startswith(chapter))
+    if len(path) == 1:
+        return values[path[0]]
+    title, *wanted, column = path
+    (rows,) = (rows for name, rows in values["tables"].items() if name.startswith(title))
+    (row,) = (r for r in rows if list(map(str, r.values()))[: len(wanted)] == wanted)
+    return float(str(row[column]).split()[0])  # the mean, without its spread or interval
+
+
+STEPS, COVERS, SEARCH = "What each step buys", "By kind", "Search among"
+HEADLINES = {
+    "raw pixels; trained from scratch, 3 seeds": (
+        value("full", "05", "Three ways", "fashion-triplet-pixels", "recall@1"),
+        value("full", "02", "recall_at_1"),
+    ),
+    "mAP@R: raw pixels; trained from scratch": (
+        value("full", "05", "Three ways", "fashion-triplet-pixels", "mAP@R"),
+        value("full", "05", "Three ways", "fashion-triplet", "mAP@R"),
+    ),
+    "(quick profile), recall@1": (
+        value("quick", "05", "Three ways", "fashion-triplet-pixels", "recall@1"),
+        value("quick", "05", "Three ways", "fashion-triplet", "recall@1"),
+    ),
+    "phase 1, 3 s of training": (
+        value("full", "03", STEPS, "frozen backbone", "mAP@R"),
+        value("full", "03", STEPS, "phase 1", "mAP@R"),
+    ),
+    "phase 2, 151 s of training": (
+        value("full", "03", STEPS, "frozen backbone", "mAP@R"),
+        value("full", "03", STEPS, "phase 2", "mAP@R"),
+    ),
+    "Products, recall@1": (
+        value("full", "07", STEPS, "frozen backbone", "recall@1"),
+        value("full", "07", STEPS, "phase 2", "recall@1"),
+    ),
+    "Covers alone, recall@1": (
+        value("full", "07", COVERS, "covers", "frozen backbone", "recall@1"),
+        value("full", "07", COVERS, "covers", "phase 2", "recall@1"),
+    ),
+    "Covers alone, mAP@R": (
+        value("full", "07", COVERS, "covers", "phase 2", "mAP@R"),
+        value("full", "07", COVERS, "covers", "phase 2, re-ranked", "mAP@R"),
+    ),
+    "Text to image": (
+        value("full", "06", "Finding", "text to picture, recall@1", "V1, from scratch"),
+        value("full", "06", "Finding", "text to picture, recall@5", "V1, from scratch"),
+    ),
+    "One query among 60,000 vectors": (
+        value("full", "05", SEARCH, "hnsw", "efSearch 20", "recall_at_10"),
+        value("full", "05", SEARCH, "hnsw", "efSearch 20", "times_faster"),
+    ),
+}
+
+
+def headline_rows() -> list[list[str]]:
+    lines = README.split("## Results")[1].split("\n## ")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+
+
+@pytest.mark.parametrize("name", HEADLINES)
+def test_headline_figures_are_those_of_the_published_files(name):
+    (row,) = (cells for cells in headline_rows() if name in cells[0])
+    for shown, published in zip(row[1:3], HEADLINES[name], strict=True):
+        digits = len(shown.partition(".")[2])
+        assert shown == f"{published:.{digits}f}"
+
+
+def test_every_headline_is_checked():
+    assert len(headline_rows()) == len(HEADLINES) == 10
+
+
+def test_seconds_in_the_headlines_are_published():
+    shown = re.findall(r"(\d+) s of training", README.split("## Results")[1])
+    published = [value("quick", "02", "training_seconds")]
+    published += [value("full", "03", STEPS, step, "training, s") for step in ("phase 1", "phase 2")]
+    assert shown == [f"{seconds:.0f}" for seconds in published]
+
+
+# --- form
+
+
+def test_it_is_short_and_its_images_are_small():
+    assert len(README.splitlines()) <= SCREEN
+    images = re.findall(r"!\[[^]]*\]\((outputs/\S+)\)", README)
+    assert images and all((ROOT / image).stat().st_size < 1_000_000 for image in images)
+
+
+def test_the_figure_shows_the_packages_and_arrows_along_the_import_rule():
+    figure = block("mermaid", "rectrio")
+    packages = {path.parent.name for path in (ROOT / "rectrio_lib").glob("*/__init__.py")}
+    assert set(re.findall(r"(\w+)\[", figure)) == packages
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = [re.findall(r"rectrio_lib\.(\w+)", layer) for layer in contract["contracts"][0]["layers"]]
+    height = {package: -level for level, layer in enumerate(layers) for package in layer}
+    arrows = [re.sub(r'\[".*?"\]', "", line).split("-->") for line in figure.splitlines() if "-->" in line]
+    assert all(
+        height[above] > height[below]
+        for froms, tos in arrows
+        for above in re.findall(r"\w+", froms)
+        for below in re.findall(r"\w+", tos)
+    )
+
+
+def test_every_option_and_command_exists():
+    commands = typer.main.get_command(app).commands
+    used = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.startswith("rectrio ")]
+    used += [text for text in re.findall(r"`(rectrio [a-z][^`]*)`", README) if "`" not in text]
+    assert len(used) > 10
+    for line in used:
+        name, *words = shlex.split(line, comments=True)[1:]
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {word for word in words if re.match("--?[a-z]", word)} <= options, line
+    passage = README.split("`rectrio search` also")[1].split("\n\n")[0]
+    options = {option for parameter in commands["search"].params for option in parameter.opts}
+    assert {word.split()[0] for word in re.findall("`(--[^`]+)`", passage)} <= options
+
+
+# --- commands and code
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def drawings(tmp_path: Path) -> Path:
     pixels, frame = synthetic.draw_shapes(6, views=4, size=32, channels=3)
-    for number, (picture, label) in enumerate(zip(pixels, frame["label"], strict=True)):
+    for number, (image, label) in enumerate(zip(pixels, frame["label"], strict=True)):
         (tmp_path / "pictures" / label).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "pictures" / label / f"{number}.png")
-    (tmp_path / "pictures" / "star" / "broken.jpg").write_bytes(b"no picture")
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "pictures" / label / f"{number}.png")
+    (tmp_path / "pictures" / "star" / "broken.jpg").write_bytes(b"not an image")
     return tmp_path / "pictures"
 
 
+def copied(image: Path) -> Path:
+    """Save the same pixels as another file, whose bytes and place no index knows."""
+    path = image.parents[2] / "some image.png"
+    Image.open(image).save(path, compress_level=1)
+    return path
+
+
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "RECTRIO_OUTPUTS": str(tmp_path / "outputs")}
+def ring(drawings: Path) -> Path:
+    return copied(sorted((drawings / "ring").glob("*.png"))[0])
 
 
-def run_commands(block: str, pictures: Path, environment: dict[str, str], **smaller: str) -> str:
-    """Run a block of the README on the pictures, with some of its values replaced; return what was printed."""
-    printed, asked = [], next((pictures / "ring").glob("*.png"), "")
-    for line in block.strip().splitlines():
-        line = line.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", str(asked))
-        for wanted, instead in smaller.items():
-            line = re.sub(rf"\b{wanted}=\S+", f"{wanted}={instead}", line)
-        rectrio = [sys.executable, "-m", "rectrio_lib.cli", *shlex.split(line)[1:]]
-        done = subprocess.run(rectrio, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stderr + done.stdout)
-    return "".join(printed)
+def filled(text: str, query: Path) -> str:
+    """Put the test's folders into a block; there are no weights here, which has to be allowed."""
+    for name in ("pictures", "products"):
+        text = text.replace(f"~/{name}", (query.parent / name).as_posix())
+    text = re.sub(r"^(rectrio (?:build|index) (?!.*--encoder).*)$", r"\1 --allow-random-weights", text, flags=re.M)
+    text = re.sub(r"(Collection\.build\(.*?)\)", r"\1, allow_random_weights=True)", text)
+    return text.replace("some picture.jpg", query.as_posix())
 
 
-def run_python(code: str, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(line: str) -> str:
+    done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+    assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+    return done.output
 
 
-def test_any_folder_is_trained_on_indexed_reported_and_searched(
-    pictures: Path, tmp_path: Path, environment: dict[str, str]
-):
-    whole, again = blocks(OWN, "sh")[:2]
-    assert "--images ~/pictures" in whole and "--show answers.png" in whole
-    grid = (tmp_path / "answers.png").as_posix()
-    small = "--images ~/pictures -p size=64 -p epochs=1"
-    said = run_commands(whole.replace("--images ~/pictures", small).replace("answers.png", grid), pictures, environment)
-    page = (tmp_path / "outputs" / "reports" / "pictures" / "index.html").read_text(encoding="utf-8")
-    assert "star/broken.jpg" in page and "test pictures, which were not trained on" in page
-    assert "STAND-IN" in page  # there are no weights in a test
-    assert "pictures-tuned" in said and Path(grid).stat().st_size > 10_000
-    assert "rectrio index ~/pictures" in again
-    said = run_commands(again, pictures, environment)
-    assert "0 of 241 embedded" in said and re.search("^Encoder +pictures-tuned", said, re.MULTILINE)
+def run_lines(text: str, query: Path) -> list[str]:
+    return [run(line) for line in filled(text, query).strip().splitlines()]
 
 
-def test_the_three_functions_train_build_and_search(pictures: Path, environment: dict[str, str]):
-    code = blocks(OWN, "python")[0]
-    asked = next((pictures / "ring").glob("*.png"))
-    assert "some picture.jpg" in code and 'own_images.train("~/pictures")' in code
-    code = code.replace('train("~/pictures")', 'train("~/pictures", size=64, epochs=1)')
-    said = run_python(
-        code.replace("~/pictures", pictures.as_posix()).replace("some picture.jpg", asked.as_posix()), environment
+def results(printed: str) -> list[tuple[int, float, str]]:
+    """Return rank, score and the rest of every result that was printed."""
+    return [(int(r), float(s), rest) for r, s, rest in re.findall(r"^(\d+) +(-?\d\.\d+) +(.*)$", printed, re.MULTILINE)]
+
+
+def test_a_folder_is_trained_on_indexed_reported_and_searched(drawings, ring, tmp_path):
+    text = block("sh", "rectrio build ~/pictures", "--show results.png")
+    grid = tmp_path / "results.png"
+    text = text.replace("build ~/pictures", "build ~/pictures -p size=64 -p epochs=1")
+    built, searched = run_lines(text.replace("results.png", grid.as_posix()), ring)
+    page = tmp_path / "outputs" / "reports" / "pictures" / "index.html"
+    assert str(page) in built and "star/broken.jpg" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "outputs" / "encoders" / "pictures-tuned" / "encoder.json").is_file()
+    ranked = results(searched)
+    assert [rank for rank, _, _ in ranked] == [1, 2, 3, 4, 5]
+    assert ranked[0][1] == pytest.approx(1, abs=2e-3) and ranked[0][2].startswith("ring")
+    assert min(Image.open(grid).size) > 100
+
+
+def test_a_folder_is_indexed_again_and_again_and_searched_from_python(drawings, ring, capsys):
+    text = block("sh", "rectrio index ~/pictures\n", "rectrio info")
+    first, overview = run_lines(text, ring)
+    assert re.search(r"\b240 of 241\b", first) and "pictures" in overview
+    again, _ = run_lines(text, ring)
+    assert re.search(r"\b0 of 241\b", again)
+    searched = run(
+        f'rectrio search "{ring}" --index pictures --where "label == \'ring\' and width > 20" --distinct 0.98'
     )
-    assert "240 of 241 embedded" in said and f"ring/{asked.name}" in said
+    assert results(searched) and all(rest.startswith("ring") for _, _, rest in results(searched))
+    code = block("python", "Collection.build", "some picture.jpg")
+    scope: dict = {}
+    exec(compile(filled(code, ring), "README.md", "exec"), scope)
+    frame = scope["shop"].search(ring, k=5).frame()
+    assert frame["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert frame["label"][0] == "ring" and frame["score"][0] == pytest.approx(1, abs=2e-3)
+    assert frame["path"][0] in capsys.readouterr().out
 
 
-def test_own_pictures_become_a_searchable_collection(pictures: Path, tmp_path: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[3].replace("epochs=20", "epochs=20 -p batch_size=32")
-    assert "~/pictures" in block
-    said = run_commands(block, pictures, environment, epochs="8", size="32")
-    assert "STAND-IN" not in said
+def test_a_folder_is_searched_with_text(drawings, ring, capsys):
+    text = block("sh", "--backbone clip:ViT-B/32", "--text")
+    _, by_text, mixed = run_lines(text, ring)
+    assert [rank for rank, _, _ in results(by_text)] == [rank for rank, _, _ in results(mixed)] == list(range(1, 11))
+    assert results(by_text) != results(mixed)
+    code = block("python", 'text="a dog in the snow"')
+    scope: dict = {}
+    exec(compile(filled(code, ring), "README.md", "exec"), scope)
+    from_python = scope["shop"].search(text="a dog in the snow", without="people").frame()
+    assert from_python["score"].tolist() == pytest.approx([score for _, score, _ in results(by_text)], abs=1e-3)
+    assert from_python["path"][0] in capsys.readouterr().out
+
+
+def test_chapters_take_a_folder(drawings, ring, tmp_path):
+    text = block("sh", "dataset=mine", "encoder=mine-triplet")
+    text = text.replace("epochs=20", "epochs=8 -p batch_size=32").replace("size=64", "size=32")
+    assert "STAND-IN" not in "".join(run_lines(text, ring))
     ledger = (tmp_path / "outputs" / "datasets" / "mine" / "ledger.csv").read_text(encoding="utf-8")
     assert "star/broken.jpg" in ledger
-    assert "`mine-triplet--mine`" in OWN
-    said = run_commands('rectrio search "some picture.jpg" --index mine-triplet--mine', pictures, environment)
-    assert re.search(r"^1 +1\.000 +ring +ring/", said, re.MULTILINE)
+    rank, score, rest = results(run(f'rectrio search "{ring}" --index mine-triplet--mine'))[0]
+    assert (rank, score) == (1, pytest.approx(1, abs=2e-3)) and rest.startswith("ring")
 
 
-def test_any_folder_is_asked_in_words(pictures: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[2]
-    assert "--backbone clip:ViT-B/32" in block
-    said = run_commands(block, pictures, environment)
-    assert said.count("STAND-IN") >= 3  # there are no weights in a test
-    asked = re.findall("^a dog in the snow$|^[+]1 .* [+]1 'in the snow' -0.5 'people'$", said, re.MULTILINE)
-    assert len(asked) == 2
-    code, picture = blocks(OWN, "python")[1], next((pictures / "ring").glob("*.png"))
-    assert "some picture.jpg" in code
-    assert re.search("dog|cat|snowman", run_python(code.replace("some picture.jpg", picture.as_posix()), environment))
-
-
-def test_own_pictures_go_through_a_pretrained_backbone(pictures: Path, tmp_path: Path, environment: dict[str, str]):
-    block = blocks(OWN, "sh")[4]
-    assert "encoder=mine-clip" in block and "backbone=clip:ViT-B/32" in block and "~/pictures" in block
-    run_commands(block.replace("--only 03", "--only 03 -p batch_size=32 -p epochs=1"), pictures, environment, size="64")
-    saved = sorted(path.name for path in (tmp_path / "outputs" / "encoders").iterdir())
-    assert saved == ["mine-clip", "mine-clip-frozen", "mine-clip-phase1"]
-    assert (tmp_path / "outputs" / "indexes" / "mine-clip--mine").is_dir()
-
-
-def test_own_products_are_found_again_also_when_each_has_a_folder(tmp_path: Path, environment: dict[str, str]):
+def test_products_of_a_folder_each_are_found_again(tmp_path):
     pixels, frame = synthetic.draw_shapes(4, views=4, size=32, channels=3)
-    for picture, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
+    for image, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
         (tmp_path / "products" / product).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / "products" / product / f"front.{view}.png")
-    by_name, by_folder, *searched = blocks(OWN, "sh")[5].splitlines()
-    assert by_folder.startswith(by_name)
-    small = f"{by_folder} -p size=64 -p epochs=1 -p products_per_batch=8"
-    asked = tmp_path / "products" / "star0002" / "front.1.png"
-    block = "\n".join([small, *searched]).replace("~/products", (tmp_path / "products").as_posix())
-    said = run_commands(block.replace("some picture.jpg", asked.as_posix()), tmp_path, environment)
-    assert re.search(r"^1 +1\.000 +star0002 +star0002/front\.1\.png", said, re.MULTILINE)
-
-
-def test_every_option_that_the_readme_names_exists():
-    named = {
-        "run": ("--only", "--from", "--profile", "-p", "--images"),
-        "index": ("--recall", "--backbone", "--encoder"),
-        "search": (
-            *("--index", "--k", "--show", "--where", "--minimum", "--distinct", "--mmr"),
-            *("--expand", "--reciprocal", "--combine", "--json", "--text", "--without"),
-        ),
-    }
-    for command, options in named.items():
-        shown = subprocess.run(
-            [sys.executable, "-m", "rectrio_lib.cli", command, "--help"],
-            env={**os.environ, "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-        )
-        for option in options:
-            assert option in shown.stdout and option in README
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "products" / product / f"front.{view}.png")
+    query = copied(tmp_path / "products" / "star0002" / "front.1.png")
+    text = block("sh", "dataset=shop", "pattern=")
+    text = text.replace("encoder=shop", "encoder=shop -p size=64 -p epochs=1 -p products_per_batch=8")
+    rank, score, rest = results(run_lines(text, query)[-1])[0]
+    assert (rank, score) == (1, pytest.approx(1, abs=2e-3))
+    assert re.fullmatch(r"star0002 +star0002/front\.1\.png", rest)

@@ -1,31 +1,40 @@
-"""What runs leave for the reader: results.json, the README's tables, and executed notebooks as web pages."""
+"""Results for the reader: outputs/published/<profile>.json, and the page of tables that is made from these files."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from rectrio_lib.chapters.record import QUICK
 from rectrio_lib.chapters.results import read_results
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import markdown_table
 from rectrio_lib.core.workspace import Workspace
 
-_MARKED = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_HEAD = """# Published results
+
+`rectrio publish` writes this page from the JSON files beside it, which also hold every parameter, and from
+[remarks.md](remarks.md). Edit those. Choices were made on validation images; test images only report.
+"""
+_COMMANDS = {QUICK: "make run"}
 
 
-def publish(name: str) -> Path:
-    """Copy the results of one profile to outputs/published/<name>.json, from which the README's tables are made.
+def publish(name: str, workspace: Workspace | None = None) -> Path:
+    """Copy the results of one profile to outputs/published/<name>.json, and write the page of all published tables.
 
     Chapters that were published before and have no newer result are kept.
 
     Args:
         name: a profile; "quick" is the committed parameters.
+        workspace: the folder of published results is that of its checkout.
+
+    Returns:
+        The page.
 
     Raises:
-        ValueError: if nothing was run with this profile, or a result comes from stand-in data.
+        ArgumentError: if nothing was run with this profile, or a result comes from stand-in data.
     """
     results = {chapter: e for chapter, e in read_results().items() if e["profile"] == name}
     if not results:
@@ -38,58 +47,35 @@ def publish(name: str) -> Path:
             f"{', '.join(generated)} ran on stand-in data, and stand-in figures are never published: "
             "point RECTRIO_DATA at the real data and run again."
         )
-    path = _published(name)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    files.write_json(path, dict(sorted({**before, **results}.items())))
-    return path
-
-
-def _published(name: str) -> Path:
     # The folder is committed, so it stays in the checkout wherever RECTRIO_OUTPUTS points.
-    return Workspace().root / "outputs" / "published" / f"{name}.json"
+    folder = (workspace or Workspace()).root / "outputs" / "published"
+    before = _profiles(folder).get(name, {})
+    files.write_json(folder / f"{name}.json", dict(sorted({**before, **results}.items())))
+    page = folder / "README.md"
+    page.write_text(published_page(folder), encoding="utf-8", newline="\n")
+    return page
 
 
-def marked(text: str) -> list[str]:
-    """Return the names that `<!-- results:NAME -->` markers in `text` ask for."""
-    return [name for _, name, _ in _MARKED.findall(text)]
+def published_page(folder: Path) -> str:
+    """Return all tables of the JSON files in a folder as one Markdown page, and its remarks.md at the end."""
+    parts = [_HEAD]
+    for name, entries in _profiles(folder).items():
+        parts.append(f"## Profile {name}: `{_COMMANDS.get(name, f'make run PROFILE={name}')}`\n")
+        for chapter, entry in entries.items():
+            tables = entry["values"].get("tables", {})
+            if tables:
+                parts.append(f"### Chapter {chapter}\n\n<sub>{_provenance(entry)}</sub>\n")
+            parts += [f"**{title}**\n\n{markdown_table(rows)}\n" for title, rows in tables.items()]
+    remarks = folder / "remarks.md"
+    return "\n".join([*parts, *([remarks.read_text(encoding="utf-8")] if remarks.exists() else [])])
 
 
-def fill_tables(text: str) -> str:
-    """Return `text` with published tables between each `<!-- results:NAME -->` and `<!-- /results -->`.
-
-    Raises:
-        ValueError: if a marker is not closed, or names what was never published.
-    """
-    if text.count("<!-- results:") != len(marked(text)):
-        raise ArgumentError("A `<!-- results:NAME -->` is not followed by its `<!-- /results -->`.")
-    return _MARKED.sub(lambda found: f"{found[1]}{published_tables(found[2])}{found[3]}", text)
+def _profiles(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def update_readme() -> Path:
-    """Write the published tables into README.md."""
-    readme = Workspace().root / "README.md"
-    filled = fill_tables(readme.read_text(encoding="utf-8"))
-    readme.write_text(filled, encoding="utf-8", newline="\n")
-    return readme
-
-
-def published_tables(name: str) -> str:
-    """Return what chapters recorded as `tables`, as Markdown, each chapter followed by how it was run."""
-    path = _published(name)
-    if not path.exists():
-        raise ArgumentError(f"{path} is missing, but a README marker asks for it: run `rectrio publish {name}`.")
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    blocks = []
-    for chapter, entry in entries.items():
-        tables = entry["values"].get("tables", {})
-        blocks += [f"**{title}**\n\n{markdown_table(rows)}" for title, rows in tables.items()]
-        if tables:
-            blocks.append(_provenance(chapter, entry))
-    return "\n" + "".join(f"{block}\n\n" for block in blocks)
-
-
-def _provenance(chapter: str, entry: dict[str, Any]) -> str:
+def _provenance(entry: dict[str, Any]) -> str:
     seed = [] if entry["seed"] is None else [f"seed {entry['seed']}"]
+    commit = [f"commit {entry['commit']}"] if "commit" in entry else []
     versions = [f"{package} {version}" for package, version in entry["versions"].items()]
-    facts = [f"profile {entry['profile']}", entry["dataset"], *seed, entry["device"], *versions]
-    return f"<sub>Chapter {chapter}: {', '.join(facts)}.</sub>"
+    return f"{', '.join([entry['dataset'], *seed, entry['device'], *versions, *commit])}."

@@ -47,7 +47,7 @@ def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **v
         seed: the seed they hold for.
         stand_in: whether generated data or random weights took the place of the real ones.
         **values: numbers, strings, lists and dicts; NumPy scalars and arrays are converted. `tables`, a dict
-            {title: [{column: value}, ...]}, becomes tables here and, once published, in the README.
+            {title: [{column: value}, ...]}, becomes tables here and, once published, in outputs/published/README.md.
 
     Raises:
         ArgumentError: if a value is not finite, or of a type that JSON does not know.

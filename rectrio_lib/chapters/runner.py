@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -57,6 +58,7 @@ def run_chapters(
             "profile": profile or record.QUICK,
             "parameters": {**chapter.parameters, **changes[chapter.name]},
             "duration_seconds": round(executed.metadata.papermill.duration, 1),
+            **_commit(chapter.path.parent),
         }
         entry["values"] = entry.pop("values")  # last, where it is read best
         results.add_result(chapter.name, entry)
@@ -70,6 +72,16 @@ def _warnings(executed: nbformat.NotebookNode) -> list[str]:
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     text = "".join(output.text for output in outputs if output.get("name") == "stderr")
     return list(dict.fromkeys(re.findall(r"CollapseWarning: (.*)", text)))
+
+
+def _commit(folder: Path) -> dict[str, str]:
+    """Return {"commit": ...} of the checkout around a folder, marked as dirty if files differ; {} if git knows none."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"commit": done.stdout.strip()} if done.returncode == 0 and done.stdout.strip() else {}
 
 
 def _only_record(chapter: Chapter, executed: nbformat.NotebookNode) -> dict[str, Any]:

@@ -153,12 +153,10 @@ def demo() -> None:
 
 @app.command()
 def publish(name: Annotated[str, typer.Argument(help="The profile whose results to publish.")]) -> None:
-    """Copy results to outputs/published and write the README's tables from there."""
+    """Copy the results of a profile to outputs/published, and write the page of tables there."""
     from rectrio_lib.chapters import publish as publish_module
-    from rectrio_lib.chapters.publish import update_readme
 
     typer.echo(publish_module.publish(name))
-    typer.echo(update_readme())
 
 
 @app.command("clean-notebooks")

@@ -7,7 +7,7 @@ from makers.chapters import write_chapter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rectrio_lib.chapters import pages, publish, record, results
-from rectrio_lib.core import tables
+from rectrio_lib.core import errors, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,60 +66,57 @@ def test_publish_keeps_what_was_published_before_and_not_run_since(project):
 def test_publish_writes_to_the_checkout_wherever_outputs_go(project, monkeypatch):
     monkeypatch.setenv("RECTRIO_OUTPUTS", "elsewhere")
     results.add_result("01_a", entry(a=1))
-    assert publish.publish("full") == project / "outputs" / "published" / "full.json"
+    page = publish.publish("full")
+    assert page == project / "outputs" / "published" / "README.md"
+    assert page.is_file() and page.with_name("full.json").is_file()
 
 
 def test_publish_refuses_stand_ins_and_writes_nothing(project):
     results.add_result("01_a", entry(a=1))
     results.add_result("02_b", entry(stand_in=True))
-    with pytest.raises(ValueError, match="02_b ran on stand-in data, and stand-in figures are never published"):
+    with pytest.raises(errors.ArgumentError, match="02_b"):
         publish.publish("full")
     assert not (project / "outputs" / "published").exists()
 
 
 def test_publish_refuses_a_profile_that_was_not_run(project):
     results.add_result("01_a", entry("quick"))
-    with pytest.raises(ValueError, match="nothing of profile 'full': run `rectrio run --profile full` first"):
+    with pytest.raises(errors.ArgumentError, match="'full'"):
         publish.publish("full")
 
 
-def test_marked_places_are_filled_in_chapter_order_and_the_rest_is_left_alone(project):
+def test_the_page_holds_the_tables_in_chapter_order_and_how_each_was_measured(project):
     rows = [
         {"way": "trained", "recall@1": 0.93},
         {"way": "raw | pixels", "recall@1": 0.841234, "note": "floor"},
     ]
     results.add_result("02_b", entry(recall=0.9, tables={"Against raw pixels": rows}))
     results.add_result("01_a", entry(pictures=70_000))
-    publish.publish("full")
-    text = "before\n<!-- results:full -->\nold\n<!-- /results -->\nafter <!-- a comment -->\n"
-    assert publish.fill_tables(text) == (
-        "before\n<!-- results:full -->\n"
-        "\n**Against raw pixels**\n\n"
-        "| way | recall@1 | note |\n| --- | --- | --- |\n"
-        "| trained | 0.930 |  |\n| raw \\| pixels | 0.841 | floor |\n\n"
-        "<sub>Chapter 02_b: profile full, fashion-mnist, seed 0, CPU, 2 threads, python 3.12.1, torch 2.8.0.</sub>\n\n"
-        "<!-- /results -->\nafter <!-- a comment -->\n"
-    )
+    results.add_result("03_c", entry(tables={"One": [{"a": 1}], "Two": [{"b": 2}]}) | {"commit": "abc1234"})
+    lines = publish.publish("full").read_text(encoding="utf-8").splitlines()
+    headings = [line for line in lines if line.startswith(("#", "**"))]
+    assert headings[1:] == [
+        "## Profile full: `make run PROFILE=full`",
+        "### Chapter 02_b",
+        "**Against raw pixels**",
+        "### Chapter 03_c",
+        "**One**",
+        "**Two**",
+    ]
+    assert "| trained | 0.930 |  |" in lines and "| raw \\| pixels | 0.841 | floor |" in lines
+    assert "<sub>fashion-mnist, seed 0, CPU, 2 threads, python 3.12.1, torch 2.8.0.</sub>" in lines
+    assert "<sub>fashion-mnist, seed 0, CPU, 2 threads, python 3.12.1, torch 2.8.0, commit abc1234.</sub>" in lines
 
 
-def test_filling_twice_changes_nothing_more(project):
-    results.add_result("01_a", entry(tables={"One": [{"a": 1}], "Two": [{"b": 2}]}))
-    publish.publish("full")
-    once = publish.fill_tables("<!-- results:full -->\n<!-- /results -->\n<!-- results:full -->\nx<!-- /results -->\n")
-    assert once.count("**One**") == once.count("**Two**") == 2
-    assert publish.fill_tables(once) == once
-
-
-def test_an_unclosed_marker_is_refused(project):
-    results.add_result("01_a", entry())
-    publish.publish("full")
-    with pytest.raises(ValueError, match="is not followed by its"):
-        publish.fill_tables("<!-- results:full -->\n<!-- results:full -->\n<!-- /results -->\n")
-
-
-def test_a_marker_for_what_was_never_published_is_refused(project):
-    with pytest.raises(ValueError, match="a README marker asks for it: run `rectrio publish ful`"):
-        publish.fill_tables("<!-- results:ful -->\n<!-- /results -->\n")
+def test_the_page_holds_every_profile_and_ends_with_the_remarks(project):
+    results.add_result("01_a", entry("quick", tables={"Quick": [{"a": 1}]}))
+    publish.publish("quick")
+    (project / "outputs" / "published" / "remarks.md").write_text("## Remarks\n\nA word.\n", encoding="utf-8")
+    results.add_result("01_a", entry("full", tables={"Full": [{"a": 2}]}))
+    text = publish.publish("full").read_text(encoding="utf-8")
+    assert "## Profile quick: `make run`\n" in text
+    assert text.index("**Full**") < text.index("**Quick**")
+    assert text.endswith("\n## Remarks\n\nA word.\n")
 
 
 @pytest.mark.parametrize(
@@ -171,11 +168,16 @@ def test_the_index_leaves_out_copies_of_chapters_that_are_gone(project):
     assert "02_gone" not in index
 
 
-def test_the_readme_shows_what_was_published(monkeypatch):
-    """Every published file has its place in README.md, and what stands there is what it holds."""
-    readme = ROOT / "README.md"
-    monkeypatch.chdir(ROOT)
-    text = readme.read_text(encoding="utf-8")
-    published = {path.stem for path in (ROOT / "outputs" / "published").glob("*.json")}
-    assert published == set(publish.marked(text))
-    assert publish.fill_tables(text) == text, "run `rectrio publish NAME` and commit README.md"
+def test_the_committed_page_is_what_the_committed_files_give():
+    folder = ROOT / "outputs" / "published"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert page == publish.published_page(folder), "run `rectrio publish NAME` and commit outputs/published/README.md"
+
+
+def test_every_published_chapter_exists_and_names_its_versions():
+    folder = ROOT / "outputs" / "published"
+    chapters = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    for path in folder.glob("*.json"):
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        assert entries.keys() <= chapters
+        assert all(e["versions"]["rectrio"] and e["profile"] == path.stem for e in entries.values())

@@ -1,4 +1,6 @@
 import json
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import pytest
 from makers.chapters import RECORD, write_chapter
 from nbclient.exceptions import DeadKernelError
 
-from rectrio_lib.chapters import runner
+from rectrio_lib.chapters import record, runner
 from rectrio_lib.chapters.chapter import read_chapter, select_chapters
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.workspace import Workspace
@@ -150,6 +152,28 @@ def test_a_chapter_that_does_not_record_is_refused(chapter, monkeypatch):
     monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **settings: silent)
     with pytest.raises(errors.ChapterError, match=r"record\(\) 0 times"):
         runner.run_chapters([chapter])
+
+
+def recorded_notebook():
+    """Return what papermill leaves of a chapter that recorded."""
+    entry = {"dataset": "toy", "seed": 0, "stand_in": False, "versions": {}, "device": "CPU", "values": {}}
+    shown = nbformat.v4.new_output("display_data", data={record.RECORD_MIME: entry})
+    cells = [nbformat.v4.new_code_cell("record()", outputs=[shown])]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"duration": 1.0}})
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_entry_names_the_commit_and_whether_files_differ_from_it(chapter, monkeypatch):
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **settings: recorded_notebook())
+    assert "commit" not in runner.run_chapters([chapter])["01_first"]
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
+    for command in (["init", "-q"], ["add", "notebooks"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    commit = runner.run_chapters([chapter])["01_first"]["commit"]
+    assert len(commit) >= 7 and head.startswith(commit)
+    chapter.path.write_text(chapter.path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert runner.run_chapters([chapter])["01_first"]["commit"] == f"{commit}-dirty"
 
 
 def test_a_wrong_parameter_is_refused_before_anything_runs(chapter, monkeypatch):
