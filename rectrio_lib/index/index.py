@@ -36,16 +36,25 @@ class Index:
         dim: length of the vectors.
         encoder_hash: fingerprint of the encoder that made the vectors; a query from another one is refused.
         effort: how far a search looks: efSearch of hnsw, nprobe of the ivf kinds. More finds more and takes longer.
+        made_from: what the vectors come from: names of encoder, store and data set, folder, hash and flags.
 
     Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical navigable
         small world graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor search", TPAMI 2011;
         https://faiss.ai.
     """
 
-    def __init__(self, kind: str, dim: int, encoder_hash: str, effort: int = factory.SEARCH_PARAM):
+    def __init__(
+        self,
+        kind: str,
+        dim: int,
+        encoder_hash: str,
+        effort: int = factory.SEARCH_PARAM,
+        made_from: dict | None = None,
+    ):
         if kind not in factory.KINDS:
             raise ArgumentError(f"kind={kind!r} is unknown: choose one of {', '.join(factory.KINDS)}.")
         self.kind, self.dim, self.encoder_hash, self.effort = kind, dim, encoder_hash, effort
+        self.made_from = dict(made_from or {})
         self.recall = 1.0 if kind == "flat" else None  # recall@10 measured when the effort was tuned
         self._vectors = FaissVectors(kind, dim)
         self._rows, self._rows_file = pd.DataFrame({"image_id": pd.Series(dtype=str)}), None
@@ -93,6 +102,7 @@ class Index:
         recall: float = 0.95,
         effort: int | None = None,
         memory_limit: int | None = None,
+        made_from: dict | None = None,
     ) -> Index:
         """Make an index that finds enough of the true neighbours, as quickly as it can.
 
@@ -108,6 +118,7 @@ class Index:
             recall: share of the true ten nearest neighbours to be found by a new query, in (0, 1].
             effort: efSearch or nprobe to use, instead of tuning.
             memory_limit: bytes the index may take, without its metadata; None sets no limit.
+            made_from: see the class; kept in the card.
 
         Raises:
             tuning.RecallOutOfReach: if no such kind reaches the recall.
@@ -118,7 +129,7 @@ class Index:
         if vectors.ndim != 2:
             raise ArgumentError(f"An index is built from an array (N, dim), not from one of shape {vectors.shape}.")
         for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
-            index = cls(name, vectors.shape[1], encoder_hash, effort or factory.SEARCH_PARAM)
+            index = cls(name, vectors.shape[1], encoder_hash, effort or factory.SEARCH_PARAM, made_from)
             try:
                 index._fill(vectors, rows, recall if effort is None else None)
             except errors.RecallOutOfReachError as error:
@@ -253,28 +264,29 @@ class Index:
         if again:
             raise ArgumentError(f"{len(again)} of these pictures are in the index already or come twice: {again[0]!r}.")
 
-    def save(self, name: str) -> Path:
+    def save(self, name: str, workspace: Workspace | None = None) -> Path:
         """Write vectors.faiss, rows.parquet and card.json to outputs/indexes/<name>/, all or nothing."""
-        folder = Workspace().outputs / "indexes" / name
+        folder = (workspace or Workspace()).path("indexes", name)
         if self._removed.any():
             self.compact()
         self._vectors.own()  # Windows replaces no file that is mapped
         card = {"kind": self.kind, "dim": self.dim, "encoder_hash": self.encoder_hash}
         card |= {"effort": self.effort, "recall": self.recall, "count": len(self)}
+        card["made_from"] = self.made_from
         storage.write(folder, self._vectors.faiss, self.rows, card)
         return folder
 
     @classmethod
-    def load(cls, name: str) -> Index:
+    def load(cls, name: str, workspace: Workspace | None = None) -> Index:
         """Open a saved index, its vectors mapped into memory: a large one answers at once.
 
         Raises:
             resources.MissingArtefact: if there is none of that name.
             ValueError: if its files are damaged, of another version, or do not belong together.
         """
-        folder = Workspace().require("indexes", name, "rectrio index FOLDER")
+        folder = (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
         card = storage.read_card(folder)
-        index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"])
+        index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card["made_from"])
         index._vectors.faiss, index._rows_file = storage.open_files(folder, card, like=index._vectors.faiss)
         index._vectors.mapped, index.recall = True, card["recall"]
         index._mark(np.zeros(card["count"], bool))

@@ -43,6 +43,8 @@ def read_card(folder: Path) -> dict:
         raise DataError(f"{path} is of format {written}, but this version reads format {FORMAT}: {remedy}.")
     if written is None or not card.keys() >= CARD_KEYS:
         raise _damaged(path, "no card of an index")
+    if not isinstance(card.setdefault("made_from", {}), dict):  # absent in cards of older versions
+        raise _damaged(path, "no card of an index")
     return card
 
 

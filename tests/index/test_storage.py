@@ -93,7 +93,7 @@ def test_the_folder_holds_three_files_that_tell_what_the_index_is():
     assert sorted(p.name for p in folder.iterdir()) == ["card.json", "rows.parquet", "vectors.faiss"]
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     tuned = {"kind": "hnsw", "effort": index.effort, "recall": index.recall}
-    assert card == {"format": 2, "dim": 32, "encoder_hash": "abc", "count": 599, **tuned}
+    assert card == {"format": 2, "dim": 32, "encoder_hash": "abc", "count": 599, "made_from": {}, **tuned}
     loaded = Index.load("toy")
     assert (loaded.effort, loaded.recall, loaded.encoder_hash) == (index.effort, index.recall, "abc")
 
@@ -110,6 +110,18 @@ def test_a_damaged_vector_file_is_named(kind, left):
     path.write_bytes(path.read_bytes()[left])
     with pytest.raises(ValueError, match=r"vectors\.faiss is damaged or no FAISS index: build it again"):
         Index.load("toy")
+
+
+def test_what_an_index_was_made_from_is_kept_and_empty_in_old_cards():
+    origin = {"encoder": "net", "folder": "", "random_weights": False}
+    vectors, rows = clustered(np.random.default_rng(0), 20), named(0, 20)
+    index = Index.build("flat", vectors, rows, "abc", made_from=origin)
+    card = index.save("toy") / "card.json"
+    assert Index.load("toy").made_from == index.made_from == origin
+    old = json.loads(card.read_text(encoding="utf-8"))
+    del old["made_from"]
+    files.write_json(card, old)
+    assert Index.load("toy").made_from == {}
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "card.json", "vectors.faiss"])
