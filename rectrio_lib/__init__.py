@@ -8,11 +8,8 @@ when it is first used, so that `import rectrio_lib` and `rectrio --help` import 
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
-
-__version__ = version("rectrio")
 
 PUBLIC = {
     "prepare": "data.dataset",
@@ -23,11 +20,12 @@ PUBLIC = {
     "TrainConfig": "training.config",
     "fit": "training.loop",
     "evaluate": "evaluation.retrieval",
-    "embed": "embeddings.from_folder",
+    "embed": "search.collection",
     "Index": "index.index",
     "Collection": "search.collection",
     "Workspace": "core.workspace",
     "RectrioError": "core.errors",
+    "train": "chapters.own_images",
     "record": "chapters.record",
 }
 __all__ = ["__version__", *PUBLIC]
@@ -45,6 +43,10 @@ def modules_on_demand(package: str) -> Callable[[str], Any]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        return version("rectrio")
     if name in PUBLIC:
         return getattr(import_module(f"{__name__}.{PUBLIC[name]}"), name)
     return modules_on_demand(__name__)(name)

@@ -15,7 +15,6 @@ from rectrio_lib.embeddings.store import store_folder
 from rectrio_lib.evaluation.classes import class_similarity, quality
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, projection, thumbnails
-from rectrio_lib.search import searcher
 from rectrio_lib.search.collection import Collection
 
 MOST_COMPARED = 10_000  # pictures that are compared with one another, all with all
@@ -48,14 +47,14 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
     sizes = [f"{by_area['width'].iloc[i]:,} × {by_area['height'].iloc[i]:,}" for i in (0, len(rows) // 2, -1)]
     formats = files["path"].str.rpartition(".")[2].str.lower().value_counts()
     counts = rows["label"][rows["label"].ne("")].value_counts()
-    ledger, path = report.ledger, store_folder(gallery.encoder, gallery.name) / "ledger.csv"
+    ledger, path = report.ledger, store_folder(gallery.encoder_name, gallery.name) / "ledger.csv"
     listed = {"count": len(ledger), "bad": report.bad, "copies": report.copies, "path": str(path)}
     return {
         "name": gallery.name,
         "folder": str(gallery.folder),
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "stand_in": gallery.stand_in,
-        "encoder": gallery.encoder,
+        "encoder": gallery.encoder_name,
         "index": gallery.index.info(),
         "timings": str(report),
         "pictures": len(rows),
@@ -113,7 +112,7 @@ def near_copies(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) ->
 def neighbours(gallery: Collection, rows: pd.DataFrame) -> list[Facts]:
     """Ask the index for the neighbours of some pictures."""
     chosen = examples(rows, QUERIES)
-    answers = searcher.search_ids(gallery.index, chosen["image_id"].tolist(), ANSWERS).frame()
+    answers = gallery.search(chosen["image_id"].tolist(), k=ANSWERS).frame()
     seen = thumbnails.thumbnails(gallery.folder, [*chosen["path"], *answers["path"]], THUMBNAIL)
     told = []
     for asked in chosen.itertuples():

@@ -16,6 +16,7 @@ from rectrio_lib.data.products import match_names
 from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.report import page
 from rectrio_lib.search import collection
+from rectrio_lib.search.collection import Collection
 
 LOG = logging.getLogger(__name__)
 NAME = "demo"
@@ -34,7 +35,7 @@ def run_demo() -> Path:
         The page, outputs/reports/demo/index.html.
 
     Raises:
-        ValueError: as `collection.build`.
+        ValueError: as `Collection.build`.
         OSError: if outputs cannot be written.
     """
     home, folder = catalog.home_of(DATASET), Workspace().outputs / NAME
@@ -46,8 +47,8 @@ def run_demo() -> Path:
     where = missing if drawn else f"Some products from {home}"
     told = f"{where}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
     LOG.warning(told) if drawn else LOG.info(told)
-    gallery, report = collection.build(folder, collection.BACKBONE, NAME)
-    return page.write_page(gallery, open_store(gallery.encoder, NAME), report, told, drawn)
+    gallery = Collection.build(folder, collection.BACKBONE, NAME, allow_random_weights=True)
+    return page.write_page(gallery, open_store(gallery.encoder_name, NAME), gallery.report, told, drawn)
 
 
 def copy_products(home: Path, folder: Path) -> int:

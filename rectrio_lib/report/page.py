@@ -29,7 +29,7 @@ def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decisi
     Returns:
         The page.
     """
-    store = open_store(gallery.encoder, gallery.name)
+    store = open_store(gallery.encoder_name, gallery.name)
     spaces = {s.card["encoder"]: s for s in (seen, store)}
     trained = len(spaces) > 1
     rows = store.select()
@@ -43,7 +43,7 @@ def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decisi
     }
     facts |= {"compared": len(compared), **class_quality(vectors, compared, trained)}
     facts |= near_copies(gallery, vectors[seen.card["encoder"]], compared)
-    facts |= {"questions": neighbours(gallery, compared), **image_map(gallery, vectors[gallery.encoder], compared)}
+    facts |= {"questions": neighbours(gallery, compared), **image_map(gallery, vectors[gallery.encoder_name], compared)}
     page = Workspace().outputs / "reports" / gallery.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(facts), encoding="utf-8")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import operator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import reduce
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,56 +28,34 @@ HINT = "compare columns with values, joined by and, or, not: \"label in ['cat', 
 Constant = str | int | float
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the metadata."""
+class Column(NamedTuple):
+    """A column of the metadata; as a condition, one of True and False."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """left operator right, of numbers."""
+class Operation(NamedTuple):
+    """An operator between two values: arithmetic or a comparison; or between two conditions: "and" or "or"."""
 
     operator: str
-    left: Value
-    right: Value
+    left: Tree
+    right: Tree
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """left operator right."""
-
-    operator: str
-    left: Value
-    right: Value
-
-
-@dataclass(frozen=True)
-class Membership:
+class Among(NamedTuple):
     """Whether a value is one of several constants."""
 
-    left: Value
+    value: Tree
     constants: tuple[Constant, ...]
 
 
-@dataclass(frozen=True)
-class Not:
+class Not(NamedTuple):
     """The opposite of a condition."""
 
-    part: Condition
+    condition: Tree
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Conditions joined by "and" or "or"."""
-
-    operator: str
-    parts: tuple[Condition, ...]
-
-
-Value = Column | Arithmetic | Constant
-Condition = Column | Comparison | Membership | Not | Joined  # a column of True and False is a condition
+Tree = Column | Operation | Among | Not | Constant
 
 
 def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
@@ -106,7 +84,7 @@ def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
         raise ArgumentError(f"where is nested too deeply ({len(where):,} characters).") from error
 
 
-def parse(where: str) -> Condition:
+def parse(where: str) -> Tree:
     """Read a condition into a tree that any database's reader can translate; `mask` reads it for pandas.
 
     Raises:
@@ -114,28 +92,31 @@ def parse(where: str) -> Condition:
     """
     try:
         return _condition(ast.parse(where.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, MemoryError, ArithmeticError) as error:  # a null byte; brackets beyond the parser's stack
+    except (SyntaxError, ValueError, MemoryError, ArithmeticError) as error:  # MemoryError: many brackets
         if isinstance(error, ArgumentError):
             raise
         raise ArgumentError(f"where={where[:200]!r} cannot be read; {HINT}") from error
 
 
-def _condition(node: ast.expr) -> Condition:
+def _condition(node: ast.expr) -> Tree:
     match node:
         case ast.BoolOp(joined, parts):
-            return Joined("and" if isinstance(joined, ast.And) else "or", tuple(map(_condition, parts)))
+            return _chain("and" if isinstance(joined, ast.And) else "or", map(_condition, parts))
         case ast.UnaryOp(ast.Not(), part):
             return Not(_condition(part))
         case ast.Compare(first, operators, others):
             pairs = zip(operators, [first, *others], others, strict=False)
-            parts = tuple(_comparison(*pair) for pair in pairs)
-            return parts[0] if len(parts) == 1 else Joined("and", parts)
+            return _chain("and", [_comparison(*pair) for pair in pairs])
         case ast.Name(name):
             return Column(name)
     raise _meaningless(node)
 
 
-def _comparison(comparison: ast.cmpop, left: ast.expr, right: ast.expr) -> Condition:
+def _chain(name: str, parts: Iterable[Tree]) -> Tree:
+    return reduce(lambda left, right: Operation(name, left, right), parts)
+
+
+def _comparison(comparison: ast.cmpop, left: ast.expr, right: ast.expr) -> Tree:
     value = _value(left)
     if type(comparison) in COMPARISONS:
         name, other = COMPARISONS[type(comparison)], _value(right)
@@ -143,16 +124,16 @@ def _comparison(comparison: ast.cmpop, left: ast.expr, right: ast.expr) -> Condi
             name, value, other = MIRRORED[name], other, value
         if isinstance(value, Constant):
             raise _meaningless(left)
-        return Comparison(name, value, other)
+        return Operation(name, value, other)
     if not isinstance(comparison, ast.In | ast.NotIn) or isinstance(value, Constant):
         raise _meaningless(left)
     if not isinstance(right, ast.List | ast.Tuple | ast.Set):
         raise _meaningless(right)
-    held = Membership(value, tuple(map(_constant, right.elts)))
+    held = Among(value, tuple(map(_constant, right.elts)))
     return held if isinstance(comparison, ast.In) else Not(held)
 
 
-def _value(node: ast.expr) -> Value:
+def _value(node: ast.expr) -> Tree:
     """Read a column, a constant, or arithmetic on these."""
     match node:
         case ast.Name(name):
@@ -164,12 +145,12 @@ def _value(node: ast.expr) -> Value:
     return _constant(node)
 
 
-def _joined(name: str, left: Value, right: Value, node: ast.expr) -> Value:
+def _joined(name: str, left: Tree, right: Tree, node: ast.expr) -> Tree:
     if isinstance(left, str) or isinstance(right, str):  # repeated a billion times it would fill the memory
         raise _meaningless(node)
     if isinstance(left, Constant) and isinstance(right, Constant):
         return OPERATORS[name](left, right)
-    return Arithmetic(name, left, right)
+    return Operation(name, left, right)
 
 
 def _constant(node: ast.expr) -> Constant:
@@ -185,37 +166,36 @@ def _meaningless(node: ast.expr) -> ArgumentError:
     return ArgumentError(f"where: {ast.unparse(node)!r} means nothing here; {HINT}")
 
 
-def mask(tree: Condition, rows: pd.DataFrame) -> np.ndarray:
+def mask(tree: Tree, rows: pd.DataFrame) -> np.ndarray:
     """Return which rows meet a condition that `parse` has read, bool (N,)."""
     return _holds(tree, rows).to_numpy(bool, na_value=False)
 
 
-def _holds(tree: Condition, rows: pd.DataFrame) -> pd.Series:
+def _holds(tree: Tree, rows: pd.DataFrame) -> pd.Series:
     match tree:
-        case Joined(name, parts):
-            return reduce(OPERATORS[name], (_holds(part, rows) for part in parts))
-        case Not(part):
-            return ~_holds(part, rows)
-        case Comparison(name, left, right):
-            series = _series(left, rows)
-            other = _fitting(series, right, name) if isinstance(right, Constant) else _series(right, rows)
-            if isinstance(other, pd.Series) and types.is_numeric_dtype(series) != types.is_numeric_dtype(other):
+        case Operation("and" | "or" as name, left, right):
+            return OPERATORS[name](_holds(left, rows), _holds(right, rows))
+        case Operation(name, left, right):
+            series, other = _evaluated(left, rows), _evaluated(right, rows)
+            if not isinstance(other, pd.Series):
+                other = _fitting(series, other, name)
+            elif types.is_numeric_dtype(series) != types.is_numeric_dtype(other):
                 raise TypeError(f"{series.name!r} and {other.name!r} are of different types")
             return OPERATORS[name](series, other)
-        case Membership(left, constants):
-            series = _series(left, rows)
+        case Not(part):
+            return ~_holds(part, rows)
+        case Among(value, constants):
+            series = _evaluated(value, rows)
             return series.isin([_fitting(series, constant) for constant in constants])
-        case Column(name):
-            series = _series(tree, rows)
-            if types.is_bool_dtype(series):
-                return series
-            raise ArgumentError(f"where: {name!r} alone means nothing here; {HINT}")
-    raise AssertionError(tree)
+    series = _evaluated(tree, rows)
+    if not types.is_bool_dtype(series):
+        raise ArgumentError(f"where: {series.name!r} alone means nothing here; {HINT}")
+    return series
 
 
-def _series(value: Value, rows: pd.DataFrame) -> Any:
-    """Return a column, categories as what they stand for, values of several types as text; or the result of arithmetic; a constant as it is."""
-    match value:
+def _evaluated(tree: Tree, rows: pd.DataFrame) -> Any:
+    """Return a column, categories and values of several types as what they stand for; or a result, or a constant."""
+    match tree:
         case Column(name):
             if name not in rows:
                 known = ", ".join(map(str, rows.columns))
@@ -225,13 +205,13 @@ def _series(value: Value, rows: pd.DataFrame) -> Any:
                 return column.astype(column.cat.categories.dtype)
             mixed = column.dtype == object and types.infer_dtype(column) not in ("string", "empty")
             return column.map(str, na_action="ignore") if mixed else column
-        case Arithmetic(name, left, right):
-            parts = [_series(part, rows) for part in (left, right)]
+        case Operation(name, left, right):
+            parts = [_evaluated(part, rows) for part in (left, right)]
             for part in parts:
                 if isinstance(part, pd.Series) and not types.is_numeric_dtype(part):
                     raise ArgumentError(f"where: {part.name!r} is not a column of numbers; {HINT}")
             return OPERATORS[name](*parts)
-    return value
+    return tree
 
 
 def _fitting(series: pd.Series, constant: Constant, comparison: str = "==") -> Any:

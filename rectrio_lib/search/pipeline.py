@@ -14,9 +14,7 @@ from rectrio_lib.search.options import Options
 from rectrio_lib.search.results import Results
 
 
-def answer(
-    index: Index, vectors: np.ndarray, k: int, ids: list[str], options: Options, exclude: np.ndarray
-) -> Results:
+def answer(index: Index, vectors: np.ndarray, k: int, ids: list[str], options: Options, exclude: np.ndarray) -> Results:
     """Answer queries as the options say.
 
     Args:
@@ -78,9 +76,7 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
     total = np.asarray(vectors, np.float32).sum(0, keepdims=True)
     length = np.linalg.norm(total)
     if length < 1e-3 * max(1, len(vectors)):
-        raise ArgumentError(
-            f"combine: the mean of {len(vectors)} queries has no direction; use other queries, or one."
-        )
+        raise ArgumentError(f"combine: the mean of {len(vectors)} queries has no direction; use other queries, or one.")
     return total / length
 
 

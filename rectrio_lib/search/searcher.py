@@ -6,6 +6,7 @@ import logging
 import os
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ class Searcher:
         index: where to search.
         encoder: the one that made the index; None if only image_ids are searched for.
     """
+
+    folder: Path | None = None  # where the paths in the rows of the index start
 
     def __init__(self, index: Index, encoder: Encoder | None = None):
         self.index, self._given = index, encoder
@@ -99,7 +102,7 @@ class Searcher:
             if texts or unwanted or weights is not None:
                 names, vectors = self._mix(names, vectors, texts, unwanted, weights)
                 own = own.reshape(1, -1)
-        return answer(self.index, vectors, k, names, chosen, own)
+        return replace(answer(self.index, vectors, k, names, chosen, own), folder=self.folder)
 
     def _mix(
         self,
@@ -115,7 +118,7 @@ class Searcher:
         if len(weights) == wanted:
             weights = np.append(weights, np.full(len(unwanted), WITHOUT, np.float32))
         if len(weights) != len(names) + len(words):
-            raise ArgumentError(f"{len(weights)} weights for {len(names)} images and {len(words)} texts: give one each.")
+            raise ArgumentError(f"{len(weights)} weights for {len(names) + len(words)} parts: give one each.")
         if not np.isfinite(weights).all() or not (weights > 0).any():
             given = ", ".join(f"{weight:g}" for weight in weights) or "none"
             raise ArgumentError(f"Weights should be finite and one of them positive, not {given}.")
@@ -135,8 +138,8 @@ class Searcher:
             return [str(i) for i in range(len(images))], self.encoder.encode(images), np.full((len(images), 0), -1)
         images = [images] if isinstance(images, str | Path) else list(images)
         names = [f"image {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
-        files = {name: Path(name).expanduser() for name in names}
-        files = {name: path for name, path in files.items() if os.path.isfile(path)}  # noqa: PTH113: never raises
+        files = {name for name in names if os.path.isfile(os.path.expanduser(name))}  # noqa: PTH111, PTH113
+        files = {name: Path(name).expanduser() for name in files}
         aliases = {name: self.own_id(files[name]) if name in files else name for name in names}
         place = self.positions([alias for alias in aliases.values() if alias])
         own = np.array([place.get(aliases[name], -1) for name in names], np.int64)
