@@ -19,7 +19,7 @@ from rectrio_lib.encoders.dual import DualEncoder
 from rectrio_lib.encoders.openvino import _refuse, exported_folder, load_exported
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.index.index import Index
-from rectrio_lib.search.searcher import search_images
+from rectrio_lib.search.searcher import Searcher
 
 TEXTS = ["a red ring", "a blue star", "red star", "blue", "a ring"]
 
@@ -128,7 +128,7 @@ def test_an_index_of_the_source_takes_the_questions_of_the_export(net):
     encoder, images = load_encoder("net"), pictures(60)
     rows = pd.DataFrame({"image_id": [f"p{i}" for i in range(60)]})
     index = Index.build("flat", encoder.encode(images), rows, fingerprint(encoder))
-    found = search_images(index, load_exported("net"), images[:9], k=3).frame()
+    found = Searcher(index, load_exported("net")).search(images[:9], k=3).frame()
     assert found[found["rank"] == 1]["image_id"].tolist() == [f"p{i}" for i in range(9)]
 
 
@@ -174,7 +174,7 @@ def test_eight_bits_tell_their_loss_and_are_no_match_for_an_index_of_the_source(
     loaded = load_exported("net", "int8")
     index = Index.build("flat", encoder.encode(images), pd.DataFrame({"image_id": range(61)}), fingerprint(encoder))
     with pytest.raises(ValueError, match=fingerprint(loaded)):
-        search_images(index, loaded, images[:1])
+        Searcher(index, loaded).search(images[:1])
 
 
 def test_the_card_tells_source_files_and_report(net):
