@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,104 +11,126 @@ from typing import Any
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.data import dataset, image_files
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data import dataset
 from rectrio_lib.report.page import write_page
-from rectrio_lib.search import collection
-from rectrio_lib.search.collection import BACKBONE, _named
+from rectrio_lib.search import building, collection
+from rectrio_lib.search.collection import BACKBONE, Collection
 
 LOG = logging.getLogger(__name__)
 CHAPTER = "03"
 TRAINED_SIDE = 128  # pixels: a compromise between what a backbone sees and how long training takes on a processor
+FEWEST = 10  # images of a class that is worth training on
+TRAINED_SHARE = 0.4  # of the images are surely left for one batch: test, validation, near copies and a fold go first
 
 
-def train(folder: str | Path, name: str = "", **parameters: Any) -> str:
-    """Train an encoder on class folders of pictures: chapter 03, run strictly by papermill.
+def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, **parameters: Any) -> str:
+    """Train an encoder on class folders of images: chapter 03, run strictly by papermill.
 
     Args:
         folder: FOLDER/<class>/… or FOLDER/{train,val,test}/<class>/….
         name: of the data set; empty: that of the folder.
-        **parameters: of chapter 03, such as backbone="clip:ViT-B/32" or epochs=10. Without, pictures are kept and seen
+        rows: its distinct, readable images, with label and split; None finds them by embedding the folder.
+        **parameters: of chapter 03, such as backbone="clip:ViT-B/32" or epochs=10. By default images are read and seen
             at 128 pixels a side (CLIP: 224), and small folders get small batches.
 
     Returns:
         The name of the encoder, <name>-tuned.
 
     Raises:
-        ValueError: if there is no picture, or a parameter is unknown.
-        running.ChapterError: if the chapter fails; the message says why and where to look.
+        ArgumentError: if there is nothing to train on, or a parameter is unknown.
+        ChapterError: if the chapter fails; the message says why and where to look.
     """
     from rectrio_lib.chapters import runner
     from rectrio_lib.chapters.chapter import select_chapters  # slow to import, and needed by nothing else here
 
-    folder, name = _named(folder, name)
+    folder, name = building.folder_and_name(folder, name)
     (chapter,) = select_chapters([CHAPTER])
-    clip = parameters.get("backbone", BACKBONE).startswith("clip:")
-    chosen = {"size": 224, "resolution": 0} if clip else {"size": TRAINED_SIDE, "resolution": TRAINED_SIDE}
-    third = len(image_files.list_images(folder)) // 3  # what is left of a class without test, validation and a fold
-    chosen |= {"batch_size": min(chapter.parameters["batch_size"], max(3, third)), "backbone": BACKBONE}
+    backbone = parameters.get("backbone", BACKBONE)
+    rows = collection.embed(folder, backbone, name)[0].select() if rows is None else rows
+    if reason := why_untrained(rows):
+        raise ArgumentError(f"{folder} cannot be trained on: {reason}.")
+    training = rows[rows["label"].ne("") & ~rows["split"].isin(["val", "test"])]
+    batch = min(chapter.parameters["batch_size"], max(3, int(TRAINED_SHARE * len(training))))
+    side = (
+        {"size": 224, "resolution": 0}
+        if backbone.startswith("clip:")
+        else dict.fromkeys(["size", "resolution"], TRAINED_SIDE)
+    )
+    chosen = {**side, "batch_size": batch, "backbone": BACKBONE}
     chosen |= {"dataset": name, "folder": str(folder), "encoder": f"{name}-tuned", **parameters}
     runner.run_chapters([chapter], None, chosen)
     return chosen["encoder"]
 
 
-FEWEST = 10  # pictures of a class that is worth training on
-
-
 def why_untrained(rows: pd.DataFrame) -> str:
-    """Say why no encoder can be trained on pictures; empty if one can.
+    """Say why no encoder can be trained on images; empty if one can.
 
     Args:
-        rows: the readable, different pictures, with `label`, empty where a picture lies in no class folder.
+        rows: the readable, distinct images, with `label`, empty where an image lies in no class folder.
     """
     counts = rows["label"][rows["label"].ne("")].value_counts()
     if counts.empty:
-        return "the pictures lie in no class folders"
+        return "the images lie in no class folders"
     if len(counts) == 1:
-        return f"there is one class folder only, {counts.index[0]}"
+        return f"there is only one class folder, {counts.index[0]}"
     if counts.min() < 2:
-        return f"class {counts.idxmin()} has a single picture"
+        return f"class {counts.idxmin()} has a single image"
     if (counts >= FEWEST).sum() < 2:
-        return f"only {(counts >= FEWEST).sum()} of the {len(counts)} classes have {FEWEST} pictures or more"
+        return f"only {(counts >= FEWEST).sum()} of the {len(counts)} classes have {FEWEST} images or more"
     return ""
 
 
-def run_folder(folder: str | Path, name: str = "", parameters: Mapping[str, Any] | None = None) -> Path:
-    """Check and embed a folder of pictures, train on it if it has classes, build an index, and write a report.
+def run_folder(
+    folder: str | Path,
+    name: str = "",
+    parameters: Mapping[str, Any] | None = None,
+    allow_random_weights: bool = False,
+) -> Path:
+    """Check and embed a folder of images, train on it if it has classes, build an index, and write a report.
 
-    Each step tells what it found in a printed line.
+    Each step logs a line. What a name stands for is kept apart from that of other folders: data set, encoder, index,
+    report, and beside the report the executed chapter.
 
     Args:
-        folder: of pictures, in class folders or not.
+        folder: of images, in class folders or not.
         name: of all that comes of it; empty: that of the folder.
         parameters: of chapter 03, if there is something to train on; `backbone` counts in any case.
+        allow_random_weights: see `collection.embed`.
 
     Returns:
         The page, outputs/reports/<name>/index.html.
 
     Raises:
-        ValueError: if there are parameters, but nothing to train on; and as `collection.build` and `own_images.train`.
-        OSError: as `collection.build`.
-        running.ChapterError: as `own_images.train`.
+        ArgumentError: if there are parameters, but nothing to train on, or the name belongs to another folder.
+        ChapterError: as `train`.
     """
     parameters = dict(parameters or {})
     fixed = {"dataset", "folder", "encoder", "name"} & parameters.keys()
     if fixed:
-        raise ArgumentError(
-            f"{', '.join(sorted(fixed))}: follows from the folder and its name, and is no parameter here."
-        )
+        raise ArgumentError(f"{', '.join(sorted(fixed))}: follows from the folder and its name, do not set it here.")
+    folder, name = building.folder_and_name(folder, name)
+    building.refuse_other_images(folder, name, Workspace())
     backbone = parameters.get("backbone", collection.BACKBONE)
-    seen, report = collection.embed(folder, backbone, name)
+    frozen, report = collection.embed(folder, backbone, name, allow_random_weights=allow_random_weights)
     LOG.info("Checked    %s", report)
-    name, reason = seen.card["dataset"], why_untrained(seen.select())
+    rows = frozen.select()
+    reason, executed = why_untrained(rows), None
     if reason and parameters.keys() - {"backbone"}:
-        raise ArgumentError(f"{', '.join(parameters)}: nothing is trained here, for {reason}.")
+        raise ArgumentError(f"{', '.join(parameters)}: nothing is trained here, because {reason}.")
     if reason:
-        decision = f"Nothing was trained, for {reason}: this is {backbone} as it was pretrained."
-        gallery, _ = collection.build(folder, backbone, name)
+        decision = f"Nothing was trained, because {reason}: this is {backbone} as it was pretrained."
+        shop = Collection.build(folder, backbone, name, allow_random_weights=allow_random_weights)
     else:
-        decision = f"The pictures lie in class folders: chapter {CHAPTER} trained {backbone} on them."
-        encoder = train(folder, name, **parameters)
-        gallery, report = collection.build(folder, encoder, name, manifest=dataset.load_dataset(name).manifest)
+        decision = f"The images lie in class folders: chapter {CHAPTER} trained {backbone} on them."
+        encoder = train(folder, name, rows, **parameters)
+        manifest = dataset.load_dataset(name).manifest
+        shop = Collection.build(folder, encoder, name, manifest=manifest, allow_random_weights=allow_random_weights)
+        report = shop.report
         LOG.info("Embedded   %s", report)
-    LOG.info("Encoder    %s. %s\nIndex      %s", gallery.encoder, decision, gallery.index.info())
-    return write_page(gallery, seen, report, decision)
+        executed = next((Workspace().outputs / "notebooks").glob(f"{CHAPTER}_*.ipynb"), None)
+    LOG.info("Encoder    %s. %s\nIndex      %s", shop.encoder_name, decision, shop.index.info())
+    page = write_page(shop, frozen, report, decision)
+    if executed:
+        shutil.copy(executed, page.parent)
+    return page

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,38 +11,45 @@ import typer
 from typer.core import TyperGroup
 
 # Nothing heavy up here: `rectrio --help` answers at once because each command imports what it needs.
-from rectrio_lib import __version__
 from rectrio_lib.cli import collections
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.cli.output import say
+from rectrio_lib.core.errors import ArgumentError, RectrioError
 from rectrio_lib.core.workspace import Workspace
 
 EXPORT_IMAGES = 512  # taken at random from the folder to compare an export with its encoder
 
 
 class OneSentence(TyperGroup):
-    """Tells known errors in one line; RECTRIO_DEBUG=1 shows where they come from."""
+    """Shows known errors in one line, with RECTRIO_DEBUG=1 their traceback too; others are bugs, to be reported."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("rectrio: stopped by Ctrl-C; what finished before is kept.", err=True)
+            say("rectrio: stopped by Ctrl-C; what finished before is kept.", err=True)
             raise typer.Exit(130) from None
-        except Exception as error:
-            if os.environ.get("RECTRIO_DEBUG") or not _is_known(error):
+        except RectrioError as error:
+            if os.environ.get("RECTRIO_DEBUG"):
                 raise
-            typer.echo(f"rectrio: {error}", err=True)
+            say(f"rectrio: {error}", err=True)
             raise typer.Exit(1) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("click", "typer"):  # those end commands and show usage
+                from importlib.metadata import metadata
+
+                _, address = metadata("rectrio").get_all("Project-URL")[0].split(", ")
+                say(f"rectrio: this is a bug; please report it with the lines below: {address}/issues", err=True)
+            raise
 
 
-def _is_known(error: Exception) -> bool:
-    from rectrio_lib.core.errors import RectrioError
-
-    return isinstance(error, RectrioError)
-
-
-app = typer.Typer(cls=OneSentence, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=OneSentence,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes a quarter of the time of --help
+)
 
 
 class _Echo(logging.Handler):
@@ -52,12 +57,14 @@ class _Echo(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        typer.echo(record.getMessage(), err=True)
+        say(record.getMessage(), err=True)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rectrio {__version__}")
+        from rectrio_lib import __version__
+
+        say(f"rectrio {__version__}")
         raise typer.Exit
 
 
@@ -68,11 +75,14 @@ def main(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
     ] = False,
 ) -> None:
-    """Find pictures that look alike: in any folder, or chapter by chapter."""
+    """Find images that look alike: in any folder, or chapter by chapter."""
     log = logging.getLogger("rectrio_lib")
     if not log.handlers:
         log.addHandler(_Echo())
         log.setLevel(logging.INFO)
+
+
+Parameters = Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter; repeat for more.")]
 
 
 @app.command()
@@ -81,38 +91,57 @@ def run(
     start: Annotated[str | None, typer.Option("--from", help="The chapter number to start from.")] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="A file of notebooks/params, such as full; without, the quick parameters."),
+        typer.Option(help="A file of notebooks/params, such as full; by default the quick parameters."),
     ] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter; repeat for more.")
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Your own pictures: check, train if in class folders, index, report."),
-    ] = None,
-    name: Annotated[str, typer.Option(help="With --images: what to call them; else as the folder is called.")] = "",
+    parameter: Parameters = None,
+    images: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the chapters in order with papermill, or go through a folder of your own pictures."""
+    """Run the chapters in order with papermill."""
     if images is not None:
-        if only or start or profile:
-            raise ArgumentError("--images goes with -p and --name alone: --only, --from and --profile choose chapters.")
-        return collections.run_images(images, name, parameter or [])
-    if name:
-        raise ArgumentError(f"--name {name} goes with --images FOLDER alone.")
+        _moved(f"rectrio run --images {images}", f"rectrio build {collections.quoted(images)}")
     from rectrio_lib.chapters import chapter, results, runner
 
     chosen = chapter.select_chapters(only or (), start)
     entries = runner.run_chapters(chosen, profile, chapter.parse_overrides(parameter or ()))
     outputs = Workspace().outputs
-    typer.echo(f"\n{results.results_table(entries)}\n")
-    typer.echo(f"Executed notebooks  {outputs / 'notebooks' / 'index.html'}")
+    say(f"\n{results.results_table(entries)}\n")
+    say(f"Executed notebooks  {outputs / 'notebooks' / 'index.html'}")
     if (outputs / "figures").is_dir():
-        typer.echo(f"Figures             {outputs / 'figures'}")
-    typer.echo(f"Results             {outputs / 'results.json'}")
+        say(f"Figures             {outputs / 'figures'}")
+    say(f"Results             {outputs / 'results.json'}")
 
 
-for command in (collections.index, collections.search, collections.embed, collections.info):
+def _moved(old: str, new: str) -> None:
+    say(f"rectrio: `{old}` is now `{new}`.", err=True)
+    raise typer.Exit(2)
+
+
+@app.command()
+def build(
+    folder: collections.Folder,
+    name: collections.Name = "",
+    parameter: Parameters = None,
+    allow_random_weights: collections.AllowRandomWeights = False,
+) -> None:
+    """Take a folder of your own images: train if it has class folders, build an index, write a report."""
+    from rectrio_lib.chapters import chapter, own_images
+
+    page = own_images.run_folder(folder, name, chapter.parse_overrides(parameter or ()), allow_random_weights)
+    say(f"Report     {page}")
+    collections.say_next(page.parent.name)
+
+
+for command in (collections.index, collections.embed, collections.search, collections.info):
     app.command()(command)
+
+
+@app.command()
+def demo() -> None:
+    """Search a few product photographs (or drawings) without training: a page of queries and results."""
+    from rectrio_lib.report.demo import NAME, run_demo
+
+    say(f"Page       {run_demo()}")
+    collections.say_next(NAME)
 
 
 @app.command()
@@ -121,34 +150,28 @@ def export(
     folder: collections.Folder,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     texts: Annotated[
-        Path | None, typer.Option(help="Descriptions, one a line, to compare a text tower on.", show_default=False)
+        Path | None, typer.Option(help="Descriptions, one per line, to compare a text tower on.", show_default=False)
     ] = None,
 ) -> None:
-    """Export an encoder to OpenVINO and compare it with torch on a folder of pictures."""
+    """Export an encoder to OpenVINO and compare it with torch on a folder of images."""
     from rectrio_lib.core import tables
     from rectrio_lib.data import image_files
     from rectrio_lib.encoders import openvino, registry
 
     lines = texts.read_text(encoding="utf-8").split("\n") if texts else []
-    descriptions = [line for line in lines if line.strip()]
     size, channels = (registry.encoder_card(encoder)["preprocessing"][key] for key in ("size", "channels"))
     paths = image_files.list_images(folder)["path"].sample(frac=1, random_state=0)[:EXPORT_IMAGES]
     read = image_files.read_ahead(folder, paths, size, channels, (), 32)
     images = [file.pixels for file in read if file.pixels is not None]
-    with contextlib.redirect_stdout(sys.stderr):
-        report = openvino.export_encoder(encoder, images, descriptions, precision)
-    typer.echo(tables.plain_table(report.to_dict("records")))
-    typer.echo(f"Export     {openvino.exported_folder(encoder, precision)}")
+    report = openvino.export_encoder(encoder, images, [line for line in lines if line.strip()], precision)
+    say(tables.plain_table(report.to_dict("records")))
+    say(f"Export     {openvino.exported_folder(encoder, precision)}")
 
 
-@app.command()
-def demo() -> None:
-    """Look at a few product photographs (or drawings) without training: a page of questions and answers."""
-    from rectrio_lib.report.demo import NAME, run_demo
-
-    page = run_demo()
-    typer.echo(f"Page       {page}")
-    typer.echo(f"Next       rectrio search PICTURE --index {NAME} --show answers.png")
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench() -> None:
+    """Point to the chapter that measures speed."""
+    _moved("rectrio bench", "rectrio run --only 10")
 
 
 @app.command()
@@ -156,7 +179,7 @@ def publish(name: Annotated[str, typer.Argument(help="The profile whose results 
     """Copy the results of a profile to outputs/published, and write the page of tables there."""
     from rectrio_lib.chapters import publish as publish_module
 
-    typer.echo(publish_module.publish(name))
+    say(publish_module.publish(name))
 
 
 @app.command("clean-notebooks")
@@ -169,7 +192,7 @@ def clean_notebooks() -> None:
 
     paths = chapter.chapter_paths()
     for path in paths:
-        typer.echo(f"{'cleaned  ' if clean.clean(path) else 'unchanged'}  {path.name}")
+        say(f"{'cleaned  ' if clean.clean(path) else 'unchanged'}  {path.name}")
     empty = [path.stem for path in paths if clean.checked_without_output(path)]
     if empty:
         raise ArgumentError(

@@ -16,7 +16,6 @@ from rectrio_lib.embeddings.store import store_folder
 from rectrio_lib.evaluation.classes import class_similarity, quality
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, projection, thumbnails
-from rectrio_lib.search import searcher
 from rectrio_lib.search.collection import Collection
 
 MOST_COMPARED = 10_000  # images that are compared with one another, all with all
@@ -44,14 +43,14 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
     sizes = [f"{by_area['width'].iloc[i]:,} × {by_area['height'].iloc[i]:,}" for i in (0, len(rows) // 2, -1)]
     formats = files["path"].str.rpartition(".")[2].str.lower().value_counts()
     counts = rows["label"][rows["label"].ne("")].value_counts()
-    ledger, path = report.ledger, store_folder(gallery.encoder, gallery.name) / "ledger.csv"
+    ledger, path = report.ledger, store_folder(gallery.encoder_name, gallery.name) / "ledger.csv"
     listed = {"count": len(ledger), "bad": report.bad, "copies": report.copies, "path": str(path)}
     return {
         "name": gallery.name,
         "folder": str(gallery.folder),
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "stand_in": gallery.stand_in,
-        "encoder": gallery.encoder,
+        "encoder": gallery.encoder_name,
         "index": gallery.index.info(),
         "timings": str(report),
         "images": len(rows),
@@ -143,7 +142,7 @@ def neighbours(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> 
     shuffled = held_out(rows).sample(frac=1, random_state=0)
     turn = shuffled.groupby("label").cumcount().to_numpy()
     chosen = shuffled.iloc[turn.argsort(kind="stable")].head(QUERIES)
-    results = searcher.search_ids(gallery.index, chosen["image_id"].tolist(), RESULTS).frame()
+    results = gallery.search(chosen["image_id"].tolist(), k=RESULTS).frame()
     shots = _shots(gallery.folder, [*chosen["path"], *results["path"]])
     strips = []
     for query in chosen.itertuples():

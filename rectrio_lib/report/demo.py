@@ -15,7 +15,7 @@ from rectrio_lib.data import catalog, synthetic
 from rectrio_lib.data.products import match_names
 from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.report import page
-from rectrio_lib.search import collection
+from rectrio_lib.search.collection import BACKBONE, Collection
 
 LOG = logging.getLogger(__name__)
 NAME = "demo"
@@ -40,10 +40,10 @@ def run_demo() -> Path:
             save_drawings(fresh)
     missing = f"STAND-IN: {home} holds no product photographs, so these are generated drawings"
     source = missing if drawn else f"Some products from {home}"
-    decision = f"{source}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
+    decision = f"{source}. Nothing was trained: this is {BACKBONE} as it was pretrained."
     LOG.log(logging.WARNING if drawn else logging.INFO, decision)
-    gallery, report = collection.build(folder, collection.BACKBONE, NAME)
-    return page.write_page(gallery, open_store(gallery.encoder, NAME), report, decision, drawn)
+    shop = Collection.build(folder, BACKBONE, NAME, allow_random_weights=True)
+    return page.write_page(shop, open_store(shop.encoder_name, NAME), shop.report, decision, drawn)
 
 
 def copy_products(home: Path, folder: Path) -> int:

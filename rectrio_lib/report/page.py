@@ -9,10 +9,8 @@ from typing import Any
 import jinja2
 
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.embeddings.embed import Report
-from rectrio_lib.embeddings.from_folder import embed_folder
+from rectrio_lib.embeddings.embed import Report, embed
 from rectrio_lib.embeddings.store import EmbeddingStore, open_store, vectors_of
-from rectrio_lib.encoders.registry import load_encoder
 from rectrio_lib.report import contents
 from rectrio_lib.search.collection import Collection
 
@@ -42,16 +40,16 @@ def write_page(
         The page.
     """
     workspace, baseline = workspace or Workspace(), seen
-    store, frozen = open_store(gallery.encoder, gallery.name), f"{gallery.encoder}-frozen"
+    store, frozen = open_store(gallery.encoder_name, gallery.name), f"{gallery.encoder_name}-frozen"
     if frozen in workspace.cards("encoders"):
-        baseline, _ = embed_folder(load_encoder(frozen), frozen, gallery.folder, gallery.name)
+        baseline, _ = embed(gallery.folder, frozen, gallery.name, workspace=workspace)
     spaces = {s.card["encoder"]: s for s in (baseline, store)}
     trained = len(spaces) > 1
     rows = store.select()
     known = set.intersection(*(set(s.select()["image_id"]) for s in (seen, *spaces.values())))
     compared = contents.sample(rows[rows["image_id"].isin(known)], contents.MOST_COMPARED).reset_index(drop=True)
     vectors = {name: vectors_of(s, compared["image_id"]) for name, s in spaces.items()}
-    own = vectors[gallery.encoder]
+    own = vectors[gallery.encoder_name]
     facts = contents.folder_contents(gallery, rows, store.files(), report)
     facts |= {"decision": decision, "trained": trained, "drawn": drawn, "compared": len(compared)}
     facts |= contents.class_quality(vectors, compared, trained)

@@ -1,4 +1,4 @@
-"""Small pictures, read from their files: as arrays, inside of web pages, and as a grid of questions and answers."""
+"""Small images, read from their files: inside of web pages, and as a grid of queries and results."""
 
 from __future__ import annotations
 
@@ -12,88 +12,67 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
-from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import shortened
-from rectrio_lib.data.image_files import decode
+from rectrio_lib.data.image_files import read_image
 from rectrio_lib.report import grids
 from rectrio_lib.search.collection import Collection
-from rectrio_lib.search.results import Results
+from rectrio_lib.search.results import Results, thumbnail
 
 GRID_SIDE = 144
-JPEG_QUALITY = 78
-
-
-def read_thumbnail(path: Path, side: int) -> np.ndarray | None:
-    """Read a picture as uint8 (3, side, side), cropped to its middle; None if it cannot be read."""
-    decoded = decode(path, side, 3)
-    return None if isinstance(decoded, str) else decoded[0]
 
 
 def thumbnails(folder: Path, paths: Iterable[str], side: int) -> dict[str, str]:
-    """Return pictures as addresses that a web page can hold, {path: "data:…"}; empty for one that cannot be read.
+    """Return images as data URIs, {path: "data:…"}; empty for one that cannot be read.
 
     Args:
         folder: what the paths are relative to.
-        paths: of the pictures; each is read once.
+        paths: of the images; each is read once.
         side: pixels.
     """
     wanted = list(dict.fromkeys(paths))
     with ThreadPoolExecutor() as pool:
-        return dict(
-            zip(wanted, pool.map(lambda path: _address(read_thumbnail(folder / path, side)), wanted), strict=True)
-        )
-
-
-def _address(pixels: np.ndarray | None) -> str:
-    if pixels is None:
-        return ""
-    written = BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(written, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
+        return dict(zip(wanted, pool.map(lambda path: thumbnail(folder / path, side), wanted), strict=True))
 
 
 def figure_address(figure: Figure) -> str:
-    """Return a figure as an address that a web page can hold, and close it."""
+    """Return a figure as a data URI, and close it."""
     written = BytesIO()
     figure.savefig(written, format="png", dpi=grids.DPI, bbox_inches="tight")
     plt.close(figure)
     return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
-def answer_grid(gallery: Collection, asked: Sequence[str | Path], results: Results) -> Figure:
-    """Draw what was asked and what was found; a picture that cannot be read is white.
+def answer_grid(collection: Collection, queries: Sequence[str | Path], results: Results) -> Figure:
+    """Draw queries and results; an image that cannot be read is white.
 
     Args:
-        gallery: that was searched.
-        asked: as it was given to `collection.search`; of a combined question the first picture is shown;
-            empty for questions in words, which stand above.
-        results: what came back.
+        collection: that was searched.
+        queries: the images that were searched for; of a combined query the first is shown; empty for texts, which
+            stand above.
+        results: of the search.
 
     Raises:
-        ValueError: if the pictures of the index are no files.
+        DataError: if the folder of the images is gone, or they are not files.
     """
-    if gallery.folder is None:
-        raise ArgumentError(f"The pictures of index {gallery.name} lie in no folder: there are no files to show.")
-    files = [gallery.file(one) for one in asked][: len(results)]
+    folder = collection.images_folder()
+    files = [collection.file(query) for query in queries][: len(results)]
     paths, labels = results.column("path"), results.column("label")
-    found = np.stack([[_square(None if pd.isna(p) else gallery.folder / p) for p in line] for line in paths])
-    own = [_label(gallery, file) for file in files] or [""] * len(results)
-    queries = np.stack([_square(file) for file in files or [None] * len(results)])
+    found = np.stack([[_square(None if pd.isna(p) else folder / p) for p in line] for line in paths])
+    own = [_label(collection, query) for query in queries][: len(results)] or [""] * len(results)
+    squares = np.stack([_square(file) for file in files or [None] * len(results)])
     title = "" if files else "\n".join(map(shortened, results.query_ids))
-    return grids.neighbour_grid(queries, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
+    return grids.neighbour_grid(squares, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
 
 
-def _square(path: Path | None) -> np.ndarray:
-    pixels = read_thumbnail(path, GRID_SIDE) if path else None
+def _square(file: Path | None) -> np.ndarray:
+    pixels = read_image(file.parent, file.name, GRID_SIDE, 3).pixels if file else None
     return np.full((3, GRID_SIDE, GRID_SIDE), 255, np.uint8) if pixels is None else pixels
 
 
-def _label(gallery: Collection, file: Path) -> str:
-    """Return the label of a file that is in the index; empty if none is known."""
-    place = file.resolve()
-    if not place.is_relative_to(gallery.folder):
-        return ""
-    rows = gallery.index.rows
-    return next(iter(rows["label"][rows["path"].eq(place.relative_to(gallery.folder).as_posix())]), "")
+def _label(collection: Collection, query: str | Path) -> str:
+    """Return the label of an image of the collection; empty for one from elsewhere."""
+    file = Path(query).expanduser()
+    name = collection.own_id(file) if file.is_file() else str(query)
+    place = collection.positions([name])
+    return str(collection.index.rows["label"].iloc[place[name]]) if name in place else ""

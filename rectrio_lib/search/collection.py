@@ -1,340 +1,266 @@
-"""Any folder of pictures: train on it, build an index of it, search it."""
+"""A folder of images that can be searched: built, opened, changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.workspace import Card, Workspace
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data import image_files
+from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index import factory
-
-if TYPE_CHECKING:
-    from rectrio_lib.embeddings.store import EmbeddingStore
-import re
-from dataclasses import dataclass, replace
-from typing import Any
-
-from rectrio_lib.core.errors import DataError
-from rectrio_lib.embeddings import embed as conductor
-from rectrio_lib.embeddings.embed import Report
-from rectrio_lib.embeddings.store import EmbeddingStore
-from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.pretrained import load_pretrained
-from rectrio_lib.encoders.registry import load_encoder, save_encoder
 from rectrio_lib.index.index import Index
-from rectrio_lib.search import searcher
-from rectrio_lib.search.results import Results
+from rectrio_lib.search import building, provenance
+from rectrio_lib.search.changes import Changeable
 
-
-def build_index(
-    store: EmbeddingStore,
-    kind: str = "auto",
-    recall: float = 0.95,
-    splits: Sequence[str] = (),
-    memory_limit: int | None = None,
-) -> Index:
-    """Make an index of an embedding store, or of some of its splits; see `Index.build`."""
-    vectors, rows = store.vectors(*splits), store.select(*splits)
-    return Index.build(kind, vectors, rows, store.card["encoder_hash"], recall, memory_limit=memory_limit)
-
+if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
+    from rectrio_lib.embeddings.embed import Report
+    from rectrio_lib.embeddings.store import EmbeddingStore
+    from rectrio_lib.encoders.base import Encoder
 
 BACKBONE = "torchvision:squeezenet1_0"  # five megabytes, and quick on any processor
-FORBIDDEN = r'[<>:"/\\|?*\x00-\x1f]|^\.|[ .]$|\.(new|old|part|lock)$'  # not in names of folders, or used by `resources`
-LONGEST_NAME = 100
-WITHOUT = 0.5  # weight of what an answer should do without: enough to turn away, too little to lead elsewhere
 
 
-@dataclass(frozen=True)
-class Collection:
-    """An index, and what it takes to ask it with pictures.
+class Collection(Changeable):
+    """A saved index with what belongs to it; `search` takes files, arrays, image_ids, paths and texts.
 
     Attributes:
         name: of the index, below outputs/indexes/.
-        index: where to search.
-        encoder: name of the encoder that made it, below outputs/encoders/; empty if it is gone or was trained anew.
-        folder: of the pictures; None if the index is of a data set without files.
-        stand_in: whether random weights or drawn pictures stood in.
+        index: what is searched.
+        made_from: what the index card says of encoder, store and data set, see `Index`.
+        folder: of the images; None if they are not files.
+        report: what the last `build` or `add` found; None before.
+        workspace: where all of it lives.
     """
 
-    name: str
-    index: Index
-    encoder: str
-    folder: Path | None
-    stand_in: bool
+    def __init__(self, name: str, index: Index, folder: str | Path | None = None, workspace: Workspace | None = None):
+        super().__init__(index)
+        self.name, self.workspace, self.report = name, workspace or Workspace(), None
+        card = {"made_from": index.made_from, "encoder_hash": index.encoder_hash}
+        self.made_from = provenance.of_index(name, card, self.workspace)
+        home = folder or self.made_from.get("folder")
+        self.folder = Path(home).expanduser().resolve() if home else None
 
-    def load_encoder(self) -> Encoder:
-        """Open the encoder that made the index.
-
-        Raises:
-            ValueError: if it is gone or was trained anew, or its files are damaged.
-        """
-        if not self.encoder:
-            raise ArgumentError(
-                f"Index {self.name} was built with encoder {self.index.encoder_hash}, which is gone or was trained "
-                f"anew: build the index again, `rectrio index {self.folder or 'FOLDER'}`."
-            )
-        return load_encoder(self.encoder)
-
-    def search(self, asked: str | Path | Sequence[str | Path], k: int = 10, **options: Any) -> Results:
-        """Search the index; see the function `search`."""
-        names = [str(one) for one in ([asked] if isinstance(asked, str | Path) else asked)]
-        files = [path for path in (Path(name).expanduser() for name in names) if path.is_file()]
-        if not names:
-            raise ArgumentError("Nothing was asked: name a picture file, or a picture of the index.")
-        if not files:
-            found = searcher.search_ids(self.index, [self.row(name)["image_id"] for name in names], k, **options)
-            return replace(found, query_ids=names if len(found) == len(names) else [" + ".join(names)])
-        if len(files) < len(names):
-            other = next(name for name in names if not Path(name).expanduser().is_file())
-            raise ArgumentError(
-                f"{other} is no file, but {files[0]} is: ask with files, or with pictures of the index."
-            )
-        known = self.index.encoder_hash  # by which the encoder was found
-        return searcher.search_files(self.index, self.load_encoder(), files, k, known, **options)
-
-    def search_words(
-        self, pictures: Sequence[str], texts: Sequence[str], without: Sequence[str], k: int = 10, **options: Any
-    ) -> Results:
-        """Search with words: each text is a question; with pictures, or something to do without, all are one question.
+    @classmethod
+    def open(cls, name: str = "", folder: str | Path | None = None, workspace: Workspace | None = None) -> Collection:
+        """Open a saved collection.
 
         Args:
-            pictures: files, or pictures of the index, which are read from their files; see `file`.
-            texts: what to look for.
-            without: what to turn away from.
-            k: answers a question.
-            **options: fields of `options.Options`.
+            name: of the collection; empty: the only one there is.
+            folder: where its images are now, if they have moved.
+            workspace: where to look; None: `Workspace()`.
 
         Raises:
-            readers.BadData: if a picture cannot be read.
-            ValueError: as `file`, `searcher.search_texts` and `searcher.search_mixed`.
+            MissingArtefactError: if there is none of that name, or none at all.
+            ArgumentError: if there are several, and none is named.
+            DataError: if its files are damaged.
         """
-        encoder, known = self.load_encoder(), self.index.encoder_hash
-        if not pictures and not without:
-            return searcher.search_texts(self.index, encoder, texts, k, known, **options)
-        wanted = [*map(self.file, pictures), *texts]
-        parts = [(part, 1.0) for part in wanted] + [(text, -WITHOUT) for text in without]
-        return searcher.search_mixed(self.index, encoder, parts, k, known, **options)
+        workspace = workspace or Workspace()
+        names = list(workspace.cards("indexes"))
+        if not names:
+            raise MissingArtefactError("There is no index yet: build one with `rectrio index FOLDER`.")
+        if name and name not in names:
+            raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
+        if not name and len(names) > 1:
+            raise ArgumentError(f"There are several indexes: name one of {', '.join(names)}.")
+        return cls(name or names[0], Index.load(name or names[0], workspace), folder, workspace)
 
-    def file(self, asked: str | Path) -> Path:
-        """Return the file of a picture: itself, or where a picture of the index lies, asked for as in `row`.
+    @classmethod
+    def build(
+        cls,
+        folder: str | Path,
+        encoder: str = "",
+        name: str = "",
+        kind: str = "auto",
+        recall: float = 0.95,
+        manifest: pd.DataFrame | None = None,
+        allow_random_weights: bool = False,
+        workspace: Workspace | None = None,
+    ) -> Collection:
+        """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
+
+        Args:
+            folder: of images, in class folders or not.
+            encoder: see `embed`.
+            name: of the collection; empty: that of the folder.
+            kind: of the index, see `Index.build`.
+            recall: share of the true ten nearest neighbours that a search should find, in (0, 1].
+            manifest: see `embeddings.embed.embed`.
+            allow_random_weights: see `embed`.
+            workspace: where to keep it; None: `Workspace()`.
+
+        Returns:
+            The collection; its `report` says what happened.
 
         Raises:
-            ValueError: if it is neither, or the pictures of the index are no files.
+            ArgumentError: if an argument is out of range, or the name belongs to other images; and as `embed`.
         """
-        path = Path(asked).expanduser()
-        if path.is_file():
-            return path
-        row = self.row(str(asked))
+        workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
+        factory.candidates(kind, 1, 0)  # said now, not after an hour of embedding
+        if not 0 < recall <= 1:
+            raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
+        building.refuse_other_images(folder, name, workspace)
+        store, report = embed(folder, encoder, name, manifest, allow_random_weights, workspace)
+        report.seconds["indexing"] = 0.0
+        with report.timed("indexing"), writing(workspace.path("indexes", name)):
+            made_from = provenance.of_store(store)
+            index = building.current_index(name, store, kind, recall, workspace)
+            if index is None:
+                vectors, rows, made_by = store.vectors(), store.select(), store.card["encoder_hash"]
+                index = Index.build(kind, vectors, rows, made_by, recall, made_from=made_from)
+                index.save(name, workspace)
+            elif index.made_from != made_from:  # an index of an older version
+                index.made_from = made_from
+                index.save(name, workspace)
+        collection = cls.open(name, workspace=workspace)
+        collection.report = report
+        return collection
+
+    def _load_encoder(self) -> tuple[Encoder, str]:
+        from rectrio_lib.encoders.registry import load_encoder
+
+        name = self.encoder_name
+        try:
+            card = self.workspace.cards("encoders").get(name, {})
+            if card.get("hash") != self.index.encoder_hash:
+                raise MissingArtefactError("it was trained again" if card else "it is gone")
+            return load_encoder(name, self.workspace), card["hash"]  # which checks its weights against the card
+        except (MissingArtefactError, DataError) as error:
+            command = provenance.command(name, card, self.folder)
+            raise MissingArtefactError(
+                f"The encoder {name} of index {self.name} cannot be used: {error}. `{command}` makes it; image_ids can "
+                "be searched for without it."
+            ) from error
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of the encoder that made the index, below outputs/encoders/; empty if unknown."""
+        return self.made_from.get("encoder", "")
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the vectors come from random weights, so that results mean nothing."""
+        return bool(self.made_from.get("random_weights"))
+
+    @property
+    def generated_images(self) -> bool:
+        """Whether the images are generated drawings."""
+        return bool(self.made_from.get("generated_images"))
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether random weights or generated images stood in."""
+        return self.random_weights or self.generated_images
+
+    def info(self) -> dict[str, Any]:
+        """Return what the collection holds, as one row of a table."""
+        exact, measured = self.index.kind == "flat", self.index.recall
+        return {
+            "name": self.name,
+            "images": len(self.index),
+            "kind": self.index.kind,
+            "recall": "exact" if exact else "not measured" if measured is None else measured,
+            "encoder": self.encoder_name or "unknown",
+            "stand-in": provenance.stand_in(self.made_from),
+            "folder": str(self.folder or ""),
+            "columns": ", ".join(map(str, self.index.rows.columns)),
+        }
+
+    def positions(self, names: Sequence[str]) -> dict[str, int]:
+        """Return where images lie in `index.rows`, by image_id or path; copies by any of their paths."""
+        found = super().positions(names)
+        others = [name for name in names if name not in found]
+        table = self.workspace.path("embeddings", self.made_from.get("store") or "none") / "files.parquet"
+        if others and table.is_file():
+            files = pd.read_parquet(table, columns=["path", "image_id"]).set_index("path")["image_id"]
+            copies = {name: files[name] for name in others if name in files.index}
+            places = super().positions(list(copies.values()))
+            found |= {name: places[image_id] for name, image_id in copies.items() if image_id in places}
+        return found
+
+    def own_id(self, file: Path) -> str:
+        """Return the image_id of a file below the folder, by its content, if it is in the index; else nothing."""
+        if self.folder is None or not file.resolve().is_relative_to(self.folder):
+            return ""
+        known = set(self.index.rows["image_id"])
+        read = image_files.read_image(file.parent, file.name, 1, 1, known)
+        return read.image_id if read.image_id in known else ""
+
+    def row(self, image: str) -> pd.Series:
+        """Return the metadata of an image of the collection, by image_id or path.
+
+        Raises:
+            ArgumentError: if it is not there.
+        """
+        place = self.positions([image])
+        if image not in place:
+            raise ArgumentError(f"{image} is not an image_id or path of an image in {self.name}.")
+        return self.index.rows.iloc[place[image]]
+
+    def file(self, image: str | Path) -> Path:
+        """Return the file of an image: itself, or where an image of the collection lies.
+
+        Raises:
+            ArgumentError: if it is neither, or the images are not files.
+        """
+        path = Path(image).expanduser()
+        return path if path.is_file() else self.images_folder() / self.row(str(image))["path"]
+
+    def images_folder(self) -> Path:
+        """Return the folder of the images, which must be there.
+
+        Raises:
+            DataError: if it is gone, or the images are not files.
+        """
         if self.folder is None:
-            raise ArgumentError(f"The pictures of index {self.name} lie in no folder: there are no files to read.")
-        return self.folder / row["path"]
-
-    def row(self, asked: str) -> pd.Series:
-        """Return what is known of a picture of the index, asked for by image_id or by path below the folder.
-
-        Raises:
-            ValueError: if it is not in the index.
-        """
-        rows = self.index.rows
-        same = rows["image_id"].eq(asked)
-        if "path" in rows:
-            same |= rows["path"].isin([asked, asked.replace("\\", "/")])
-        if not same.any():
-            raise ArgumentError(f"{asked} is no file, and no image_id or path of a picture in index {self.name}.")
-        return rows[same].iloc[0]
+            raise DataError(f"The images of {self.name} are not files: name the folder that holds them (--folder DIR).")
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder} is gone: where are the images of {self.name} now (--folder DIR)?")
+        return self.folder
 
 
 def embed(
-    folder: str | Path, encoder: str = "", name: str = "", manifest: pd.DataFrame | None = None
+    folder: str | Path,
+    encoder: str = "",
+    name: str = "",
+    manifest: pd.DataFrame | None = None,
+    allow_random_weights: bool = True,
+    workspace: Workspace | None = None,
 ) -> tuple[EmbeddingStore, Report]:
-    """Embed what is new in a folder of pictures; what was left out is listed in ledger.csv of the store.
+    """Embed what is new in a folder of images; what was left out is listed in ledger.csv of the store.
 
     Args:
-        folder: of pictures, sorted into folders or not.
+        folder: of images, in class folders or not.
         encoder: name of a saved encoder, or a pretrained backbone such as "clip:ViT-B/32", which is saved; empty: what
-            made the index of that name, so that it stays as good as it was, else BACKBONE.
-        name: of the pictures; empty: that of the folder.
+            made the index of that name, else BACKBONE.
+        name: of the images; empty: that of the folder.
         manifest: see `embeddings.embed.embed`.
+        allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.
+        workspace: where to keep it; None: `Workspace()`.
 
     Returns:
-        The store, and what happened; printed, one line.
+        The store, and what happened.
 
     Raises:
-        ValueError: if there is no readable picture, no such encoder, or the name belongs to other pictures.
-        OSError: if the store cannot be written, or is being written by another process.
+        ArgumentError: if there is no such encoder, or the name belongs to other images.
+        DataError: if there is no readable image.
+        MissingArtefactError: if the weights are random, and should not be.
+        StorageError: if the store cannot be written, or is being written by another process.
     """
-    folder, name = _named(folder, name)
-    encoder = _saved(encoder or _usual(name))
-    store, report = conductor.embed(folder, encoder, name, manifest)
+    from rectrio_lib.embeddings import embed as conductor
+
+    workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
+    encoder = building.saved_encoder(
+        encoder or building.usual_encoder(name, BACKBONE, workspace), allow_random_weights, workspace
+    )
+    store, report = conductor.embed(folder, encoder, name, manifest, workspace=workspace)
     ledger = store.folder / "ledger.csv"
     report.ledger.to_csv(ledger, index=False)
     if not len(store):
         first = report.ledger.iloc[0]
-        raise DataError(f"{folder} holds no readable picture: {first['picture']}: {first['reason']} (all: {ledger}).")
+        raise DataError(f"{folder} holds no readable image: {first['picture']}: {first['reason']} (all: {ledger}).")
     return store, report
-
-
-def build(
-    folder: str | Path,
-    encoder: str = "",
-    name: str = "",
-    kind: str = "auto",
-    recall: float = 0.95,
-    manifest: pd.DataFrame | None = None,
-) -> tuple[Collection, Report]:
-    """Embed what is new in a folder of pictures, and build and save an index of it, unless nothing has changed.
-
-    Args:
-        folder: of pictures, sorted into folders or not.
-        encoder: as for `embed`.
-        name: of the index; empty: that of the folder.
-        kind: of the index, see `index.Index.build`.
-        recall: share of the true ten nearest neighbours to be found, in (0, 1].
-        manifest: see `embeddings.embed.embed`.
-
-    Returns:
-        The gallery, ready to be searched, and what happened; printed, one line.
-
-    Raises:
-        ValueError: as `embed` and `index.Index.build`, or if an index of other pictures has that name.
-        OSError: as `embed`.
-    """
-    folder, name = _named(folder, name)
-    factory.candidates(kind, 1, 0)  # said now, not after an hour of embedding
-    if not 0 < recall <= 1:
-        raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
-    _refuse_foreign(folder, name)
-    store, report = embed(folder, encoder, name, manifest)
-    report.seconds["indexing"] = 0.0
-    with report.timed("indexing"):
-        if not _is_current(name, store, kind, recall):
-            build_index(store, kind, recall).save(name)
-    return open_collection(name), report
-
-
-def search(asked: str | Path | Sequence[str | Path], index: str = "", k: int = 10, **options: Any) -> Results:
-    """Search an index.
-
-    Args:
-        asked: picture files, or pictures of the index by image_id or by path below its folder: these are no answers to
-            themselves. A file that is there is always asked as a file.
-        index: its name; empty: the only one there is.
-        k: answers a picture.
-        **options: fields of `options.Options`: where, minimum, distinct, mmr, expand, reciprocal, combine, ….
-
-    Returns:
-        The answers; `.frame()` gives a table.
-
-    Raises:
-        ValueError: if there is no such index or picture, the encoder of the index is gone, or k or an option does not
-            fit.
-    """
-    return open_collection(index).search(asked, k, **options)
-
-
-def open_collection(name: str = "") -> Collection:
-    """Open a saved index with what belongs to it.
-
-    Args:
-        name: of the index; empty: the only one there is.
-
-    Raises:
-        ValueError: if there is none of that name, none at all, or none was named of several; or it is damaged.
-    """
-    names = list(Workspace().cards("indexes"))
-    if not names:
-        raise ArgumentError("There is no index yet: build one with `rectrio index FOLDER`.")
-    if name not in names and (name or len(names) > 1):
-        problem = f"There is no index {name!r}" if name else "There are several indexes, and none was named"
-        raise ArgumentError(f"{problem}: choose one of {', '.join(names)}.")
-    index = Index.load(name or names[0])
-    store = store_of(name or names[0], index.encoder_hash)
-    encoder, card = encoder_of(index.encoder_hash, store.get("encoder", ""))
-    folder = Path(store["folder"]) if store.get("folder") else None
-    stand_in = bool(store.get("stand_in") or card.get("stand_in"))
-    return Collection(name or names[0], index, encoder, folder, stand_in)
-
-
-def _usual(name: str) -> str:
-    """Return the encoder of the index of that name; of a stand-in its backbone, whose weights may have come by now."""
-    made = Workspace().cards("indexes").get(name, {}).get("encoder_hash", "")
-    encoder, card = encoder_of(made, store_of(name, made).get("encoder", ""))
-    if encoder and (card.get("trained_on") or not card.get("stand_in")):
-        return encoder
-    return card.get("arguments", {}).get("backbone", BACKBONE)
-
-
-def _saved(encoder: str) -> str:
-    """Return the name of a saved encoder; a pretrained backbone is saved first, once."""
-    there = Workspace().cards("encoders")
-    name = encoder.replace(":", "-").replace("/", "-")
-    card, texts = there.get(name, {}), encoder.startswith("clip:")
-    if ":" in encoder and (card.get("stand_in", True) or card.get("texts", False) != texts):  # an older CLIP had none
-        save_encoder(load_pretrained(encoder, texts=texts), name)
-    elif name not in there:
-        known = f"there are {', '.join(there)}, and" if there else "there are none yet, but"
-        raise ArgumentError(f"There is no encoder {encoder!r}: {known} pretrained backbones such as {BACKBONE}.")
-    return name
-
-
-def _named(folder: str | Path, name: str) -> tuple[Path, str]:
-    """Return the whole path of a folder of pictures, and the name to file them under.
-
-    Raises:
-        BadData: if there is no such folder.
-        ValueError: if the name cannot be that of a folder.
-    """
-    folder = Path(folder).expanduser().resolve()
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder. It should hold pictures, in class folders or not.")
-    name = name or folder.name
-    if not name or len(name) > LONGEST_NAME or re.search(FORBIDDEN, name):
-        raise ArgumentError(f"{name!r} cannot be the name of an index: give it a short and plain one (--name).")
-    return folder, name
-
-
-def _refuse_foreign(folder: Path, name: str) -> None:
-    card = Workspace().cards("indexes").get(name, {})
-    store = store_of(name, card.get("encoder_hash", ""))
-    then = store.get("folder", "")
-    if store and then != str(folder) and (not then or Path(then).is_dir()):
-        owner = f"the pictures in {then}" if then else f"the data set {store['dataset']}"
-        raise ArgumentError(f"The index {name} is of {owner}: give this one another name (--name).")
-
-
-def _is_current(name: str, store: EmbeddingStore, kind: str, recall: float) -> bool:
-    """Tell whether the saved index is of just these vectors, and as it was asked for."""
-    if name not in Workspace().cards("indexes"):
-        return False
-    try:
-        index = Index.load(name)
-        same = index.rows.equals(store.select())
-    except ValueError:  # damaged, or of another version: it will be replaced
-        return False
-    wanted = factory.candidates(kind, index.dim, len(store))[0]
-    made = (index.encoder_hash, index.kind) == (store.card["encoder_hash"], wanted)
-    return same and made and (index.recall or 0) >= recall
-
-
-def store_of(index: str, encoder_hash: str) -> Card:
-    """Return the card of the embedding store that an index was built from; empty if it is gone."""
-    stores = Workspace().cards("embeddings").items()
-    return next(
-        (c for name, c in stores if c.get("encoder_hash") == encoder_hash and index in (name, c.get("dataset"))), {}
-    )
-
-
-def encoder_of(encoder_hash: str, likely: str = "") -> tuple[str, Card]:
-    """Return name and card of the saved encoder with a fingerprint; both empty if there is none.
-
-    Args:
-        encoder_hash: the fingerprint.
-        likely: name to prefer if several have it.
-    """
-    same = {name: card for name, card in Workspace().cards("encoders").items() if card.get("hash") == encoder_hash}
-    name = likely if likely in same else next(iter(same), "")
-    return name, same.get(name, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 
 import numpy as np
 
@@ -14,22 +15,23 @@ from rectrio_lib.search.filters import matching
 
 @dataclass(frozen=True)
 class Options:
-    """Which answers count, and in which order; each of these is a keyword of the search functions.
+    """Which results count, and in which order; each of these is a keyword of every search.
 
     Attributes:
-        combine: ask one question instead of Q: the mean of the queries.
+        combine: search once for the mean of all queries, instead of once for each.
         where: only rows that meet this condition, see `filters.matching`; or a mask, bool (N,), over the rows.
-        minimum: only answers of at least this score.
-        expand: move the query towards its `expand` best answers and search again, see `rerank.expand_queries`.
+        minimum: only results of at least this score.
+        expand: query expansion: move the query towards its `expand` best results and search again, see
+            `rerank.expand_queries`.
         alpha: how much more the nearest of these weigh.
-        reciprocal: order by shared neighbours, with this k1, see `rerank.k_reciprocal`; about as many pictures as
-            belong together. With a pool of the whole index it is the paper's method, with a smaller one its estimate.
-        distinct: only answers whose cosine similarity to each one before is at most this, such as 0.98; others fill up.
+        reciprocal: k-reciprocal re-ranking with this k1, see `rerank.k_reciprocal`; about as many images as belong
+            together. With a pool of the whole index it is the paper's method, with a smaller one its estimate.
+        distinct: drop results whose cosine similarity to a better one exceeds this, such as 0.98; others move up.
         mmr: weigh relevance (1) against variety (0), see `rerank.mmr`.
-        pool: how many of the best `reciprocal` and `mmr` choose from, at least k.
+        pool: number of best candidates that `reciprocal` and `mmr` choose from, at least k.
 
     Raises:
-        ValueError: if a number is out of its range, or `reciprocal` and `mmr` contradict each other.
+        ArgumentError: if a number is out of its range, or `reciprocal` and `mmr` contradict each other.
     """
 
     combine: bool = False
@@ -44,24 +46,26 @@ class Options:
 
     def __post_init__(self) -> None:
         ranges = {"expand": (0, inf), "alpha": (0, inf), "reciprocal": (1, inf), "mmr": (0, 1), "pool": (1, inf)}
-        for name, (low, high) in ranges.items():
+        for name, (low, high) in (ranges | {"minimum": (-inf, inf), "distinct": (-inf, inf)}).items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ArgumentError(f"{name}={value}: expected {low} {'or more' if high == inf else f'to {high}'}.")
+            if value is not None and not (isinstance(value, Real) and low <= value <= high):
+                expected = "a number" if low == -inf else f"{low} {'or more' if high == inf else f'to {high}'}"
+                raise ArgumentError(f"{name}={value!r}: expected {expected}.")
         if self.reciprocal is not None and self.mmr is not None:
-            raise ArgumentError("reciprocal and mmr each choose an order of their own: ask for one of them.")
+            raise ArgumentError("reciprocal and mmr exclude each other: each orders the results in its own way.")
 
     def mask(self, index: Index) -> np.ndarray | None:
-        """Return which rows may be answers, bool (N,); None if all.
+        """Return which rows may be results, bool (N,); None if all.
 
         Raises:
-            ValueError: if the condition or the mask does not fit the rows.
+            ArgumentError: if the condition or the mask does not fit the rows.
         """
         if self.where is None:
             return None
         if isinstance(self.where, str):
             return matching(index.rows, self.where)
-        if self.where.shape != index.removed.shape or self.where.dtype != bool:
-            told = f"{self.where.dtype} {self.where.shape}"
-            raise ArgumentError(f"where is an array {told}; expected bool {index.removed.shape}, one for each row.")
-        return self.where
+        mask = np.asarray(self.where)
+        if mask.shape != index.removed.shape or mask.dtype != bool:
+            given = f"{mask.dtype} {mask.shape}"
+            raise ArgumentError(f"where is an array {given}; expected bool {index.removed.shape}, one for each row.")
+        return mask

@@ -1,8 +1,9 @@
-"""How an answer is put together: which rows count, in which order, and what comes back."""
+"""From query vectors to results: which rows count, and in which order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -13,69 +14,59 @@ from rectrio_lib.search.options import Options
 from rectrio_lib.search.results import Results
 
 
-def answer(
-    index: Index,
-    vectors: np.ndarray,
-    k: int,
-    ids: list[str],
-    encoder_hash: str | None,
-    options: Options,
-    barred: np.ndarray,
-) -> Results:
-    """Answer queries as the options ask.
+def answer(index: Index, vectors: np.ndarray, k: int, ids: list[str], options: Options, exclude: np.ndarray) -> Results:
+    """Answer queries as the options say.
 
     Args:
         index: where to search.
         vectors: unit vectors (Q, dim).
-        k: answers a query.
+        k: results per query.
         ids: names of the queries (Q,).
-        encoder_hash: fingerprint of the encoder that made the vectors; None trusts the caller.
-        options: which answers count, and in which order.
-        barred: positions that are no answer to the query, int64 (Q, B).
+        options: which results count, and in which order.
+        exclude: positions that are not results of the query, int64 (Q, E).
 
     Raises:
-        ValueError: if k < 1, another encoder made the index, or the vectors or an option do not fit.
+        ArgumentError: if k is not a whole number of at least 1, or the vectors or an option do not fit.
     """
-    if k < 1:
-        raise ArgumentError(f"k={k}: ask for at least one answer.")
+    if not isinstance(k, Integral) or k < 1:
+        raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
     mask = options.mask(index)
     size = len(index) if mask is None else int(np.count_nonzero(mask & ~index.removed))
-    gallery = _Searched(index, encoder_hash, mask, options.minimum, size)
+    part = _Part(index, mask, options.minimum, size)
     if options.combine:
-        vectors, ids, barred = _mean(vectors), [" + ".join(ids)], barred.reshape(1, -1)
+        vectors, ids, exclude = _mean(vectors), [" + ".join(ids)], exclude.reshape(1, -1)
     if options.expand and size:
-        scores, near = gallery.nearest(vectors, options.expand, barred)
+        scores, near = part.nearest(vectors, options.expand, exclude)
         neighbours = index.vectors_at(near.clip(min=0))  # (Q, expand, dim); a score of NaN weighs nothing
         vectors = rerank.expand_queries(vectors, neighbours, scores, options.alpha)
     if options.reciprocal is options.distinct is options.mmr is None:
-        return Results(ids, *gallery.nearest(vectors, k, barred), index.rows)
-    return Results(ids, *_chosen(gallery, vectors, k, barred, options), index.rows)
+        return Results(ids, *part.nearest(vectors, k, exclude), index.rows)
+    return Results(ids, *_chosen(part, vectors, k, exclude, options), index.rows)
 
 
 @dataclass(frozen=True)
-class _Searched:
-    """The part of an index in which answers may lie: `size` pictures, those of which `mask` holds (None: of all)."""
+class _Part:
+    """The part of an index in which results may lie: `size` images, those that `mask` holds (None: all)."""
 
     index: Index
-    encoder_hash: str | None
     mask: np.ndarray | None
     minimum: float | None
     size: int
 
-    def nearest(self, vectors: np.ndarray, k: int, barred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and positions (Q, k) without the positions in barred (Q, B), filled up with NaN and -1."""
-        asked = min(k + barred.shape[1], self.size)
-        if asked:
-            scores, positions = self.index.search(vectors, asked, self.encoder_hash, self.mask)
+    def nearest(self, vectors: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and positions (Q, k) without the positions in exclude (Q, E), filled up with NaN and -1."""
+        wanted = min(k + exclude.shape[1], self.size)
+        if wanted:
+            scores, positions = self.index.search(vectors, wanted, mask=self.mask)
         else:
             scores, positions = np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
-        if asked == k and self.minimum is None and not barred.size:
+        if wanted == k and self.minimum is None and not exclude.size:
             return scores, positions
-        kept = ~(positions[:, :, None] == barred[:, None, :]).any(2)
+        good = ~(positions[:, :, None] == exclude[:, None, :]).any(2)
         if self.minimum is not None:
-            kept &= scores >= self.minimum
-        places = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-        filled = [np.where(kept, scores, np.nan), np.where(kept, positions, -1)]
+            good &= scores >= self.minimum
+        places = np.argsort(~good, axis=1, kind="stable")[:, :k]
+        filled = [np.where(good, scores, np.nan), np.where(good, positions, -1)]
         missing = ((0, 0), (0, k - places.shape[1]))
         scores, positions = (np.take_along_axis(values, places, 1) for values in filled)
         return np.pad(scores, missing, constant_values=np.nan), np.pad(positions, missing, constant_values=-1)
@@ -85,14 +76,12 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
     total = np.asarray(vectors, np.float32).sum(0, keepdims=True)
     length = np.linalg.norm(total)
     if length < 1e-3 * max(1, len(vectors)):
-        raise ArgumentError(
-            f"combine: the mean of {len(vectors)} queries has no direction; ask with others, or with one."
-        )
+        raise ArgumentError(f"combine: the mean of {len(vectors)} queries has no direction; use other queries, or one.")
     return total / length
 
 
 def _chosen(
-    gallery: _Searched, vectors: np.ndarray, k: int, barred: np.ndarray, options: Options
+    part: _Part, vectors: np.ndarray, k: int, exclude: np.ndarray, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose k from a pool of the nearest; where too few are left of it, from one twice as large, and so on."""
     scores = np.full((len(vectors), k), np.nan, np.float32)
@@ -100,9 +89,9 @@ def _chosen(
     size, left = max(k, options.pool), np.arange(len(vectors))
     while len(left):
         short = []
-        for query, near, found in zip(left, *gallery.nearest(vectors[left], size, barred[left]), strict=True):
+        for query, near, found in zip(left, *part.nearest(vectors[left], size, exclude[left]), strict=True):
             near, found = near[found >= 0], found[found >= 0]
-            order = _order(vectors[query], gallery.index.vectors_at(found), near, k, options)
+            order = _order(vectors[query], part.index.vectors_at(found), near, k, options)
             if len(order) < k and len(found) == size:
                 short.append(query)
             scores[query, : len(order)], positions[query, : len(order)] = near[order], found[order]
@@ -111,7 +100,7 @@ def _chosen(
 
 
 def _order(query: np.ndarray, vectors: np.ndarray, scores: np.ndarray, k: int, options: Options) -> np.ndarray:
-    """Return the places of at most k candidates in the order asked for."""
+    """Return the places of at most k candidates, best first."""
     order = np.arange(len(scores))
     if options.reciprocal is not None:
         among = np.concatenate([query[None], vectors])

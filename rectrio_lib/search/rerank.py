@@ -1,4 +1,4 @@
-"""Second thoughts about what a search found, on plain arrays: expansion, near copies, diversity, reciprocity."""
+"""Re-ranking on plain arrays: query expansion, near-duplicates, MMR, k-reciprocal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 def expand_queries(
     queries: np.ndarray, neighbours: np.ndarray, similarities: np.ndarray, alpha: float = 3.0
 ) -> np.ndarray:
-    """Move each query towards what it found (alpha query expansion): the sum of it and similarity**alpha * neighbour.
+    """Move each query towards its results (alpha query expansion): the sum of it and similarity**alpha * neighbour.
 
     Args:
         queries: unit vectors (Q, dim).
@@ -28,12 +28,12 @@ def expand_queries(
 
 
 def distinct(vectors: np.ndarray, threshold: float, k: int) -> np.ndarray:
-    """Keep the first k candidates that are no near copy of one kept before.
+    """Keep the first k candidates that are not near-duplicates of a better one.
 
     Args:
         vectors: unit vectors (n, dim), best first.
-        threshold: a candidate whose cosine similarity to a kept one exceeds this is a near copy.
-        k: how many to keep.
+        threshold: a candidate whose cosine similarity to a kept one exceeds this is a near-duplicate.
+        k: number to keep.
 
     Returns:
         Places of the kept ones, ascending, int64 (at most k,).
@@ -48,14 +48,14 @@ def distinct(vectors: np.ndarray, threshold: float, k: int) -> np.ndarray:
 
 
 def mmr(relevance: np.ndarray, vectors: np.ndarray, k: int, balance: float) -> np.ndarray:
-    """Choose candidates that are relevant and unlike each other (maximal marginal relevance).
+    """Choose candidates that are relevant and different from each other (maximal marginal relevance).
 
     The next one chosen has the largest balance * relevance - (1 - balance) * (largest cosine to one chosen before).
 
     Args:
         relevance: similarity of each candidate to the query (n,).
         vectors: unit vectors (n, dim).
-        k: how many to choose.
+        k: number to choose.
         balance: the paper's lambda: 1 looks only at relevance, 0 only at difference.
 
     Returns:
@@ -74,21 +74,21 @@ def mmr(relevance: np.ndarray, vectors: np.ndarray, k: int, balance: float) -> n
 
 
 def k_reciprocal(vectors: np.ndarray, k1: int = 20, k2: int = 6, balance: float = 0.3) -> np.ndarray:
-    """Measure candidates by how many neighbours they share with the query, where being a neighbour is mutual.
+    """Measure candidates by the neighbours they share with the query, where being a neighbour is mutual.
 
     With d = 1 - cosine, each vector is described by exp(-d) to the members of its k1-reciprocal neighbourhood, which
     first takes in the k1/2-reciprocal ones of its members that overlap with it by two thirds; descriptions are averaged
-    over the k2 nearest, and compared by their Jaccard distance. As in the authors' program a vector is its own nearest
+    over the k2 nearest, and compared by their Jaccard distance. As in the authors' program, a vector is its own nearest
     neighbour, one of the k2 and beside the k1. Neighbours are looked for among the given vectors only.
 
     Args:
         vectors: unit vectors (1 + n, dim), the query's first.
-        k1: size of a neighbourhood; about as many pictures as belong together.
+        k1: size of a neighbourhood; about as many images as belong together.
         k2: neighbours that a description is averaged over, at least 1.
         balance: the paper's lambda: 0 takes the Jaccard distance alone, 1 only d.
 
     Returns:
-        Distances of the n candidates to the query, the smaller the more alike (n,).
+        Distances of the n candidates to the query, smaller is more alike (n,).
 
     Source: Zhong, Zheng, Cao and Li, "Re-ranking person re-identification with k-reciprocal encoding", CVPR 2017.
     """

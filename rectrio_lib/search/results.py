@@ -2,43 +2,90 @@
 
 from __future__ import annotations
 
+import base64
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+OWN_COLUMNS = ("query", "rank", "score")
+JPEG_QUALITY = 78
+MOST_SHOWN, SHOWN_SIDE = 50, 96  # images in a notebook, and their size in pixels
+
 
 @dataclass(frozen=True)
 class Results:
-    """Answers to Q queries, best first. Where fewer than k were found, the places that are left stand at the end.
+    """Results of Q queries, best first. Where there are fewer than k, the last places are empty.
 
     Attributes:
-        query_ids: what was asked: an image_id, a file, or the query's number (Q,).
-        scores: cosine similarities to the query, or with `expand` to the expanded one, float32 (Q, k); NaN where there
-            is no answer. They fall along a row, unless `mmr` or `reciprocal` chose another order.
-        positions: rows of the answers in `rows`, int64 (Q, k); -1 where there is no answer.
-        rows: metadata of the searched gallery, one row a picture.
+        query_ids: names of the queries: image_ids, files, texts, or numbers (Q,).
+        scores: cosine similarities to the query, or with `expand` to the expanded one, float32 (Q, k); NaN in empty
+            places. They fall along a row, unless `mmr` or `reciprocal` chose another order.
+        positions: rows of the results in `rows`, int64 (Q, k); -1 in empty places.
+        rows: metadata of the searched index, one row per image.
+        folder: where the paths in `rows` start; None if the images are not files.
     """
 
     query_ids: Sequence[str]
     scores: np.ndarray
     positions: np.ndarray
     rows: pd.DataFrame
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.query_ids)
 
     def column(self, name: str) -> np.ndarray:
-        """Return one column of the answers' metadata, such as "label", (Q, k): NaN where there is no answer."""
+        """Return one column of the metadata, such as "label", (Q, k): NaN in empty places."""
         values = self.rows[name].to_numpy()
         return pd.api.extensions.take(values, self.positions.ravel(), allow_fill=True).reshape(self.positions.shape)
 
     def frame(self) -> pd.DataFrame:
-        """Return one row an answer: query, rank (from 1), score, and the answer's metadata."""
+        """Return one row per result: query, rank (from 1), score, and its metadata.
+
+        Metadata columns that are called query, rank or score get the suffix "_metadata".
+        """
         query, place = np.nonzero(self.positions >= 0)
-        answers = self.rows.iloc[self.positions[query, place]].reset_index(drop=True)
-        answers.insert(0, "query", np.asarray(self.query_ids, dtype=object)[query])
-        answers.insert(1, "rank", place + 1)
-        answers.insert(2, "score", self.scores[query, place])
-        return answers
+        frame = self.rows.iloc[self.positions[query, place]].reset_index(drop=True)
+        frame = frame.rename(columns={name: f"{name}_metadata" for name in OWN_COLUMNS})
+        frame = frame.loc[:, ~frame.columns.duplicated()]
+        frame.insert(0, "query", np.asarray(self.query_ids, dtype=object)[query])
+        frame.insert(1, "rank", place + 1)
+        frame.insert(2, "score", self.scores[query, place])
+        return frame
+
+    def _repr_html_(self) -> str:
+        """Show the images in a notebook, as far as their files are there; else the table."""
+        frame = self.frame().head(MOST_SHOWN)
+        if self.folder is None or "path" not in frame or not self.folder.is_dir():
+            return frame.to_html(index=False)
+        lines = []
+        for query, found in frame.groupby("query", sort=False):
+            cells = []
+            for row in found.itertuples():
+                caption = html.escape(f"{row.score:.3f} {getattr(row, 'label', '')}")
+                address = thumbnail(self.folder / row.path, SHOWN_SIDE)
+                cells.append(f'<td title="{html.escape(row.path)}"><img src="{address}"><br>{caption}</td>')
+            lines.append(f"<tr><th>{html.escape(str(query))}</th>{''.join(cells)}</tr>")
+        return f"<table>{''.join(lines)}</table>"
+
+
+def thumbnail(file: Path, side: int) -> str:
+    """Return the middle square of an image file as a data URI (JPEG); empty if it cannot be read."""
+    from rectrio_lib.data.image_files import read_image
+
+    read = read_image(file.parent, file.name, side, 3)
+    return "" if read.pixels is None else data_uri(read.pixels)
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """Return an image uint8 (3, H, W) as a data URI (JPEG)."""
+    from PIL import Image
+
+    written = BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(written, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"

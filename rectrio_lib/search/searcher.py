@@ -1,28 +1,182 @@
-"""What a user asks: which pictures look like this one, which are like these words, and which words describe it?"""
+"""One verb for every query: images, image_ids, words, or a mix of them."""
 
 from __future__ import annotations
 
+import logging
+import os
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.data.image_files import decode
-from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.registry import fingerprint
+from rectrio_lib.data import image_files
 from rectrio_lib.index.index import Index
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.pipeline import answer
 from rectrio_lib.search.results import Results
 
-__all__ = [
-    *("Options", "Results", "index_names", "index_texts", "search_files", "search_ids", "search_images"),
-    *("search_mixed", "search_texts", "search_vectors"),
-]
+if TYPE_CHECKING:  # PyTorch is imported when an image or a text must be encoded, not before
+    from rectrio_lib.encoders.base import Encoder
+
+LOG = logging.getLogger(__name__)
 NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
+WITHOUT = -0.5  # weight of an unwanted text: enough to turn away, too little to lead elsewhere
+LONG_TEXT = 20  # words: shorter texts are read to their end by every text tower
+Image = str | Path | np.ndarray
+
+
+class Searcher:
+    """Searches an index; the only place where encoder and index are compared.
+
+    Args:
+        index: where to search.
+        encoder: the one that made the index; None if only image_ids are searched for.
+    """
+
+    folder: Path | None = None  # where the paths in the rows of the index start
+
+    def __init__(self, index: Index, encoder: Encoder | None = None):
+        self.index, self._given = index, encoder
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the index, checked once.
+
+        Raises:
+            ArgumentError: if there is none, or another one made the index.
+        """
+        encoder, encoder_hash = self._load_encoder()
+        check_encoder(self.index, encoder_hash)
+        return encoder
+
+    def _load_encoder(self) -> tuple[Encoder, str]:
+        if self._given is None:
+            raise ArgumentError("Without an encoder only image_ids can be searched for: use Searcher(index, encoder).")
+        from rectrio_lib.encoders.registry import fingerprint
+
+        return self._given, fingerprint(self._given)
+
+    def search(
+        self,
+        images: Image | Sequence[Image] | None = None,
+        text: str | Sequence[str] | None = None,
+        without: str | Sequence[str] | None = None,
+        k: int = 10,
+        weights: Sequence[float] | None = None,
+        **options,
+    ) -> Results:
+        """Find the images most similar to queries.
+
+        Several images, or several texts, are several queries. Images with text, anything with `without` or `weights`
+        are one query: the weighted mean of all parts. An image of the index is never a result of its own query.
+
+        Args:
+            images: image files, arrays uint8 (C, H, W) or (Q, C, H, W) of the encoder's size, or images of the index by
+                image_id or path; a name that is a file is read as a file.
+            text: what to look for; needs an encoder with a text tower.
+            without: what to turn away from.
+            k: results per query; where there are fewer, the last places stay empty, see `Results`.
+            weights: one for each image, then each text, then (if given) each of `without`, which else weigh -0.5. Only
+                their ratio counts; a negative weight turns away.
+            **options: fields of `Options`: where, minimum, distinct, mmr, expand, reciprocal, combine, ….
+
+        Raises:
+            ArgumentError: if nothing is asked for, an image is neither a file nor in the index, the encoder does not
+                fit, or an argument is out of range.
+            DataError: if a file is not a readable image.
+        """
+        chosen, texts, unwanted = Options(**options), _listed(text), _listed(without)
+        if images is None and text is None and not unwanted:
+            raise ArgumentError("There is nothing to search for: give an image, an image_id or a text.")
+        if images is None and weights is None and not unwanted:
+            names, vectors, own = texts, encode_texts(self.encoder, texts), np.full((len(texts), 0), -1)
+        else:
+            names, vectors, own = self._encode_images([] if images is None else images)
+            if texts or unwanted or weights is not None:
+                names, vectors = self._mix(names, vectors, texts, unwanted, weights)
+                own = own.reshape(1, -1)
+        return replace(answer(self.index, vectors, k, names, chosen, own), folder=self.folder)
+
+    def _mix(
+        self,
+        names: list[str],
+        vectors: np.ndarray,
+        texts: list[str],
+        unwanted: list[str],
+        weights: Sequence[float] | None,
+    ) -> tuple[list[str], np.ndarray]:
+        """Join vectors of images and texts to one query; return its name and its vector (1, dim)."""
+        words, wanted = [*texts, *unwanted], len(names) + len(texts)
+        weights = np.array([1.0] * wanted if weights is None else weights, np.float32).ravel()
+        if len(weights) == wanted:
+            weights = np.append(weights, np.full(len(unwanted), WITHOUT, np.float32))
+        if len(weights) != len(names) + len(words):
+            raise ArgumentError(f"{len(weights)} weights for {len(names) + len(words)} parts: give one each.")
+        if not np.isfinite(weights).all() or not (weights > 0).any():
+            given = ", ".join(f"{weight:g}" for weight in weights) or "none"
+            raise ArgumentError(f"Weights should be finite and one of them positive, not {given}.")
+        parts = np.concatenate([vectors, encode_texts(self.encoder, words)]) if words else vectors
+        total = weights / abs(weights).sum() @ parts
+        length = np.linalg.norm(total)
+        if length < NO_DIRECTION:
+            raise ArgumentError("The parts of this query cancel each other: change one of them, or its weight.")
+        shown = [*(Path(name).name for name in names), *(repr(shortened(word)) for word in words)]
+        name = " ".join(f"{weight:+g} {part}" for weight, part in zip(weights, shown, strict=True))
+        return [name], (total / length)[None]
+
+    def _encode_images(self, images: Image | Sequence[Image]) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Return names (Q), vectors (Q, dim), and positions in the index int64 (Q, 1), -1 for images from elsewhere."""
+        if isinstance(images, np.ndarray):
+            images = images[None] if images.ndim == 3 else images
+            return [str(i) for i in range(len(images))], self.encoder.encode(images), np.full((len(images), 0), -1)
+        images = [images] if isinstance(images, str | Path) else list(images)
+        names = [f"image {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
+        files = {name for name in names if os.path.isfile(os.path.expanduser(name))}  # noqa: PTH111, PTH113
+        files = {name: Path(name).expanduser() for name in files}
+        aliases = {name: self.own_id(files[name]) if name in files else name for name in names}
+        place = self.positions([alias for alias in aliases.values() if alias])
+        own = np.array([place.get(aliases[name], -1) for name in names], np.int64)
+        vectors = np.empty((len(images), self.index.dim), np.float32)
+        vectors[own >= 0] = self.index.vectors_at(own[own >= 0])
+        others = [(image, name) for image, name, at in zip(images, names, own, strict=True) if at < 0]
+        for image, name in others:
+            if not isinstance(image, np.ndarray) and name not in files:
+                raise ArgumentError(f"{name} is not a file, nor an image_id or path of an image in the index.")
+        pixels = [image if isinstance(image, np.ndarray) else self._read(files[name]) for image, name in others]
+        if len({image.shape for image in pixels}) > 1:
+            raise ArgumentError(f"Arrays should have one shape, not {pixels[0].shape} and {pixels[-1].shape}, say.")
+        if others:
+            vectors[own < 0] = self.encoder.encode(np.stack(pixels))
+        return names, vectors, own[:, None] if (own >= 0).any() else own[:, None][:, :0]
+
+    def _read(self, file: Path) -> np.ndarray:
+        """Read a file as the images of an index are read, uint8 (C, H, W)."""
+        wanted = self.encoder.preprocessing
+        read = image_files.read_image(file.parent, file.name, wanted["size"], wanted["channels"])
+        if read.pixels is None:
+            raise DataError(f"{file} cannot be read as an image: {read.reason}")
+        return read.pixels
+
+    def positions(self, names: Sequence[str]) -> dict[str, int]:
+        """Return where images lie in `index.rows`, by image_id or path; names that are not there are left out."""
+        rows, wanted, found = self.index.rows, {_normal(name): name for name in names}, {}
+        for column in ("path", "image_id"):  # an image_id goes before a path
+            if column in rows:
+                values = rows[column] if all(map(str.isascii, wanted)) else rows[column].map(_normal)
+                places = np.flatnonzero(values.isin(list(wanted)).to_numpy() & ~self.index.removed)
+                found |= {wanted[values.iloc[place]]: int(place) for place in places[::-1]}
+        return found
+
+    def own_id(self, file: Path) -> str:
+        """Return the image_id of a file that belongs to the collection; empty for one from elsewhere."""
+        return ""
 
 
 def search_vectors(
@@ -38,185 +192,53 @@ def search_vectors(
     Args:
         index: where to search.
         vectors: unit vectors (Q, dim).
-        k: answers a query; where fewer can be given, the rest stays empty, see `Results`.
+        k: results per query; where there are fewer, the last places stay empty, see `Results`.
         query_ids: names of the queries (Q,); None numbers them.
         encoder_hash: fingerprint of the encoder that made the vectors; None trusts the caller.
         **options: fields of `Options`.
 
     Raises:
-        ValueError: if k < 1, another encoder made the index, or the vectors or an option do not fit.
+        ArgumentError: if k < 1, another encoder made the index, or the vectors or an option do not fit.
     """
+    check_encoder(index, encoder_hash)
     ids = [str(i) for i in range(len(vectors))] if query_ids is None else list(query_ids)
-    return answer(index, vectors, k, ids, encoder_hash, Options(**options), np.empty((len(vectors), 0), np.int64))
+    return answer(index, vectors, k, ids, Options(**options), np.empty((len(vectors), 0), np.int64))
 
 
-def search_ids(index: Index, image_ids: Sequence[str], k: int = 10, **options) -> Results:
-    """Search with pictures of the index itself. A picture is no answer to itself; combined, none of them is.
-
-    Args:
-        index: where to search.
-        image_ids: (Q,).
-        k: answers a query.
-        **options: fields of `Options`.
-
-    Raises:
-        ValueError: if an image_id is not in the index; and as `search_vectors`.
-    """
-    places = np.flatnonzero(index.rows["image_id"].isin(image_ids).to_numpy() & ~index.removed)
-    place_of = dict(zip(index.rows["image_id"].iloc[places], places, strict=True))
-    absent = [i for i in image_ids if i not in place_of]
-    if absent:
-        raise ArgumentError(f"{len(absent)} of {len(image_ids)} pictures are not in the index, such as {absent[0]!r}.")
-    positions = np.array([place_of[i] for i in image_ids], np.int64)
-    vectors = index.vectors_at(positions)
-    return answer(index, vectors, k, list(image_ids), None, Options(**options), positions[:, None])
-
-
-def search_images(
-    index: Index,
-    encoder: Encoder,
-    images: np.ndarray,
-    k: int = 10,
-    query_ids: Sequence[str] | None = None,
-    encoder_hash: str | None = None,
-    **options,
-) -> Results:
-    """Search with pictures.
-
-    Args:
-        index: where to search.
-        encoder: the one that made the index.
-        images: uint8 (Q, C, H, W).
-        k: answers a query.
-        query_ids: names of the queries (Q,); None numbers them.
-        encoder_hash: the encoder's fingerprint, if it is known already: to compute it for CLIP takes half a second.
-        **options: fields of `Options`.
-
-    Raises:
-        ValueError: if the index was built with another encoder or the pictures do not fit it; and as `search_vectors`.
-    """
-    return search_vectors(index, encoder.encode(images), k, query_ids, encoder_hash or fingerprint(encoder), **options)
-
-
-def search_files(
-    index: Index,
-    encoder: Encoder,
-    paths: Sequence[str | Path],
-    k: int = 10,
-    encoder_hash: str | None = None,
-    **options,
-) -> Results:
-    """Search with picture files of any size, brought to the encoder's size and colours as its training pictures were.
-
-    Args:
-        index: where to search.
-        encoder: the one that made the index.
-        paths: (Q,).
-        k: answers a query.
-        encoder_hash: as in `search_images`.
-        **options: fields of `Options`.
-
-    Raises:
-        BadData: if a file is missing or no picture.
-        ValueError: as `search_images`.
-    """
-    images = read_queries(encoder, paths)
-    return search_images(index, encoder, images, k, [str(path) for path in paths], encoder_hash, **options)
-
-
-def read_queries(encoder: Encoder, paths: Sequence[str | Path]) -> np.ndarray:
-    """Read files as the encoder takes them, uint8 (Q, C, H, W)."""
-    channels, size = encoder.preprocessing["channels"], encoder.preprocessing["size"]
-    images = np.empty((len(paths), channels, size, size), np.uint8)
-    for place, path in enumerate(paths):
-        decoded = decode(Path(path), size, channels)
-        if isinstance(decoded, str):
-            raise DataError(f"{path} cannot be read as a picture: {decoded}")
-        images[place] = decoded[0]
-    return images
-
-
-def search_texts(
-    index: Index,
-    encoder: Encoder,
-    texts: Sequence[str],
-    k: int = 10,
-    encoder_hash: str | None = None,
-    **options,
-) -> Results:
-    """Search with words: "a warm coat with long sleeves".
-
-    Args:
-        index: where to search.
-        encoder: the one that made the index, with a text tower.
-        texts: (Q,).
-        k: answers a query.
-        encoder_hash: as in `search_images`.
-        **options: fields of `Options`.
-
-    Raises:
-        ValueError: if the encoder has no text tower, a text is empty or of unknown words only; and as `search_vectors`.
-    """
-    vectors = texts_to_vectors(encoder, texts)
-    return search_vectors(index, vectors, k, texts, encoder_hash or fingerprint(encoder), **options)
-
-
-def search_mixed(
-    index: Index,
-    encoder: Encoder,
-    parts: Sequence[tuple[str | Path | np.ndarray, float]],
-    k: int = 10,
-    encoder_hash: str | None = None,
-    **options,
-) -> Results:
-    """Search with one question of several parts: like this picture, but red: [(picture, 1), ("red", 1)].
-
-    Args:
-        index: where to search.
-        encoder: the one that made the index, with a text tower if a part is a text.
-        parts: what is asked, and its weight: texts, picture files as `Path`, or pictures uint8 (C, H, W). A negative
-            weight stands for "without"; only the ratio of the weights counts.
-        k: answers.
-        encoder_hash: as in `search_images`.
-        **options: fields of `Options`.
-
-    Raises:
-        BadData: if a file is missing or no picture.
-        ValueError: if no weight is positive, one is not finite, or the parts cancel each other; and as `search_texts`
-            and `search_images`.
-    """
-    weights = np.array([weight for _, weight in parts], np.float32)
-    if not np.isfinite(weights).all() or not (weights > 0).any():
-        given = ", ".join(f"{weight:g}" for weight in weights) or "none"
+def check_encoder(index: Index, encoder_hash: str | None) -> None:
+    """Refuse an encoder, by its fingerprint, that did not make the index; None trusts the caller."""
+    if encoder_hash is not None and encoder_hash != index.encoder_hash:
         raise ArgumentError(
-            f"The weights should be finite and one of them positive, to say what to look for, not {given}."
+            f"The index was built with encoder {index.encoder_hash}, the query was made by encoder {encoder_hash}: "
+            "their similarities mean nothing. Use the encoder of the index, or build the index again."
         )
-    total = weights / abs(weights).sum() @ np.concatenate([_encode(encoder, part) for part, _ in parts])
-    length = np.linalg.norm(total)
-    if length < NO_DIRECTION:
-        raise ArgumentError("The parts of this question cancel each other: change one of them, or its weight.")
-    asked = " ".join(f"{weight:+g} {_name(part)}" for part, weight in parts)
-    return search_vectors(index, (total / length)[None], k, [asked], encoder_hash or fingerprint(encoder), **options)
 
 
-def _encode(encoder: Encoder, part: str | Path | np.ndarray) -> np.ndarray:
-    if isinstance(part, str):
-        return texts_to_vectors(encoder, [part])
-    return encoder.encode(read_queries(encoder, [part]) if isinstance(part, Path) else part[None])
+def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts, or say which saved encoders can.
 
-
-def _name(part: str | Path | np.ndarray) -> str:
-    if isinstance(part, np.ndarray):
-        return "picture"
-    return part.name if isinstance(part, Path) else repr(shortened(part))
-
-
-def texts_to_vectors(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Encode texts, or say which saved encoders could."""
+    Raises:
+        ArgumentError: if the encoder has no text tower, or a text is empty or of unknown words only.
+    """
     if getattr(encoder, "text_tower", None) is None:
         able = ", ".join(name for name, card in Workspace().cards("encoders").items() if card.get("texts"))
         raise ArgumentError(
             f"This encoder, of kind {encoder.kind!r}, has no text tower and finds nothing by words. Of the saved "
             f"encoders, {able or 'none'} can; `rectrio index FOLDER --backbone clip:ViT-B/32` makes an index that can."
         )
-    return encoder.encode_texts(texts)
+    vectors = encoder.encode_texts(texts)
+    for text in texts:
+        if len(text.split()) > LONG_TEXT:
+            shorter = encoder.tokenize([text.rsplit(maxsplit=1)[0]])
+            if shorter.tolist() == encoder.tokenize([text]).tolist():  # the last word changes nothing: it was cut off
+                LOG.warning("%r is longer than this encoder reads: its end is ignored.", shortened(text))
+    return vectors
+
+
+def _listed(text: str | Sequence[str] | None) -> list[str]:
+    return [] if text is None else [text] if isinstance(text, str) else list(text)
+
+
+def _normal(name: str) -> str:
+    """Return a path as paths are compared: with slashes, and accents in one form."""
+    return unicodedata.normalize("NFC", str(name)).replace("\\", "/")

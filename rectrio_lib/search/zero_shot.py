@@ -10,38 +10,38 @@ from rectrio_lib.data.captions import prompts
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
 from rectrio_lib.index.index import Index
-from rectrio_lib.search.searcher import texts_to_vectors
+from rectrio_lib.search.searcher import encode_texts
 
 
 def index_texts(encoder: Encoder, texts: Sequence[str], labels: Sequence[str] | None = None) -> Index:
-    """Make an index of texts, to be searched with pictures: which of these descriptions fits this picture best?
+    """Make an index of texts, to be searched with images: which of these descriptions fits this image best?
 
     Args:
         encoder: with a text tower.
-        texts: (N,), each once; names of things will do. They are the `image_id` of the answers.
-        labels: what the answers are to carry as `label` (N,).
+        texts: (N,), each once; names of things will do. They are the `image_id` of the results.
+        labels: the `label` of each text (N,).
 
     Raises:
-        ValueError: as `search_texts`, or if a text comes twice.
+        ArgumentError: as `searcher.encode_texts`, or if a text comes twice.
     """
     rows = pd.DataFrame({"image_id": list(texts)} | ({} if labels is None else {"label": list(labels)}))
-    return Index.build("flat", texts_to_vectors(encoder, texts), rows, fingerprint(encoder))
+    return Index.build("flat", encode_texts(encoder, texts), rows, fingerprint(encoder))
 
 
 def index_names(encoder: Encoder, names: Sequence[str]) -> Index:
-    """Make an index of classes that exist by being named, to be searched with pictures (zero-shot classification).
+    """Make an index of class names, to be searched with images (zero-shot classification).
 
     Args:
-        encoder: that has read captions of all kinds: CLIP.
+        encoder: trained on captions of all kinds: CLIP.
         names: of things (N,), each once. Each is put into several phrasings, see `captions.prompts`, whose mean
-            direction it gets; the names are the `image_id` of the answers.
+            direction it gets; the names are the `image_id` of the results.
 
     Raises:
-        ValueError: as `index_texts`.
+        ArgumentError: as `index_texts`.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021,
         section 3.1.4 (prompt ensembles).
     """
-    told = prompts(names)
+    phrased = prompts(names)
     rows = pd.DataFrame({"image_id": list(names)})
-    return Index.build("flat", told.means(texts_to_vectors(encoder, told.texts)), rows, fingerprint(encoder))
+    return Index.build("flat", phrased.means(encode_texts(encoder, phrased.texts)), rows, fingerprint(encoder))

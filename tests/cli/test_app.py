@@ -95,15 +95,23 @@ def test_a_known_error_is_one_line_on_stderr(project, monkeypatch, error):
 
 def test_debug_shows_where_an_error_comes_from(project, monkeypatch):
     monkeypatch.setenv("RECTRIO_DEBUG", "1")
-    error = ValueError("too bad.")
+    error = errors.ArgumentError("too bad.")
     monkeypatch.setattr(runner, "run_chapters", raising(error))
     assert rectrio("run").exception is error
+
+
+def test_a_wrong_option_is_not_called_a_bug(project):
+    result = rectrio("run", "--unknown")
+    assert result.exit_code == 2 and "issues" not in result.stderr
 
 
 def test_an_unknown_error_is_not_hidden(project, monkeypatch):
     error = KeyError("a mistake of ours")
     monkeypatch.setattr(runner, "run_chapters", raising(error))
-    assert rectrio("run").exception is error
+    result = rectrio("run")
+    assert result.exception is error
+    (line,) = result.stderr.splitlines()
+    assert "https://github.com/rectrio/rectrio/issues" in line
 
 
 def test_ctrl_c_ends_with_a_sentence_and_130(project, monkeypatch):

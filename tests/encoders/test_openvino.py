@@ -22,7 +22,7 @@ from rectrio_lib.encoders.dual import DualEncoder, TextTower
 from rectrio_lib.encoders.openvino import _refuse, exported_folder, load_exported
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.index.index import Index
-from rectrio_lib.search.searcher import search_images
+from rectrio_lib.search.searcher import Searcher
 
 TEXTS = ["a red ring", "a blue star", "red star", "blue", "a ring"]
 
@@ -137,7 +137,7 @@ def test_an_index_of_the_source_takes_the_questions_of_the_export(net):
     encoder, images = load_encoder("net"), pictures(60)
     rows = pd.DataFrame({"image_id": [f"p{i}" for i in range(60)]})
     index = Index.build("flat", encoder.encode(images), rows, fingerprint(encoder))
-    found = search_images(index, load_exported("net"), images[:9], k=3).frame()
+    found = Searcher(index, load_exported("net")).search(images[:9], k=3).frame()
     assert found[found["rank"] == 1]["image_id"].tolist() == [f"p{i}" for i in range(9)]
 
 

@@ -15,7 +15,7 @@ from rectrio_lib.encoders import clip
 from rectrio_lib.encoders.clip import clip_module
 from rectrio_lib.encoders.pretrained import Pretrained, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
-from rectrio_lib.search.searcher import search_images
+from rectrio_lib.search.searcher import Searcher
 from rectrio_lib.search.zero_shot import index_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_classes_exist_by_being_named():
     encoder, names = pretrained(VIT, texts=True), ["cat", "dog", "zebra"]
     captions = prompts(names)
     similarity = encoder.encode(pictures(5, 3, 32)) @ captions.means(encoder.encode_texts(captions.texts)).T
-    found = search_images(index_names(encoder, names), encoder, pictures(5, 3, 32), k=3)
+    found = Searcher(index_names(encoder, names), encoder).search(pictures(5, 3, 32), k=3)
     assert found.column("image_id").tolist() == [[names[n] for n in line] for line in (-similarity).argsort(1)]
     with pytest.raises(ValueError, match="come twice: 'cat'"):
         index_names(encoder, ["cat", "dog", "cat"])

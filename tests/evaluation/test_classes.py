@@ -4,7 +4,6 @@ import pytest
 from makers.indexes import unit
 from makers.stores import embed, save_pictures
 
-from rectrio_lib.chapters import own_images
 from rectrio_lib.data import duplicates
 from rectrio_lib.embeddings.store import vectors_of
 from rectrio_lib.evaluation import classes
@@ -14,22 +13,6 @@ from rectrio_lib.report import contents, projection
 def table(labels, splits=None):
     ids = [f"p{i}" for i in range(len(labels))]
     return pd.DataFrame({"image_id": ids, "label": labels, "split": splits or [""] * len(labels)})
-
-
-@pytest.mark.parametrize(
-    ("counts", "reason"),
-    [
-        ({"": 40}, "in no class folders"),
-        ({"cat": 40, "": 5}, "one class folder only, cat"),
-        ({"cat": 40, "dog": 1}, "class dog has a single picture"),
-        ({"cat": 40, "dog": 9}, "only 1 of the 2 classes"),
-        ({"cat": 10, "dog": 10, "cow": 2, "": 1}, ""),
-    ],
-)
-def test_what_cannot_be_trained_on_has_a_reason(counts, reason):
-    rows = table([label for label, count in counts.items() for _ in range(count)])
-    answer = own_images.why_untrained(rows)
-    assert reason in answer and bool(answer) == bool(reason)
 
 
 def test_vectors_come_in_the_order_asked_for_from_all_shards(tmp_path):

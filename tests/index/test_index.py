@@ -9,7 +9,6 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.embeddings.store import EmbeddingStore
 from rectrio_lib.index.factory import KINDS
 from rectrio_lib.index.index import Index
-from rectrio_lib.search import collection
 
 SMALL = {kind: 300 if kind.startswith("ivf") else 40 for kind in KINDS}  # the cells of IVF are learned
 
@@ -94,7 +93,8 @@ def test_a_store_is_indexed_whole_or_by_split(tmp_path):
     np.save(tmp_path / "vectors-00000.npy", vectors)
     rows = named(0, 30).assign(split=["train", "val", "test"] * 10, shard=0)
     store = EmbeddingStore(tmp_path, rows, {"encoder_hash": "abc", "dim": DIM})
-    whole, part = collection.build_index(store), collection.build_index(store, "hnsw", 0.9, ("train", "val"))
+    whole = Index.build("auto", store.vectors(), store.select(), "abc")
+    part = Index.build("hnsw", store.vectors("train", "val"), store.select("train", "val"), "abc", 0.9)
     assert (whole.kind, len(whole), whole.encoder_hash, whole.recall) == ("flat", 30, "abc", 1.0)
     assert (part.kind, len(part)) == ("hnsw", 20)
     assert part.rows["image_id"].tolist() == [f"p{i}" for i in range(30) if i % 3 < 2]

@@ -118,6 +118,18 @@ def test_a_damaged_vector_file_is_named(kind, left):
         Index.load("toy")
 
 
+def test_what_an_index_was_made_from_is_kept_and_empty_in_old_cards():
+    origin = {"encoder": "net", "folder": "", "random_weights": False}
+    vectors, rows = clustered(np.random.default_rng(0), 20), named(0, 20)
+    index = Index.build("flat", vectors, rows, "abc", made_from=origin)
+    card = index.save("toy") / "card.json"
+    assert Index.load("toy").made_from == index.made_from == origin
+    old = json.loads(card.read_text(encoding="utf-8"))
+    del old["made_from"]
+    files.write_json(card, old)
+    assert Index.load("toy").made_from == {}
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "card.json", "vectors.faiss"])
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 no table", b"[1, 2]", b"{}"])
 def test_a_missing_or_foreign_file_is_named(name, content):

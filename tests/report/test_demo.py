@@ -1,3 +1,5 @@
+import shutil
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from rectrio_lib.cli.app import app
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.report import demo
 from rectrio_lib.search import collection
+from rectrio_lib.search.collection import Collection
 
 
 @pytest.fixture(autouse=True)
@@ -56,22 +59,22 @@ def test_a_dozen_products_find_their_other_views(products, capsys):
 
 def test_the_products_are_chosen_evenly_among_those_with_several_views(products):
     demo.run_demo()
-    rows = collection.open_collection("demo").index.rows
+    rows = Collection.open("demo").index.rows
     assert sorted(set(rows["label"])) == [f"cup{number:02}" for number in range(0, 28, 2)]
     assert rows["path"].iloc[0] == "cup00/0.png" and len(rows) == 14 * 3
     copied = Workspace().outputs / "demo" / "cup26" / "2.png"
     assert copied.read_bytes() == (products / "cup26_2.png").read_bytes()
 
 
-def test_drawings_stand_in_and_the_page_says_so_on_top(caplog):
+def test_drawings_stand_in_and_the_page_says_so_on_top(caplog, tmp_path):
     page = look()
     assert "STAND-IN: these images are generated drawings" in page.text["top"]
     assert "holds no product photographs" in page.text["contents"]
     assert "STAND-IN" in caplog.text
-    gallery = collection.open_collection("demo")
+    gallery = Collection.open("demo")
     assert len(gallery.index) == 10 * 2 * 4 and "ring0001" in set(gallery.index.rows["label"])
-    found = gallery.search(Workspace().outputs / "demo" / "ring0001" / "0.png", k=1)
-    np.testing.assert_allclose(found.scores, 1, atol=1e-3)
+    query = shutil.copy(Workspace().outputs / "demo" / "ring0001" / "0.png", tmp_path / "query.png")
+    np.testing.assert_allclose(gallery.search(query, k=1).scores, 1, atol=1e-3)
 
 
 def test_products_that_have_come_replace_the_drawings_and_nothing_is_embedded_twice(request, capsys):
@@ -79,7 +82,7 @@ def test_products_that_have_come_replace_the_drawings_and_nothing_is_embedded_tw
     request.getfixturevalue("products")
     capsys.readouterr()
     assert "STAND-IN" not in look().text["top"]
-    assert set(collection.open_collection("demo").index.rows["label"].str[:3]) == {"cup"}
+    assert set(Collection.open("demo").index.rows["label"].str[:3]) == {"cup"}
     assert "0 of 42 embedded" in look().text["search"]
 
 

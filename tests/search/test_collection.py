@@ -1,19 +1,25 @@
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
+from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs, save_texture
 from safetensors.torch import save_file
 from torchvision import models
 
-from rectrio_lib.chapters import own_images, runner
-from rectrio_lib.chapters.chapter import choose_parameters
-from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders import registry
 from rectrio_lib.encoders.pretrained import load_pretrained
 from rectrio_lib.encoders.registry import save_encoder
-from rectrio_lib.search import collection
+from rectrio_lib.search import collection, provenance
+from rectrio_lib.search.collection import Collection
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,170 +31,127 @@ def folder(tmp_path):
 
 
 def build(folder, **options):
-    return collection.build(folder, ENCODER, **options)
+    return Collection.build(folder, ENCODER, **options)
 
 
 def index_file(name="pets"):
-    return Workspace().outputs / "indexes" / name / "vectors.faiss"
+    return Workspace().path("indexes", name) / "vectors.faiss"
 
 
 def paths(results):
     return results.frame()["path"].tolist()
 
 
-def test_a_folder_becomes_an_index_called_like_it_which_knows_encoder_and_folder(folder):
-    gallery, report = build(folder)
-    assert (gallery.name, gallery.encoder, gallery.folder) == ("pets", ENCODER, folder.resolve())
-    assert (len(gallery.index), report.embedded, gallery.stand_in) == (12, 12, False)
-    assert gallery.index.rows["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}
-    assert "indexing" in str(report)
+# --- build
+
+
+def test_a_folder_becomes_a_collection_called_like_it_which_knows_encoder_and_folder(folder):
+    shop = build(folder)
+    assert (shop.name, shop.encoder_name, shop.folder) == ("pets", ENCODER, folder.resolve())
+    assert (len(shop.index), shop.report.embedded, shop.stand_in) == (12, 12, False)
+    assert shop.index.rows["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}
+    assert "indexing" in str(shop.report)
+    card = json.loads(index_file().with_name("card.json").read_text(encoding="utf-8"))
+    assert card["made_from"] == {
+        **{"encoder": ENCODER, "store": f"{ENCODER}--pets", "dataset": "pets", "folder": str(folder.resolve())},
+        **{"random_weights": False, "generated_images": False},
+        "dataset_hash": card["made_from"]["dataset_hash"],
+    }
+    assert re.fullmatch("[0-9a-f]{16}", card["made_from"]["dataset_hash"])
 
 
 def test_a_second_call_embeds_nothing_and_leaves_the_index_alone(folder):
     build(folder)
     before = index_file().stat().st_mtime_ns, index_file().stat().st_ino
-    gallery, report = build(folder)
-    assert report.embedded == 0 and len(gallery.index) == 12
+    shop = build(folder)
+    assert shop.report.embedded == 0 and len(shop.index) == 12
     assert (index_file().stat().st_mtime_ns, index_file().stat().st_ino) == before
 
 
-def test_new_files_are_embedded_and_found_and_deleted_ones_are_answers_no_more(folder):
+def test_new_files_are_embedded_and_found_and_deleted_ones_are_found_no_more(folder):
     build(folder)
     save_photographs(folder, range(100, 110), "bird")
     for number in (50, 51):
         (folder / "dog" / f"{number}.png").unlink()
-    gallery, report = build(folder)
-    assert (report.embedded, len(gallery.index)) == (10, 20)
-    found = set(paths(collection.search("bird/100.png", k=100)))
+    shop = build(folder)
+    assert (shop.report.embedded, len(shop.index)) == (10, 20)
+    found = set(paths(shop.search("bird/100.png", k=100)))
     assert "bird/109.png" in found and len(found) == 19
     assert not found & {"dog/50.png", "dog/51.png"}
 
 
-def test_if_no_encoder_is_named_an_index_keeps_its_own(folder):
+def test_if_no_encoder_is_named_a_collection_keeps_its_own(folder):
     build(folder)
-    gallery, report = collection.build(folder)
-    assert (gallery.encoder, report.embedded) == (ENCODER, 0)
+    shop = Collection.build(folder)
+    assert (shop.encoder_name, shop.report.embedded) == (ENCODER, 0)
 
 
 @pytest.mark.parametrize("change", [{"kind": "hnsw"}, {"encoder": "larger"}])
-def test_another_kind_or_encoder_builds_the_index_anew(folder, change):
+def test_another_kind_or_encoder_builds_the_index_again(folder, change):
     save_encoder_of_pixels(10, "larger")
-    first, _ = build(folder)
-    second, _ = collection.build(folder, **{"encoder": ENCODER, **change})
-    assert (second.index.kind, second.encoder) == (change.get("kind", "flat"), change.get("encoder", ENCODER))
+    first = build(folder)
+    second = Collection.build(folder, **{"encoder": ENCODER, **change})
+    assert (second.index.kind, second.encoder_name) == (change.get("kind", "flat"), change.get("encoder", ENCODER))
     assert (second.index.kind, second.index.encoder_hash) != (first.index.kind, first.index.encoder_hash)
 
 
-def test_an_index_of_an_older_format_is_built_anew(folder):
+def change_card(change, name="pets"):
+    path = index_file(name).with_name("card.json")
+    card = json.loads(path.read_text(encoding="utf-8"))
+    change(card)
+    path.write_text(json.dumps(card), encoding="utf-8")
+
+
+def test_an_index_of_an_older_format_is_built_again(folder):
     build(folder)
-    card = index_file().with_name("card.json")
-    card.write_text(json.dumps({**json.loads(card.read_text(encoding="utf-8")), "format": 1}), encoding="utf-8")
-    with pytest.raises(ValueError, match="is of format 1"):
-        collection.search("cat/00.png")
-    gallery, report = build(folder)
-    assert report.embedded == 0 and len(gallery.index) == 12
-    assert paths(collection.search("cat/00.png", k=1))
+    change_card(lambda card: card.update(format=1))
+    with pytest.raises(DataError, match="format 1"):
+        Collection.open()
+    shop = build(folder)
+    assert shop.report.embedded == 0 and len(shop.index) == 12
 
 
-def test_a_file_finds_itself_and_a_picture_of_the_index_does_not(folder):
-    gallery, _ = build(folder)
-    by_file = collection.search(folder / "cat" / "03.png", k=2)
-    image_id = gallery.row("cat/03.png")["image_id"]
-    by_path, by_id = (collection.search([asked], k=11) for asked in ("cat/03.png", image_id))
-    assert paths(by_file)[0] == "cat/03.png"
-    assert by_file.scores[0, 0] == pytest.approx(1, abs=1e-3)
-    assert paths(by_path) == paths(by_id) and len(paths(by_path)) == 11
-    assert "cat/03.png" not in paths(by_path)
-    assert paths(by_file)[1] == paths(by_path)[0]
-    assert (list(by_file.query_ids), list(by_path.query_ids)) == ([str(folder / "cat" / "03.png")], ["cat/03.png"])
-
-
-def test_options_are_passed_on(folder):
+def test_an_index_of_the_version_before_opens_and_learns_what_it_was_made_from(folder):
     build(folder)
-    found = collection.search(["cat/00.png", "cat/01.png"], k=20, where="label == 'dog'", combine=True)
-    assert sorted(paths(found)) == [f"dog/{n}.png" for n in range(50, 56)]
-    assert list(found.query_ids) == ["cat/00.png + cat/01.png"]
-    with pytest.raises(ValueError, match="there is no column 'colour'"):
-        collection.search("cat/00.png", where="colour == 1")
-
-
-@pytest.mark.parametrize(
-    ("asked", "problem"),
-    [
-        ([], "Nothing was asked"),
-        (["cat/77.png"], r"cat/77\.png is no file, and no image_id or path of a picture in index pets"),
-        (["{folder}/cat/00.png", "dog/50.png"], r"dog/50\.png is no file, but .*00\.png is"),
-        (["{folder}/note.txt"], r"note\.txt cannot be read as a picture"),
-    ],
-)
-def test_what_cannot_be_asked_is_told(folder, asked, problem):
-    build(folder)
-    (folder / "note.txt").write_text("no picture", encoding="utf-8")
-    with pytest.raises(ValueError, match=problem):
-        collection.search([one.format(folder=folder) for one in asked])
-
-
-def test_the_index_must_be_named_if_there_are_several_and_be_there(folder, tmp_path):
-    with pytest.raises(ValueError, match="There is no index yet: build one with `rectrio index FOLDER`"):
-        collection.search("cat/00.png")
-    build(folder)
-    build(save_classes(tmp_path / "more"))
-    with pytest.raises(ValueError, match="several indexes, and none was named: choose one of more, pets"):
-        collection.search("cat/00.png")
-    with pytest.raises(ValueError, match="There is no index 'cars': choose one of more, pets"):
-        collection.search("cat/00.png", "cars")
-    assert paths(collection.search("cat/00.png", "more", k=3))
-
-
-def test_an_index_whose_encoder_has_changed_refuses_files_and_still_answers_for_its_own_pictures(folder):
-    build(folder)
-    save_encoder_of_pixels(9)
-    with pytest.raises(ValueError, match="gone or was trained anew: build the index again"):
-        collection.search(folder / "cat" / "00.png")
-    assert len(paths(collection.search("cat/00.png", k=3))) == 3
-
-
-def test_the_name_of_other_pictures_is_refused(folder, tmp_path):
-    build(folder)
-    other = save_classes(tmp_path / "elsewhere" / "pets")
-    save_encoder_of_pixels(10, "larger")
-    for encoder in (ENCODER, "larger"):
-        with pytest.raises(ValueError, match=r"is of the pictures in .*another name"):
-            collection.build(other, encoder)
-    assert collection.build(other, ENCODER, "others")[0].name == "others"
-    assert collection.open_collection("pets").folder == folder.resolve()
+    before = Collection.open().made_from
+    change_card(lambda card: card.pop("made_from"))
+    old = Collection.open()
+    assert old.made_from == before and old.index.made_from == {}
+    assert paths(old.search(folder / "cat" / "00.png", k=3)) == paths(old.search("cat/00.png", k=3))
+    written = index_file().read_bytes()
+    assert build(folder).index.made_from == before
+    assert index_file().read_bytes() == written
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "x.old", "x.lock", "a:b", "end ", "n" * 101])
 def test_a_name_that_no_folder_can_have_is_refused(folder, name):
-    with pytest.raises(ValueError, match="cannot be the name of an index"):
+    with pytest.raises(ArgumentError, match="name"):
         build(folder, name=name)
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"kind": "tree"}, "kind='tree' is unknown"),
-        ({"recall": 1.5}, "recall=1.5 should be"),
-        ({"encoder": "missing"}, "There is no encoder 'missing': there are pixels"),
-        ({"encoder": "torchvision:nothing"}, "backbone='torchvision:nothing' is unknown"),
+        ({"kind": "tree"}, "tree"),
+        ({"recall": 1.5}, "recall=1.5"),
+        ({"encoder": "missing"}, "'missing'.* pixels"),
+        ({"encoder": "torchvision:nothing"}, "torchvision:nothing"),
     ],
 )
-def test_what_cannot_be_built_is_told_before_anything_is_embedded(folder, options, problem):
-    with pytest.raises(ValueError, match=problem):
-        collection.build(folder, **{"encoder": ENCODER, **options})
+def test_what_cannot_be_built_is_refused_before_anything_is_embedded(folder, options, problem):
+    with pytest.raises(RectrioError, match=problem):
+        Collection.build(folder, **{"encoder": ENCODER, **options})
     assert not Workspace().cards("embeddings")
 
 
-def test_a_folder_without_a_readable_picture_is_told_with_the_first_reason(tmp_path):
+def test_a_folder_without_a_readable_image_is_refused_with_the_first_reason(tmp_path):
     save_encoder_of_pixels()
-    with pytest.raises(DataError, match="is no folder"):
-        build(tmp_path / "missing")
     (tmp_path / "bad").mkdir()
-    with pytest.raises(DataError, match="holds no image"):
-        build(tmp_path / "bad")
+    for place in ("missing", "bad"):
+        with pytest.raises(DataError, match=place):
+            build(tmp_path / place)
     (tmp_path / "bad" / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"holds no readable picture: broken\.jpg: Unidentified.*ledger\.csv"):
+    with pytest.raises(DataError, match=r"broken\.jpg: Unidentified.*ledger\.csv"):
         build(tmp_path / "bad")
 
 
@@ -201,64 +164,301 @@ def test_what_was_left_out_is_listed_beside_the_vectors(folder):
     assert (report.bad, report.copies) == (1, 1)
 
 
-def test_without_weights_a_backbone_is_a_stand_in_until_they_come(tmp_path, caplog):
+def test_the_name_of_other_images_is_refused(folder, tmp_path):
+    build(folder)
+    other = save_classes(tmp_path / "elsewhere" / "pets")
+    save_encoder_of_pixels(10, "larger")
+    for encoder in (ENCODER, "larger"):
+        with pytest.raises(ArgumentError, match=re.escape(str(folder))):
+            Collection.build(other, encoder)
+    assert Collection.build(other, ENCODER, "others").name == "others"
+    assert Collection.open("pets").folder == folder.resolve()
+
+
+# --- weights
+
+
+def test_random_weights_are_refused_unless_allowed_and_replaced_when_the_real_ones_come(tmp_path, caplog):
     folder = save_photographs(tmp_path / "few", range(3))
-    gallery, _ = collection.build(folder)
-    assert gallery.stand_in and gallery.encoder == "torchvision-squeezenet1_0"
-    assert "STAND-IN" in caplog.text
-    caplog.clear()
+    with pytest.raises(MissingArtefactError, match="--allow-random-weights"):
+        Collection.build(folder)
+    assert not Workspace().cards("embeddings") and not Workspace().cards("encoders")
+    shop = Collection.build(folder, allow_random_weights=True)
+    assert (shop.random_weights, shop.generated_images) == (True, False)
+    assert shop.encoder_name == "torchvision-squeezenet1_0"
+    with pytest.raises(MissingArtefactError, match="--allow-random-weights"):
+        Collection.build(folder)
     Workspace().weights.mkdir(parents=True)
     save_file(models.squeezenet1_0().state_dict(), Workspace().weights / "squeezenet1_0-test.safetensors")
-    real, report = collection.build(folder)
-    assert (real.stand_in, report.embedded) == (False, 3)
+    caplog.clear()
+    real = Collection.build(folder)
+    assert (real.stand_in, real.report.embedded) == (False, 3)
     assert "STAND-IN" not in caplog.text
-    before = Workspace().outputs / "encoders" / real.encoder / "weights.safetensors"
+    before = Workspace().path("encoders", real.encoder_name) / "weights.safetensors"
     written = before.stat().st_mtime_ns
-    collection.build(folder)
+    Collection.build(folder)
     assert before.stat().st_mtime_ns == written
 
 
-def test_an_index_made_with_clip_is_asked_in_words_with_and_without_a_picture(tmp_path):
-    gallery, _ = collection.build(save_photographs(tmp_path / "few", range(4)), "clip:ViT-B/32")
-    texts = gallery.search_words([], ["a photo of a cat", "a dog"], [], k=2)
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ({"encoder": "x", "folder": "/pets", "stand_in": True}, (True, False)),
+        ({"encoder": "x", "folder": "", "stand_in": True}, (False, True)),
+        ({"kind": "pretrained", "stand_in": True}, (True, False)),
+        (
+            {"encoder": "x", "folder": "", "stand_in": True, "random_weights": True, "generated_images": False},
+            (True, False),
+        ),
+        ({"encoder": "x", "folder": "/pets"}, (False, False)),
+    ],
+)
+def test_the_one_flag_of_older_cards_is_read_as_it_was_meant(card, expected):
+    flags = provenance.flags(card)
+    assert (flags["random_weights"], flags["generated_images"]) == expected
+
+
+def allowed_clip(folder):
+    return Collection.build(folder, "clip:ViT-B/32", allow_random_weights=True)
+
+
+def test_a_collection_made_with_clip_is_searched_in_words_with_and_without_an_image(tmp_path):
+    shop = allowed_clip(save_photographs(tmp_path / "few", range(4)))
+    texts = shop.search(text=["a photo of a cat", "a dog"], k=2)
     assert texts.query_ids == ["a photo of a cat", "a dog"] and (texts.positions >= 0).all()
-    file = str(gallery.folder / "02.png")
-    mixed = gallery.search_words([file], ["a cat"], ["snow"], k=4, where="path != '01.png'")
+    mixed = shop.search(shop.folder / "02.png", "a cat", "snow", k=4, where="path != '01.png'")
     assert mixed.query_ids == ["+1 02.png +1 'a cat' -0.5 'snow'"]
-    assert sorted(mixed.frame()["path"]) == ["00.png", "02.png", "03.png"]
+    assert sorted(mixed.frame()["path"]) == ["00.png", "03.png"]
+
+
+def test_of_a_text_longer_than_clip_reads_the_user_is_warned(tmp_path, caplog):
+    shop = allowed_clip(save_photographs(tmp_path / "few", range(3)))
+    fits, long = "a cat " * 37, "a cat " * 40
+    caplog.clear()
+    shop.search(text=fits)
+    assert "longer than" not in caplog.text
+    shop.search(text=long)
+    assert "a cat" in caplog.text
 
 
 def test_a_clip_that_was_saved_without_its_text_tower_is_saved_again_with_it(tmp_path):
     save_encoder(load_pretrained("clip:ViT-B/32"), "clip-ViT-B-32")
-    path = Workspace().outputs / "encoders" / "clip-ViT-B-32" / "encoder.json"
+    path = Workspace().path("encoders", "clip-ViT-B-32") / "encoder.json"
     card = json.loads(path.read_text(encoding="utf-8"))
     assert not card["texts"]
-    path.write_text(json.dumps({**card, "stand_in": False}), encoding="utf-8")  # as if its weights were real
-    gallery, _ = collection.build(save_photographs(tmp_path / "few", range(3)), "clip:ViT-B/32")
-    assert gallery.search_words([], ["a dog"], [], k=2).query_ids == ["a dog"]
+    # as if its weights were real
+    path.write_text(json.dumps({**card, "stand_in": False, "random_weights": False}), encoding="utf-8")
+    shop = allowed_clip(save_photographs(tmp_path / "few", range(3)))
+    assert shop.search(text="a dog", k=2).query_ids == ["a dog"]
+
+
+# --- open
+
+
+def test_the_collection_must_be_named_if_there_are_several_and_be_there(folder, tmp_path):
+    with pytest.raises(MissingArtefactError, match="rectrio index FOLDER"):
+        Collection.open()
+    build(folder)
+    build(save_classes(tmp_path / "more"))
+    with pytest.raises(ArgumentError, match="more, pets"):
+        Collection.open()
+    with pytest.raises(MissingArtefactError, match=r"'cars'.* more, pets"):
+        Collection.open("cars")
+    assert Collection.open("more").name == "more"
+
+
+def test_opening_reads_the_index_alone(folder):
+    build(folder)
+    for kind in ("embeddings", "encoders"):
+        shutil.rmtree(Workspace().outputs / kind)
+    shop = Collection.open()
+    assert (shop.encoder_name, shop.folder, shop.stand_in) == (ENCODER, folder.resolve(), False)
+    assert shop.info()["images"] == 12 and len(paths(shop.search("cat/00.png", k=3))) == 3
+
+
+def test_the_encoder_is_loaded_once(folder, monkeypatch):
+    shop = build(folder)
+    real, calls = registry.load_encoder, []
+    monkeypatch.setattr(registry, "load_encoder", lambda *args, **more: calls.append(args) or real(*args, **more))
+    for number in range(3):
+        shop.search(photograph_outside(folder, number), k=1)
+    assert calls == [(ENCODER,)]
+
+
+def photograph_outside(folder, number):
+    return shutil.copy(folder / "cat" / f"{number:02}.png", folder.parent / f"outside {number}.png")
+
+
+def forget(encoder):
+    shutil.rmtree(Workspace().path("encoders", encoder))
+
+
+def test_a_missing_encoder_is_answered_with_the_command_that_makes_it(folder, tmp_path):
+    shop = build(folder)
+    forget(ENCODER)
+    with pytest.raises(MissingArtefactError, match=f"`rectrio build {re.escape(str(folder))}`"):
+        shop.search(photograph_outside(folder, 0))
+    few = save_photographs(tmp_path / "few", range(3))
+    for backbone, name in (("clip:ViT-B/32", "clip-ViT-B-32"), (collection.BACKBONE, "torchvision-squeezenet1_0")):
+        shop = Collection.build(few, backbone, allow_random_weights=True)
+        forget(name)
+        with pytest.raises(MissingArtefactError, match=f"rectrio index {re.escape(str(few))} --backbone {backbone}`"):
+            shop.search(photograph_outside(folder, 0))
+    assert len(paths(shop.search("01.png", k=2))) == 2
+
+
+def test_an_encoder_trained_again_is_refused_and_images_of_the_collection_are_still_found(folder):
+    build(folder)
+    save_encoder_of_pixels(9)
+    shop = Collection.open()
+    with pytest.raises(MissingArtefactError, match=f"--encoder {ENCODER}"):
+        shop.search(photograph_outside(folder, 0))
+    assert len(paths(shop.search("cat/00.png", k=3))) == 3
+
+
+def test_a_collection_moves(folder, tmp_path, monkeypatch):
+    build(folder)
+    before = paths(Collection.open().search("cat/00.png", k=5))
+    shutil.copytree(Workspace().outputs, tmp_path / "elsewhere")
+    shutil.rmtree(Workspace().outputs)
+    folder.rename(tmp_path / "moved")
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "elsewhere"))
+    lost = Collection.open("pets")
+    assert paths(lost.search("cat/00.png", k=5)) == before
+    with pytest.raises(DataError, match=re.escape(str(folder))):
+        lost.file("cat/00.png")
+    shop = Collection.open("pets", folder=tmp_path / "moved")
+    assert shop.file("cat/00.png") == tmp_path / "moved" / "cat" / "00.png"
+    assert paths(shop.search(tmp_path / "moved" / "cat" / "00.png", k=5)) == before
+    assert "img src" in shop.search("cat/00.png")._repr_html_()
+    assert (
+        "img src" not in lost.search("cat/00.png")._repr_html_()
+        and "cat/01.png" in lost.search("cat/00.png")._repr_html_()
+    )
+
+
+# --- search
+
+
+def test_an_image_of_the_collection_is_not_its_own_result_and_a_file_from_elsewhere_finds_its_twin(folder):
+    shop = build(folder)
+    image_id = shop.row("cat/03.png")["image_id"]
+    own = [paths(shop.search(query, k=12)) for query in ("cat/03.png", image_id, folder / "cat" / "03.png")]
+    assert own[0] == own[1] == own[2] and len(own[0]) == 11 and "cat/03.png" not in own[0]
+    outside = shop.search(photograph_outside(folder, 3), k=12)
+    assert paths(outside) == ["cat/03.png", *own[0]]
+    assert outside.scores[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_large_file_of_fine_texture_finds_itself_first_with_1(folder, tmp_path):
+    for number in range(4):
+        save_texture(folder / "cloth" / f"{number}.jpg", number)
+    save_encoder_of_pixels(32, "larger")
+    shop = Collection.build(folder, "larger")
+    for number in range(4):
+        found = shop.search(shutil.copy(folder / "cloth" / f"{number}.jpg", tmp_path / "query.jpg"), k=1)
+        assert paths(found) == [f"cloth/{number}.jpg"]
+        assert found.scores[0, 0] == pytest.approx(1, abs=1e-4)  # 0.9994 if only the index decodes at a fraction
+
+
+def test_a_file_that_changed_since_is_read_again(folder):
+    shop = build(folder)
+    shutil.copy(folder / "dog" / "50.png", folder / "cat" / "00.png")
+    assert "dog/50.png" not in paths(shop.search(folder / "cat" / "00.png", k=11))
+
+
+def test_byte_identical_copies_are_found_by_any_of_their_paths(folder):
+    (folder / "dog" / "twin.png").write_bytes((folder / "cat" / "00.png").read_bytes())
+    shop = build(folder)
+    expected = paths(shop.search("cat/00.png", k=11))
+    assert paths(shop.search("dog/twin.png", k=11)) == paths(shop.search(folder / "dog" / "twin.png", k=11)) == expected
+    shutil.rmtree(folder)
+    assert paths(Collection.open().search("dog/twin.png", k=11)) == expected
+
+
+def test_paths_are_compared_whatever_their_normal_form(tmp_path):
+    save_encoder_of_pixels()
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    shop = build(save_photographs(tmp_path / "drinks", range(3), decomposed))
+    assert len(paths(shop.search(f"{composed}/00.png"))) == 2
+
+
+def test_several_images_are_several_queries_or_one(folder):
+    shop = build(folder)
+    found = shop.search(["cat/00.png", "cat/01.png"], k=20, where="label == 'dog'", combine=True)
+    assert sorted(paths(found)) == [f"dog/{n}.png" for n in range(50, 56)]
+    assert list(found.query_ids) == ["cat/00.png + cat/01.png"]
+    both = shop.search(["cat/00.png", photograph_outside(folder, 1)], k=1)
+    assert len(both) == 2 and paths(both)[1] == "cat/01.png"
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, {"size": 128, "resolution": 128, "batch_size": 4, "backbone": collection.BACKBONE}),
-        ({"backbone": "clip:ViT-B/32", "epochs": 3}, {"size": 224, "resolution": 0, "batch_size": 4, "epochs": 3}),
-        ({"size": 64, "batch_size": 8}, {"size": 64, "batch_size": 8}),
-    ],
+    ("queries", "problem"),
+    [(None, "nothing"), (["cat/77.png"], r"cat/77\.png"), (["{folder}/note.txt"], r"note\.txt"), (["a\0b"], "a.b")],
 )
-def test_training_asks_chapter_3_for_what_it_knows(folder, monkeypatch, given, expected):
-    asked = []
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(runner, "run_chapters", lambda *arguments: asked.append(arguments))
-    assert own_images.train(folder, **given) == "pets-tuned"
-    ((chosen, profile, parameters),) = asked
-    assert [chapter.name[:2] for chapter in chosen] == ["03"] and profile is None
-    wanted = {"dataset": "pets", "folder": str(folder.resolve()), "encoder": "pets-tuned", **expected}
-    assert wanted.items() <= parameters.items()
-    assert choose_parameters(chosen, None, parameters)[chosen[0].name] == parameters
+def test_what_cannot_be_searched_for_is_refused(folder, queries, problem):
+    shop = build(folder)
+    (folder / "note.txt").write_text("no picture", encoding="utf-8")
+    with pytest.raises(RectrioError, match=problem):
+        shop.search(queries and [query.format(folder=folder) for query in queries])
 
 
-def test_training_outside_of_a_checkout_is_refused(folder, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="inside a checkout"):
-        own_images.train(folder)
+def test_results_show_at_most_50_images_in_a_notebook_and_escape_names(tmp_path):
+    save_encoder_of_pixels()
+    shop = build(save_photographs(tmp_path / "many", range(60), "a & b"))
+    page = shop.search(["a & b/00.png", "a & b/01.png"], k=40)._repr_html_()
+    assert page.count("data:image/jpeg;base64,") == 50
+    assert "a &amp; b/00.png" in page and "a & b" not in page
+    assert "<table" in shop.search("a & b/00.png", where="width < 0")._repr_html_()
+
+
+# --- add, remove
+
+
+def seen_by_another_process(name="pets"):
+    code = f"import rectrio_lib as rt; print(*sorted(rt.Collection.open({name!r}).index.rows['path']), sep=chr(10))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_added_images_are_found_by_another_process_with_their_labels(folder, tmp_path):
+    shop, before = build(folder), set(Collection.open().index.rows["path"])
+    save_photographs(folder, [70], "fox")
+    new = save_photographs(tmp_path / "new", [80, 81], "owl")
+    (new / "owl" / "broken.png").write_bytes(b"no picture")
+    shutil.copy(folder / "cat" / "00.png", new / "owl" / "twin.png")
+    assert shop.add(folder / "fox" / "70.png") == 1
+    assert shop.add(new) == 2
+    assert (shop.report.files, shop.report.bad, shop.report.copies, len(shop.report.ledger)) == (4, 1, 1, 2)
+    owls = [(new / "owl" / f"{n}.png").resolve().as_posix() for n in (80, 81)]
+    assert set(seen_by_another_process()) == before | {"fox/70.png", *owls}
+    again = Collection.open()
+    assert again.row("fox/70.png")[["label", "width"]].tolist() == ["fox", 64]
+    assert set(again.index.rows["label"]) == {"cat", "dog", "fox", "owl"}
+    assert again.file(owls[0]) == Path(owls[0]) and again.made_from == shop.made_from
+    found = again.search(shutil.copy(owls[0], tmp_path / "query.png"), k=1)
+    assert paths(found) == owls[:1] and found.scores[0, 0] == pytest.approx(1, abs=1e-3)
+    assert shop.add([owls[0], str(folder / "cat" / "00.png")]) == 0 and len(shop.index) == 15
+
+
+def test_removed_images_are_gone_in_another_process(folder):
+    shop = build(folder)
+    with pytest.raises(ArgumentError, match="nobody"):
+        shop.remove(["cat/00.png", "nobody"])
+    assert len(shop.index) == len(Collection.open().index) == 12
+    shop.remove(["cat/00.png", shop.row("dog/50.png")["image_id"]])
+    assert len(seen_by_another_process()) == 10
+    assert "cat/00.png" not in paths(shop.search("cat/01.png", k=12)) and len(shop.index) == 10
+    shop.remove("cat/01.png")
+    assert len(Collection.open().index) == 9
+
+
+def test_two_that_are_open_at_once_lose_nothing_of_each_other(folder):
+    one, other = build(folder), Collection.open()
+    save_photographs(folder, [70, 71], "fox")
+    one.add(folder / "fox" / "70.png")
+    other.add(folder / "fox" / "71.png")
+    other.remove("cat/00.png")
+    assert {"fox/70.png", "fox/71.png"} <= set(Collection.open().index.rows["path"])
+    assert len(Collection.open().index) == 13

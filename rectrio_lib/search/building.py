@@ -1,0 +1,98 @@
+"""What building a collection decides: name, encoder, and whether the saved index will do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.index import factory
+from rectrio_lib.index.index import Index
+from rectrio_lib.search import provenance
+
+if TYPE_CHECKING:
+    from rectrio_lib.embeddings.store import EmbeddingStore
+
+FORBIDDEN = r'[<>:"/\\|?*\x00-\x1f]|^\.|[ .]$|\.(new|old|part|lock)$'  # in names of folders, or used by core.files
+LONGEST_NAME = 100
+
+
+def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
+    """Return the full path of a folder of images, and the name to keep them under: by default that of the folder.
+
+    Raises:
+        DataError: if there is no such folder.
+        ArgumentError: if the name cannot be that of a folder.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
+    name = name or folder.name
+    if not name or len(name) > LONGEST_NAME or re.search(FORBIDDEN, name):
+        raise ArgumentError(f"{name!r} cannot be the name of an index: give it a short and plain one (--name).")
+    return folder, name
+
+
+def refuse_other_images(folder: Path, name: str, workspace: Workspace) -> None:
+    """Refuse the name of a collection of other images, whose index, encoder and report would be replaced.
+
+    Raises:
+        ArgumentError: if the name is taken; a folder that is gone does not count, it may have moved here.
+    """
+    card = workspace.cards("indexes").get(name, {})
+    made_from = provenance.of_index(name, card, workspace) if card else {}
+    then = made_from.get("folder", "")
+    if made_from.get("store") and then != str(folder) and (not then or Path(then).is_dir()):
+        owner = f"the images in {then}" if then else f"the data set {made_from['dataset']}"
+        raise ArgumentError(f"The index {name} is of {owner}: give this one another name (--name).")
+
+
+def usual_encoder(name: str, default: str, workspace: Workspace) -> str:
+    """Return the encoder of the index of that name; of random weights the backbone, as real ones may be there now."""
+    index = workspace.cards("indexes").get(name, {})
+    encoder = provenance.of_index(name, index, workspace).get("encoder", "") if index else ""
+    card = workspace.cards("encoders").get(encoder, {})
+    if card and (card.get("trained_on") or not provenance.flags(card)["random_weights"]):
+        return encoder
+    return card.get("arguments", {}).get("backbone", default)
+
+
+def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace) -> str:
+    """Return the name of a saved encoder; a pretrained backbone is saved first, once."""
+    from rectrio_lib.encoders.pretrained import load_pretrained
+    from rectrio_lib.encoders.registry import save_encoder
+
+    there = workspace.cards("encoders")
+    name = provenance.file_name(encoder)
+    card, texts = there.get(name, {}), encoder.startswith("clip:")
+    random = provenance.flags(card)["random_weights"]
+    if ":" in encoder and (not card or random or card.get("texts", False) != texts):  # an older CLIP had no texts
+        network = load_pretrained(encoder, texts=texts, workspace=workspace)
+        random = network.stand_in
+        if allow_random_weights or not random:
+            save_encoder(network, name, workspace=workspace)
+    elif not card:
+        known = f"there are {', '.join(there)}, and" if there else "there are none yet, but"
+        raise MissingArtefactError(
+            f"There is no encoder {encoder!r}: {known} pretrained backbones such as clip:ViT-B/32."
+        )
+    if random and not card.get("trained_on") and not allow_random_weights:
+        raise MissingArtefactError(
+            f"The weights of {encoder} are neither in {workspace.weights} nor to be downloaded now. Random ones would "
+            "make results that mean nothing: put the weights there, or try with --allow-random-weights."
+        )
+    return name
+
+
+def current_index(name: str, store: EmbeddingStore, kind: str, recall: float, workspace: Workspace) -> Index | None:
+    """Return the saved index if it is of exactly these vectors, and as it is wanted."""
+    try:
+        index = Index.load(name, workspace)
+        same = index.rows.equals(store.select())
+    except RectrioError:  # absent, damaged, or of another version: it will be replaced
+        return None
+    wanted = factory.candidates(kind, index.dim, len(store))[0]
+    same &= (index.encoder_hash, index.kind) == (store.card["encoder_hash"], wanted)
+    return index if same and (index.recall or 0) >= recall else None

@@ -1,0 +1,120 @@
+"""Adding images to a saved index and removing them, seen by every process at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Card, Workspace
+from rectrio_lib.data import image_files
+from rectrio_lib.embeddings.writer import writing
+from rectrio_lib.index.index import Index
+from rectrio_lib.search.searcher import Searcher
+
+BATCH = 128  # images that `add` encodes at once
+
+
+class Changeable(Searcher):
+    """A searcher whose index lies in a workspace under a name, and can be changed there; see `Collection`."""
+
+    name: str
+    made_from: Card
+    workspace: Workspace
+
+    def add(self, images: str | Path | Sequence[str | Path]) -> int:
+        """Embed image files that are not in the collection yet, and save it; another process sees them at once.
+
+        The next `build` follows the folder alone: what was added from elsewhere must be added again.
+
+        Args:
+            images: files, or a folder; in class folders they get labels.
+
+        Returns:
+            How many were added; `report` lists what was left out.
+
+        Raises:
+            DataError: if a folder holds no image.
+            StoreInUseError: if another process is changing the collection.
+        """
+        from rectrio_lib.embeddings.embed import Report
+
+        files, left_out, fresh = self._described(images), [], []
+        with self._changing():
+            known, wanted = set(self.index.rows["image_id"][~self.index.removed]), self.encoder.preprocessing
+            sizes = wanted["size"], wanted["channels"]
+            for number, read in enumerate(image_files.read_ahead(Path(), files["file"], *sizes, known, 2 * BATCH)):
+                if read.reason or read.image_id in known:
+                    left_out.append((read.path, read.reason or "copy of an image of the collection"))
+                else:
+                    known.add(read.image_id)
+                    fresh.append((number, read))
+                if len(fresh) == BATCH:
+                    self._append(files, fresh)
+                    fresh = []
+            self._append(files, fresh)
+        ledger, bad = image_files.make_ledger(left_out), sum(not reason.startswith("copy of") for _, reason in left_out)
+        added = len(files) - len(left_out)
+        self.report = Report(len(files), added, len(left_out) - bad, bad, ledger=ledger)
+        return added
+
+    def _append(self, files: pd.DataFrame, fresh: list[tuple[int, image_files.ImageFile]]) -> None:
+        if fresh:
+            rows = files.iloc[[number for number, _ in fresh]].assign(image_id=[read.image_id for _, read in fresh])
+            rows[["width", "height"]] = [read.shape for _, read in fresh]
+            vectors = self.encoder.encode(np.stack([read.pixels for _, read in fresh]))
+            self.index.add(vectors, rows.reindex(columns=self.index.rows.columns))
+
+    def _described(self, images: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+        """Return one row per file to add: file, path as in the rows, label and split from the folders it lies in."""
+        files = []
+        for image in [images] if isinstance(images, str | Path) else images:
+            place = Path(image).expanduser().resolve()
+            paths = image_files.list_images(place)["path"] if place.is_dir() else [place.name]
+            files += [(place if place.is_dir() else place.parent, path) for path in paths]
+        if self.folder is not None:
+            own = [(home / path).is_relative_to(self.folder) for home, path in files]
+            files = [
+                (self.folder, (home / path).relative_to(self.folder).as_posix()) if inside else (home, path)
+                for inside, (home, path) in zip(own, files, strict=True)
+            ]
+        frame = image_files.describe([path for _, path in files])
+        frame["file"] = [str(home / path) for home, path in files]
+        return frame.assign(path=[p if home == self.folder else (home / p).as_posix() for home, p in files])
+
+    def remove(self, images: str | Sequence[str]) -> None:
+        """Take images out, by image_id or path, and save the collection; their files stay.
+
+        The next `build` takes in again what still lies in the folder.
+
+        Raises:
+            ArgumentError: if one of them is not in the collection; then none is removed.
+            StoreInUseError: if another process is changing the collection.
+        """
+        names = [images] if isinstance(images, str) else list(images)
+        with self._changing():
+            place = self.positions(names)
+            absent = [name for name in names if name not in place]
+            if absent:
+                raise ArgumentError(f"{len(absent)} of {len(names)} images are not in the index, such as {absent[0]}.")
+            self.index.remove(self.index.rows["image_id"].iloc[sorted({place[name] for name in names})].tolist())
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change the index as it is on disk now, and save it if the block ends without an error."""
+        with writing(self.workspace.path("indexes", self.name)):
+            before = self.index
+            self.index = Index.load(self.name, self.workspace)
+            try:
+                if self.index.encoder_hash != before.encoder_hash:  # built again by another process
+                    self.__dict__.pop("encoder", None)
+                    self.made_from = self.index.made_from
+                yield
+                self.index.save(self.name, self.workspace)
+            except BaseException:
+                self.index = before
+                raise

@@ -1,0 +1,86 @@
+"""What an index, a store or an encoder was made from, by its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rectrio_lib.core.workspace import Card, Workspace
+
+if TYPE_CHECKING:
+    from rectrio_lib.embeddings.store import EmbeddingStore
+
+
+def flags(card: Card) -> Card:
+    """Return whether random weights or generated images stood in; older cards have one flag for both.
+
+    It means generated images in the store of a data set, and random weights in every other card.
+    """
+    images = "encoder" in card and not card.get("folder")
+    old = {"random_weights": not images, "generated_images": images}
+    return {name: bool(card.get(name, meant and card.get("stand_in", False))) for name, meant in old.items()}
+
+
+def stand_in(card: Card) -> str:
+    """Say what stood in, in words; "no" if nothing did."""
+    return ", ".join(name.replace("_", " ") for name, meant in flags(card).items() if meant) or "no"
+
+
+def of_store(store: EmbeddingStore) -> Card:
+    """Return what an index of a store is made from."""
+    return {"store": store.folder.name, **_of_card(store.card)}
+
+
+def _of_card(card: Card) -> Card:
+    return {key: card.get(key, "") for key in ("encoder", "dataset", "folder", "dataset_hash")} | flags(card)
+
+
+def of_index(name: str, card: Card, workspace: Workspace) -> Card:
+    """Return what an index was made from; of an older card, by the stores and encoders of its fingerprint.
+
+    Args:
+        name: of the index.
+        card: of the index.
+        workspace: where stores and encoders are.
+    """
+    if card.get("made_from"):
+        return card["made_from"]
+    made_by = card.get("encoder_hash", "")
+    stores = {s: c for s, c in workspace.cards("embeddings").items() if c.get("encoder_hash") == made_by}
+    store = next((s for s, c in stores.items() if name in (s, c.get("dataset"))), "")
+    encoders = {e: c for e, c in workspace.cards("encoders").items() if c.get("hash") == made_by}
+    likely = stores.get(store, {}).get("encoder", "")
+    encoder = likely if likely in encoders else next(iter(encoders), likely)
+    found = {"store": store, **_of_card(stores.get(store, {})), "encoder": encoder}
+    found["random_weights"] |= flags(encoders.get(encoder, {}))["random_weights"]
+    return found
+
+
+def command(encoder: str, card: Card, folder: Path | None) -> str:
+    """Return the command that makes an encoder that an index needs.
+
+    Args:
+        encoder: its name; empty if unknown.
+        card: its card; empty if it is gone, which leaves the name to go by.
+        folder: of the images; None if they are of a data set, which chapters made.
+    """
+    if folder is None:
+        return "rectrio run"
+    place = f'"{folder}"' if " " in str(folder) else str(folder)
+    if card:
+        backbone = "" if card.get("trained_on") else card.get("arguments", {}).get("backbone", "")
+        return f"rectrio index {place} " + (f"--backbone {backbone}" if backbone else f"--encoder {encoder}")
+    from rectrio_lib.encoders.clip import CLIP_NETWORKS
+
+    backbones = {file_name(f"clip:{network}"): f"clip:{network}" for network in CLIP_NETWORKS}
+    family, _, network = encoder.partition("-")
+    if family in ("torchvision", "timm"):
+        backbones[encoder] = f"{family}:{network}"
+    if encoder in backbones:
+        return f"rectrio index {place} --backbone {backbones[encoder]}"
+    return f"rectrio build {place}"
+
+
+def file_name(backbone: str) -> str:
+    """Return the name under which a pretrained backbone is saved."""
+    return backbone.replace(":", "-").replace("/", "-")
