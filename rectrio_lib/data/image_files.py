@@ -33,8 +33,7 @@ FOREIGN |= dict.fromkeys(DRAWN, "files of this kind are not read: export it as P
 PASSED_OVER = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".py", ".npy", ".parquet", ".pdf"}
 SERVICE_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "lost+found"}  # and all that begin with a dot
 SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n",
-    b"\xff\x4f\xff\x51", b"qoif",
+    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"qoif",
 )  # fmt: skip
 FILE_COLUMNS = ["path", "size", "mtime_ns", "image_id", "reason"]
 NEVER = -1  # stands for size and time of an unreadable file; matches nothing, so that the file is tried again
@@ -80,7 +79,6 @@ def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
     Args:
         folder: the top folder.
         exclude: folders to pass over, such as the outputs of a workspace.
-
     Returns:
         One row a file, sorted by path: FILE_COLUMNS, `image_id` empty, `reason` empty unless it cannot be read.
 
