@@ -152,16 +152,15 @@ def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
     """Compare a shard's header and size with what the rows say, without reading its vectors."""
     try:
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else None
-            size, expected = path.stat().st_size - file.tell(), shape[0] * shape[1] * np.dtype(dtype).itemsize
+            np.lib.format.read_magic(file)
+            *layout, kept_as = np.lib.format.read_array_header_1_0(file)
+            size = path.stat().st_size - file.tell()
+        found = (*layout, str(kept_as), size // kept_as.itemsize)
     except Exception as error:  # whatever NumPy's header parser says of a damaged file
-        header, size, expected, reason = None, 0, 1, error
-    else:
-        reason = f"{size:,} bytes, {header}"
-    if header != (shape, False, np.dtype(dtype)) or size != expected:
+        found = error
+    if found != (shape, False, dtype, shape[0] * shape[1]):
         raise DataError(
-            f"{path} does not hold the {shape[0]:,} vectors that rows.parquet names ({reason}): delete {path.parent} "
+            f"{path} does not hold the {shape[0]:,} vectors that rows.parquet names ({found}): delete {path.parent} "
             "and embed the images again."
         )
 

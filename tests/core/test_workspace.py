@@ -120,3 +120,31 @@ def test_two_workspaces_work_side_by_side_in_one_process(tmp_path):
     assert [here.cards("encoders")["net"]["number"] for here in (one, two)] == [1, 2]
     assert one.require("encoders", "net", "") != two.require("encoders", "net", "")
     assert Workspace().cards("encoders") == {}
+
+
+@pytest.mark.parametrize("value", [None, True, 1.0, "3", [3], {"a": 3}])
+def test_a_card_value_of_another_type_is_refused_with_its_key(tmp_path, value):
+    workspace.check_card({"count": 3, "more": value}, {"count": int, "absent?": str}, tmp_path / "card.json")
+    with pytest.raises(errors.DataError, match=r"card\.json.*count"):
+        workspace.check_card({"count": value}, {"count": int}, tmp_path / "card.json")
+
+
+def test_a_folder_that_fills_the_disk_is_removed_and_the_old_one_stays(tmp_path):
+    (tmp_path / "toy").mkdir()
+    with pytest.raises(errors.StorageError, match="toy"), files.replaced_folder(tmp_path / "toy") as fresh:
+        (fresh / "half").write_bytes(b"half")
+        raise OSError("No space left on device")
+    assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+
+
+def test_a_checksum_sees_the_ends_and_the_size_of_a_large_file(tmp_path):
+    path, size = tmp_path / "large", 4 * files.END_BYTES
+    sums = set()
+    for changed in (None, 0, size - 1):
+        content = bytearray(size)
+        if changed is not None:
+            content[changed] = 1
+        path.write_bytes(content)
+        sums.add(files.checksum(path, whole=files.END_BYTES))
+    path.write_bytes(bytes(size + 1))
+    assert len(sums | {files.checksum(path, whole=files.END_BYTES)}) == 4
