@@ -32,11 +32,7 @@ KEPT = ("epoch", "seconds", "best", "history")  # plain values that a checkpoint
 
 
 class TrainingState:
-    """Everything that a checkpoint has to hold; see `loop.fit` for the arguments.
-
-    Attributes:
-        best: whether the validated weights kept so far are healthy (not collapsed), and their first figure.
-    """
+    """Everything that a checkpoint has to hold; see `loop.fit` for the arguments."""
 
     def __init__(
         self,
@@ -62,7 +58,7 @@ class TrainingState:
         self.identity["trained"] = [n for n, p in self.encoder.named_parameters() if p.requires_grad]
         self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
         self.average = AveragedModel(self.encoder, avg_fn=_moving_average(config.average), use_buffers=True)
-        self.epoch, self.seconds, self.best, self.history = 0, 0.0, (False, -math.inf), []
+        self.epoch, self.seconds, self.best, self.history = 0, 0.0, -math.inf, []
         self.warned = False  # of a collapse
         self.stateful = ["encoder", "average", "optimizer", "schedule"]
         self._prepare(self._parameter_groups())
@@ -109,15 +105,15 @@ class TrainingState:
             state["scaler"] = self.accelerator.scaler.state_dict()
         self._write("last.pt", {**state, "random": torch.get_rng_state(), "identity": self.identity})
 
-    def save_best(self, figure: float, collapsed: bool = False) -> None:
-        """Write best.pt if this validation figure is the highest so far; collapsed weights count below all others."""
+    def save_best(self, figure: float) -> None:
+        """Write best.pt if this validation figure is higher than all before; a collapse repeats its figure."""
         if math.isnan(figure):
             raise ArgumentError(
                 "The first validation figure is not a number: there is nothing to measure it on, or the training "
                 "diverged (then lower the learning rate)."
             )
-        if (not collapsed, figure) > self.best:
-            self.best = (not collapsed, figure)
+        if figure > self.best:
+            self.best = figure
             self._write("best.pt", self.evaluated.state_dict())
 
     def load_best(self) -> Encoder:

@@ -29,7 +29,7 @@ LOG_EVERY = 10  # steps between two entries of the curves
 COLLAPSED = (
     0.99  # from this ratio of the mean distances to positives and to negatives on, a batch tells no classes apart
 )
-COLLAPSED_ENTRIES = 3  # entries of the curves in a row that make it a collapse
+COLLAPSED_ENTRIES = 5  # entries of the curves in a row that make it a collapse
 
 
 class CollapseWarning(UserWarning):
@@ -73,7 +73,7 @@ def fit(
         targets: class numbers (N,).
         config: see `TrainConfig`.
         validate: gives figures of the encoder on validation images, such as {"recall_at_1": 0.9}; the weights with the
-            highest first one are kept, collapsed ones only if there are no others. Its time is not counted.
+            highest first one are kept, the earliest of equal ones. Its time is not counted.
         folder: where the checkpoints go.
         augmentation: changes a batch of images before each step, identified by its repr; None does what `config` says.
         loss: called with encoder, vectors (B, D), targets (B,) and progress (0..1), identified by its repr; None takes
@@ -121,10 +121,10 @@ def _train_epoch(
         if number % LOG_EVERY == 0 or due:
             row = _log_row(run, number, loss, vectors, targets[chosen])
             run.seconds += time.perf_counter() - started
-            collapsed = _warn_of_collapse(run, row)
+            _warn_of_collapse(run, row)
             if due:
                 figures = {name: float(figure) for name, figure in validate(run.evaluated).items()}
-                run.save_best(next(iter(figures.values())), collapsed)
+                run.save_best(next(iter(figures.values())))
                 row |= {"validated": True, **figures}
             run.history.append({**row, "seconds": run.seconds})
             bar.set_postfix(loss=f"{row['loss']:.3f}")
@@ -167,14 +167,13 @@ def _log_row(run: TrainingState, number: int, loss: torch.Tensor, vectors: torch
     return row | batch_statistics(vectors, targets, run.config.margin)
 
 
-def _warn_of_collapse(run: TrainingState, row: dict) -> bool:
-    """Tell whether the last entries of the curves since the warm-up are those of a collapse; warn of the first."""
+def _warn_of_collapse(run: TrainingState, row: dict) -> None:
+    """Warn, once, if the last entries of the curves since the warm-up are those of a collapse."""
     keys, begin = ("positive_distance", "negative_distance"), run.config.warm_up * run.config.epochs
     pairs = [[entry[key] for key in keys] for entry in (*run.history, row) if entry["epoch"] > begin]
     last = [pair for pair in pairs if not np.isnan(pair).any()][-COLLAPSED_ENTRIES:]
     positive, negative = np.mean(last or [(0.0, 1.0)], axis=0)
-    collapsed = len(last) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative
-    if collapsed and not run.warned:
+    if len(last) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative and not run.warned:
         run.warned = True
         warnings.warn(
             f"Collapse at step {row['step']}: images of one class lie {positive:.3f} apart, those of different classes "
@@ -182,4 +181,3 @@ def _warn_of_collapse(run: TrainingState, row: dict) -> bool:
             CollapseWarning,
             stacklevel=3,
         )
-    return bool(collapsed)
