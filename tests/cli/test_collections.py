@@ -215,7 +215,7 @@ def test_run_images_hands_over_folder_name_and_parameters(monkeypatch, tmp_path)
 
     monkeypatch.setattr(own_images, "run_folder", run_folder)
     said = well("run", "--images", tmp_path, "--name", "pets", "-p", "epochs=3")
-    assert asked == [(tmp_path, "pets", {"epochs": 3})]
+    assert asked == [(tmp_path, "pets", {"epochs": "3"})]
     assert str(tmp_path / "reports" / "pets" / "index.html") in said and "--index pets" in said
     for option, value in (("--only", "02"), ("--from", "02"), ("--profile", "full")):
         assert "--images goes with -p and --name alone" in refused("run", "--images", tmp_path, option, value)
