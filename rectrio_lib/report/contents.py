@@ -37,6 +37,13 @@ def held_out(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["split"].eq("test")] if rows["split"].eq("test").any() else rows
 
 
+def examples(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Draw held-out images at random, of every class one before any class two."""
+    shuffled = held_out(rows).sample(frac=1, random_state=0)
+    turn = shuffled.groupby("label").cumcount().to_numpy()
+    return shuffled.iloc[turn.argsort(kind="stable")].head(count)
+
+
 def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame, report: Report) -> Facts:
     """List what the folder contains, and what was left out."""
     by_area = rows.iloc[(rows["width"] * rows["height"]).argsort(kind="stable")]
@@ -138,10 +145,8 @@ def _shots(folder: Path, paths: Iterable[str], side: int = THUMBNAIL) -> dict[st
 
 
 def neighbours(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
-    """Search the index with some images: of every class one before any class two."""
-    shuffled = held_out(rows).sample(frac=1, random_state=0)
-    turn = shuffled.groupby("label").cumcount().to_numpy()
-    chosen = shuffled.iloc[turn.argsort(kind="stable")].head(QUERIES)
+    """Search the index with some images, and measure how similar pairs drawn at random are."""
+    chosen = examples(rows, QUERIES)
     results = gallery.search(chosen["image_id"].tolist(), k=RESULTS).frame()
     shots = _shots(gallery.folder, [*chosen["path"], *results["path"]])
     strips = []
@@ -151,12 +156,11 @@ def neighbours(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> 
             verdict = "" if not query.label else "hit" if result.label == query.label else "miss"
             facts = {"label": result.label, "score": result.score, "verdict": verdict}
             strips[-1]["results"].append(shots[result.path] | facts)
-    one, other = np.random.default_rng(0).integers(0, len(vectors), (2, 10_000))
+    draw = np.random.default_rng(0)
+    one, other = draw.choice(held_out(rows).index, 10_000), draw.integers(0, len(rows), 10_000)
     pairs = (vectors[one] * vectors[other]).sum(1)[one != other]
-    return {
-        "strips": strips,
-        "usual": dict(zip((50, 99), np.percentile(pairs, (50, 99)), strict=True)) if len(pairs) else {},
-    }
+    usual = dict(zip((50, 99), np.percentile(pairs, (50, 99)), strict=True)) if len(pairs) else {}
+    return {"strips": strips, "usual": usual}
 
 
 def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
