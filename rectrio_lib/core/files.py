@@ -113,7 +113,7 @@ def _temporary(path: Path, suffix: str) -> Path:
     """Return a name that no other process uses, and remove those that killed processes left."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.{suffix}"):
         try:
-            if left.stat().st_mtime < time.time() - STALE_SECONDS:
+            if left.lstat().st_mtime < time.time() - STALE_SECONDS:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         except OSError:  # another process was faster
             continue
