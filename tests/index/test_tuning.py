@@ -228,4 +228,4 @@ def test_copies_of_one_vector_do_not_stand_for_the_queries_of_the_tuning(kind):
     held = tuning.holdout(vectors)
     assert len(np.unique(vectors[held], axis=0)) == len(held) == 301
     index = tuned(kind, vectors, 0.9)  # a graph of copies hardly reaches more
-    assert abs(GroundTruth(queries, vectors).recall(index).mean() - index.recall) < 0.03
+    assert GroundTruth(queries, vectors).recall(index).mean() > index.recall - 0.03, "promised more than others get"
