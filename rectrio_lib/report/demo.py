@@ -33,7 +33,8 @@ def run_demo() -> Path:
     Returns:
         The page, outputs/reports/demo/index.html.
     """
-    home, folder = catalog.home_of(DATASET), Workspace().outputs / NAME
+    workspace = Workspace()
+    home, folder = catalog.home_of(DATASET, "", workspace), workspace.outputs / NAME
     with files.replaced_folder(folder) as fresh:
         drawn = not copy_products(home, fresh)
         if drawn:

@@ -11,7 +11,7 @@ import pytest
 from makers.networks import pictures, small
 
 from rectrio_lib.data.dataset import ImageDataset, make_manifest, save_dataset
-from rectrio_lib.embeddings.from_dataset import build_store
+from rectrio_lib.embeddings.embed import embed
 from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
@@ -48,7 +48,7 @@ def extended() -> ImageDataset:
         save_dataset(part)
         for name, encoder in (("net-pixels", RawPixels(1, 12)), ("net", small(seed))):
             save_encoder(encoder, name)
-            build_store(encoder, name, part)
+            embed(part, name)
     return data
 
 

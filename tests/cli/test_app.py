@@ -128,15 +128,14 @@ def test_a_wrong_number_is_told_in_one_line(project):
     assert (result.exit_code, result.stderr) == (1, "rectrio: There is no chapter 07: there are 01, 02.\n")
 
 
-def test_publish_writes_the_file_and_the_readme(project):
+def test_publish_writes_the_results_and_the_page(project):
     table = {"seed": 0, "device": "CPU", "versions": {}, "profile": "full"}
     values = {"values": {"tables": {"Recall": [{"recall@1": 0.93}]}}}
     results.add_result("01_first", {**ENTRY, **table, **values})
-    (project / "README.md").write_text("# R\n<!-- results:full -->\n<!-- /results -->\n", encoding="utf-8")
     result = rectrio("publish", "full")
     assert result.exit_code == 0, result.output
     assert (project / "outputs" / "published" / "full.json").exists()
-    assert "| 0.930 |" in (project / "README.md").read_text(encoding="utf-8")
+    assert "| 0.930 |" in (project / "outputs" / "published" / "README.md").read_text(encoding="utf-8")
 
 
 def test_clean_notebooks_says_what_changed(project):

@@ -24,6 +24,11 @@ def dual(seed=0, **changes):
     return encoder.eval()
 
 
+class UnitLength(nn.Module):
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vectors)
+
+
 class Toys(Encoder):
     """Sees what `toy` draws, and reads the names of colours and shapes: three numbers for each of the two."""
 
@@ -32,9 +37,9 @@ class Toys(Encoder):
 
     def __init__(self):
         super().__init__(channels=1, size=6)
-        self.text_tower = nn.EmbeddingBag.from_pretrained(
-            torch.cat([torch.zeros(FIRST, 6), torch.eye(6)]), mode="sum", padding_idx=0
-        )
+        words = torch.cat([torch.zeros(FIRST, 6), torch.eye(6)])
+        bag = nn.EmbeddingBag.from_pretrained(words, mode="sum", padding_idx=0)
+        self.text_tower = nn.Sequential(bag, UnitLength())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The picture's main diagonal."""
