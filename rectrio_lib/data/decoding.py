@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from rectrio_lib.core.errors import ArgumentError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "PCX")
-MAX_PIXELS = 250_000_000  # of one image as it is decoded; RECTRIO_MAX_PIXELS overrides it
+MAX_PIXELS = 200_000_000  # of one image as it is decoded; RECTRIO_MAX_PIXELS overrides it
 LARGE_PIXELS = 40_000_000  # from here on one image at a time is decoded, and reduced before it is converted
 DEPTHS = (8, 12, 16)  # bits that integers wider than a byte may hold
 SKETCH_SIDE = 32

@@ -15,7 +15,7 @@ from rectrio_lib.data import catalog, synthetic
 from rectrio_lib.data.products import match_names
 from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.report import page
-from rectrio_lib.search.collection import BACKBONE, Collection
+from rectrio_lib.search import collection
 
 LOG = logging.getLogger(__name__)
 NAME = "demo"
@@ -41,14 +41,16 @@ def run_demo() -> Path:
             save_drawings(fresh)
     missing = f"STAND-IN: {home} holds no product photographs, so these are generated drawings"
     source = missing if drawn else f"Some products from {home}"
-    decision = f"{source}. Nothing was trained: this is {BACKBONE} as it was pretrained."
+    decision = f"{source}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
     LOG.log(logging.WARNING if drawn else logging.INFO, decision)
-    shop = Collection.build(folder, BACKBONE, NAME, allow_random_weights=True)
+    shop = collection.Collection.build(folder, collection.BACKBONE, NAME, allow_random_weights=True)
     return page.write_page(shop, open_store(shop.encoder_name, NAME), shop.report, decision, drawn)
 
 
 def copy_products(home: Path, folder: Path) -> int:
     """Copy the views of up to 60 products, evenly chosen, to FOLDER/<product>/<view>.<suffix>; return how many."""
+    if not home.is_dir():
+        return 0
     rows = pd.DataFrame(match_names(home, catalog.pattern_of(DATASET))[0], columns=["path", "label", "view"])
     several = rows.groupby("label").filter(lambda views: len(views) > 1)
     chosen = several["label"].unique()[:: max(1, -(-several["label"].nunique() // MOST))]
