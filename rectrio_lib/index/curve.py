@@ -20,20 +20,18 @@ if TYPE_CHECKING:
 def curve(
     index: Index, queries: np.ndarray, vectors: np.ndarray, tried: Sequence[int] | None = None, timed: int = 200
 ) -> pd.DataFrame:
-    """Measure recall and latency of an index at several search settings.
+    """Measure recall and latency of an index at several search settings; `charts.recall_against_latency` draws them.
 
     Args:
         index: without removed rows.
         queries: unit vectors (Q, dim) that are not in the index.
         vectors: what the index was built from, exact, in the order of its rows (N, dim).
-        tried: search parameters (efSearch or nprobe) to measure; None takes the index's own, and doubles others until
-            all true neighbours are found.
+        tried: search parameters to measure; None: its own, and doubled ones until all true neighbours are found.
         timed: number of queries that are timed, one at a time with one OpenMP thread.
 
     Returns:
         One row per setting: `kind`, `setting`, `search_param`, `tuned` (whether it is the index's own),
-        `recall_at_10`, `ms` (median of a query), `p95_ms`, `bytes_per_vector`; `charts.recall_against_latency` draws
-        it.
+        `recall_at_10`, `ms` (median of a query), `p95_ms`, `bytes_per_vector`.
 
     Raises:
         ArgumentError: if the vectors are not those of the index's rows, or a row was removed.
