@@ -37,10 +37,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         of_disk = isinstance(error, OSError) or any(words in str(error) for words in DISK_ERRORS)
         if isinstance(error, RectrioError) or not of_disk:
             raise
-        raise StorageError(
-            f"{path} cannot be written ({error}). What was there before is kept: make room or make it writable, and "
-            "call again."
-        ) from error
+        kept = "What was there before is kept: make room or make it writable, and call again."
+        raise StorageError(f"{path} cannot be written ({error}). {kept}") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 Rows = Sequence[dict[str, Any]]
+SHOWN = 60  # characters of a text that an error repeats
 
 
 def markdown_table(rows: Rows) -> str:
@@ -54,9 +55,6 @@ def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
     """Write the mean of several values with their sample standard deviation, if there are several: 0.84 ± 0.01."""
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{spread}"
-
-
-SHOWN = 60  # characters of a text that an error repeats
 
 
 def shortened(text: str) -> str:

@@ -51,10 +51,8 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | None = None)
     fitting = [name for name in names if memory_limit is None or needs[name] <= memory_limit]
     if not fitting:
         least = min(needs, key=needs.get)
-        raise ArgumentError(
-            f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}, but memory_limit is "
-            f"{memory_limit:,}: allow more, or index fewer or shorter vectors."
-        )
+        taken = f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}"
+        raise ArgumentError(f"{taken}, but memory_limit is {memory_limit:,}: allow more, or index fewer.")
     return fitting
 
 
@@ -112,9 +110,8 @@ def learned_faiss(kind: str, vectors: np.ndarray, subset: np.ndarray | None = No
     if index.is_trained:
         return index
     if len(subset) < FEWEST_LEARNED:
-        raise ArgumentError(
-            f"{kind} learns from {FEWEST_LEARNED} vectors or more, here are {len(subset)}: choose flat or hnsw."
-        )
+        few = f"{FEWEST_LEARNED} vectors or more, here are {len(subset)}"
+        raise ArgumentError(f"{kind} learns from {few}: choose flat or hnsw.")
     inner = faiss.downcast_index(faiss.extract_index_ivf(index))
     size = min(len(subset), max(64 * inner.nlist, LEARNED_ROWS))
     sample = np.sort(np.random.default_rng(0).choice(subset, size, replace=False))

@@ -159,9 +159,7 @@ class Index:
         if mask is not None:
             mask = np.asarray(mask)
             if mask.dtype != bool or mask.shape != self.removed.shape:
-                raise ArgumentError(
-                    f"mask should be bool, one for each of {len(self)} rows, not {mask.dtype} of shape {mask.shape}."
-                )
+                raise ArgumentError(f"mask is {mask.dtype} of shape {mask.shape}, expected bool {self.removed.shape}.")
             subset = Subset(mask & self._kept.mask)
         if not 1 <= k <= subset.count:
             there = f"the index holds {len(self)} images" if mask is None else f"the mask holds {subset.count} rows"
