@@ -108,7 +108,6 @@ def test_images_are_opened_with_a_list_of_formats():
     assert where(lambda name, k: name.endswith("Image.open") and "formats" not in k) == []
 
 
-@pytest.mark.xfail(strict=True, reason="three modules are longer yet; delete this mark when the last one is split")
 def test_no_module_is_longer_than_270_lines():
     assert [str(path) for path in TREES if len((LIBRARY / path).read_bytes().splitlines()) > 270] == []
 

@@ -185,7 +185,7 @@ def embed_until_killed(home):
     save = np.save
 
     def save_half_and_wait(file, array):
-        if Path(file.name).name != "vectors-00002.part":
+        if not Path(file.name).name.startswith("vectors-00002"):
             return save(file, array)
         file.write(array.tobytes()[: array.nbytes // 2])
         file.flush()
