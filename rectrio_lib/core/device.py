@@ -11,9 +11,7 @@ import torch
 
 def best_device() -> str:
     """Return "cuda", "mps" or "cpu", the first that this machine has."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def best_precision(device: str) -> str:
@@ -32,13 +30,10 @@ def autocast(device: str) -> torch.autocast:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of freed tensors below 256 MB; called by whatever trains or encodes.
+    """Let glibc keep the memory of freed tensors below 256 MB; return whether it does: only Linux has the setting.
 
-    By default it goes back to the system, and each training step fetches it again, page by page: on two cores, a step
-    of chapter 2 took a third longer, and encoding was a third slower. The price: a process keeps its peak memory.
-
-    Returns:
-        Whether the setting took effect; only Linux has it.
+    By default each training step fetches it again, page by page: a step of chapter 2 took a third longer on two cores,
+    and encoding was a third slower. The price: a process keeps its peak memory.
 
     Source: the manual page mallopt(3).
     """

@@ -20,13 +20,10 @@ ANIMALS10 = "alessiocorrado99/animals10"
 
 
 def download_fashion_mnist(folder: Path) -> None:
-    """Download the four official files, 30.9 MB; addresses and md5 checksums are torchvision's own.
-
-    Args:
-        folder: where the .gz files go; intact files that are already there stay.
+    """Download the four official files, 30.9 MB, to a folder; intact ones that are there stay.
 
     Raises:
-        DownloadError: if no mirror answers within the time-out, or what arrives has another checksum.
+        DownloadError: if no mirror answers in time, or what arrives has another checksum than torchvision knows.
         StorageError: if the folder cannot be written.
     """
     from torchvision.datasets import FashionMNIST
@@ -45,7 +42,6 @@ def download_fashion_mnist(folder: Path) -> None:
 
 
 def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path) -> None:
-    """Download one file from the first mirror that has it; raise the failure of the last one."""
     from torchvision.datasets.utils import download_url
 
     for mirror in mirrors:
@@ -60,15 +56,10 @@ def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path
 
 
 def download_weights(url: str, sha256: str, *, workspace: Workspace | None = None) -> Path:
-    """Download a file of weights to `workspace.weights`, complete and with the right checksum or not at all.
-
-    Args:
-        url: its address.
-        sha256: the beginning, or all, of its checksum in hexadecimal.
-        workspace: where to write.
+    """Download a file to `workspace.weights`, complete and with the checksum that begins with `sha256` or not at all.
 
     Raises:
-        DownloadError: if the address does not answer within the time-out, or what arrives has another checksum.
+        DownloadError: if the address does not answer in time, or what arrives has another checksum.
         StorageError: if the folder cannot be written.
     """
     from torch.hub import download_url_to_file
@@ -85,23 +76,20 @@ def download_weights(url: str, sha256: str, *, workspace: Workspace | None = Non
 
 
 def download_animals10(folder: Path) -> None:
-    """Download the 26,179 images of Animals-10 from Kaggle, without an account; kagglehub checks the checksum.
-
-    Args:
-        folder: where the ten class folders go; absent or empty.
+    """Download the 26,179 images of Animals-10 from Kaggle, without an account, to a folder that is absent or empty.
 
     Raises:
-        DownloadError: if Kaggle does not answer within the time-out, refuses, or sends something damaged.
+        DownloadError: if Kaggle does not answer in time, refuses, or sends something damaged.
         StorageError: if the folder cannot be written, or holds something.
     """
     import kagglehub
-    from kagglehub import exceptions
+    from kagglehub.exceptions import BackendError, DataCorruptionError, NotFoundError, UnauthenticatedError
 
-    refusals = (exceptions.BackendError, exceptions.NotFoundError, exceptions.UnauthenticatedError)
+    refusals = (BackendError, DataCorruptionError, NotFoundError, UnauthenticatedError)
     try:
         with _timeouts():
             cached = Path(kagglehub.dataset_download(ANIMALS10)) / "raw-img"
-    except (*refusals, exceptions.DataCorruptionError, BadZipFile, OSError, ValueError) as error:
+    except (*refusals, BadZipFile, OSError, ValueError) as error:
         raise DownloadError(f"Kaggle's {ANIMALS10}: {error}") from error
     arriving = folder.parent.with_name(f"{folder.parent.name}.part")  # not inside, where it would be taken for a class
     with storage_errors(folder):
@@ -117,10 +105,9 @@ def download_animals10(folder: Path) -> None:
 
 @contextmanager
 def _timeouts() -> Iterator[None]:
-    """Give up silent servers.
+    """Give up silent servers: torchvision, torch.hub and kagglehub have no setting for it.
 
-    torchvision, torch.hub and kagglehub set no time-out and have no setting for one. urllib takes that of sockets;
-    `requests`, which kagglehub calls deep inside its client, ignores it, so that only its method is left to change.
+    urllib takes the time-out of sockets; `requests`, which kagglehub calls, ignores it: its method must be changed.
     """
     from requests import Session
 

@@ -37,19 +37,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         of_disk = isinstance(error, OSError) or any(words in str(error) for words in DISK_ERRORS)
         if isinstance(error, RectrioError) or not of_disk:
             raise
-        raise StorageError(
-            f"{path} cannot be written ({error}). What was there before is kept: make room or make it writable, and "
-            "call again."
-        ) from error
+        kept = "What was there before is kept: make room or make it writable, and call again."
+        raise StorageError(f"{path} cannot be written ({error}). {kept}") from error
 
 
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it when the block ends without an error, else remove it.
-
-    Raises:
-        StorageError: if the file cannot be written; what was there stays.
-    """
+    """Yield a temporary name beside `path`, renamed when the block ends without an error; see `storage_errors`."""
     partial = _temporary(path, "part")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,26 +55,23 @@ def renamed(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, complete or not at all; folders are made. Raises as `renamed` does."""
+    """Write JSON, complete or not at all; see `renamed`."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     with renamed(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as Parquet, complete or not at all. Raises as `renamed` does."""
+    """Write a table as Parquet, complete or not at all; see `renamed`."""
     with renamed(path) as partial:
         table.to_parquet(partial, index=False)
 
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder anew; whatever happens, the old one or the new one is there, complete.
+    """Yield an empty folder, which takes the place of `folder` when the block ends without an error, else goes.
 
-    Yields an empty folder beside `folder`, which takes its place when the block ends without an error, else goes.
-
-    Raises:
-        StorageError: if something cannot be written; the old folder stays.
+    Whatever happens, the old one or the new one is there, complete; see `storage_errors`.
     """
     fresh, old = _temporary(folder, "new"), _set_aside(folder)
     with storage_errors(folder):
@@ -98,7 +89,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> None:
-    """Put back the old folder if `replaced_folder` was killed between its two renames. Raises as that does."""
+    """Put back the old folder if `replaced_folder` was killed between its two renames."""
     old = _set_aside(folder)
     if old.exists() and not folder.exists():
         with storage_errors(folder):
@@ -125,7 +116,7 @@ def checksum(path: Path, file: BinaryIO | None = None, whole: int = WHOLE_BYTES)
     with nullcontext(file) if file else path.open("rb") as opened:
         size = opened.seek(0, 2)
         digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-        for start in [0] if size <= whole else [0, size - END_BYTES]:
+        for start in (0,) if size <= whole else (0, size - END_BYTES):
             opened.seek(start)
             digest.update(opened.read(size if size <= whole else END_BYTES))
         opened.seek(0)
@@ -133,14 +124,9 @@ def checksum(path: Path, file: BinaryIO | None = None, whole: int = WHOLE_BYTES)
 
 
 def check_sum(path: Path, checksums: dict[str, str], file: BinaryIO | None = None, whole: int = WHOLE_BYTES) -> None:
-    """Compare a file with the checksum in its card; without one, as in cards of older versions, anything passes.
-
-    Raises:
-        DataError: if the file is missing or not the one that the card was written for.
-    """
+    """Raise DataError unless a file has the checksum in its card, if there is one: cards of older versions had none."""
     try:
-        same = path.name not in checksums or checksum(path, file, whole) == checksums[path.name]
+        if path.name in checksums and checksums[path.name] != checksum(path, file, whole):
+            raise DataError(f"{path} is not the file that card.json was written for, it was changed: make it again.")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}): make it again.") from error
-    if not same:
-        raise DataError(f"{path} is not the file that card.json was written for, it was changed: make it again.")

@@ -15,12 +15,7 @@ if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's O
 
 
 def exact_search(queries: np.ndarray, parts: Iterable[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compare queries with every vector of some blocks, which together hold k or more.
-
-    Args:
-        queries: float32 (Q, dim).
-        parts: blocks float32 (M, dim).
-        k: neighbours per query.
+    """Compare queries float32 (Q, dim) with every vector of blocks float32 (M, dim), which together hold k or more.
 
     Returns:
         Inner products float32 (Q, k), best first, and positions counted through the blocks, int64 (Q, k).

@@ -8,34 +8,33 @@ from statistics import fmean, stdev
 from typing import Any
 
 Rows = Sequence[dict[str, Any]]
+SHOWN = 60  # characters of a text that an error repeats
 
 
 def markdown_table(rows: Rows) -> str:
     """Return rows {column: value} as a Markdown table."""
-    columns, cells = _grid(rows)
+    columns, *cells = _grid(rows)
     lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in line)} |" for line in lines)
 
 
 def html_table(rows: Rows, caption: str = "") -> str:
     """Return rows {column: value} as an HTML table."""
-    columns, cells = _grid(rows)
-    lines = [(columns, "th"), *((line, "td") for line in cells)]
+    lines = [(line, "td" if number else "th") for number, line in enumerate(_grid(rows))]
     body = "".join(f"<tr>{''.join(f'<{t}>{html.escape(c)}</{t}>' for c in line)}</tr>" for line, t in lines)
     return f"<table><caption>{html.escape(caption)}</caption>{body}</table>"
 
 
 def plain_table(rows: Rows) -> str:
     """Return rows {column: value} as aligned text."""
-    columns, cells = _grid(rows)
-    lines = [columns, *cells]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines = _grid(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _grid(rows: Rows) -> tuple[list[str], list[list[str]]]:
+def _grid(rows: Rows) -> list[list[str]]:
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    return columns, [[show(row.get(column, "")) for column in columns] for row in rows]
+    return [columns, *([show(row.get(column, "")) for column in columns] for row in rows)]
 
 
 def show(value: Any) -> str:
@@ -56,9 +55,6 @@ def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
     """Write the mean of several values with their sample standard deviation, if there are several: 0.84 ± 0.01."""
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{spread}"
-
-
-SHOWN = 60  # characters of a text that an error repeats
 
 
 def shortened(text: str) -> str:

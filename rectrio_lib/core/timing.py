@@ -12,17 +12,10 @@ from rectrio_lib.core.errors import ArgumentError
 
 
 def time_in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, np.ndarray]:
-    """Run every contender once a round, and time it.
+    """Run every contender once a round, and return its seconds (rounds,).
 
     Each runs once before the clock starts, for caches and lazy loading. A round begins with another contender than the
     round before, so that none always runs after the same neighbour. Garbage is collected between rounds, not in them.
-
-    Args:
-        contenders: what to run, by name.
-        rounds: how often each is timed.
-
-    Returns:
-        Seconds (rounds,) of each contender.
 
     Raises:
         ArgumentError: if there is no contender or no round.

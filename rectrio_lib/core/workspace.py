@@ -29,7 +29,6 @@ def quiet() -> bool:
 
 
 def _checkout() -> Path:
-    """Return the checkout around the working directory, or the working directory itself outside of one."""
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "notebooks" / "params").is_dir()), here)
 
@@ -65,11 +64,7 @@ class Workspace:
         return self.root / Path(path).expanduser()
 
     def path(self, kind: str, name: str) -> Path:
-        """Return the folder of an artefact, which need not exist.
-
-        Args:
-            kind: "datasets", "encoders", "embeddings" or "indexes".
-            name: of the artefact.
+        """Return the folder of an artefact, which need not exist; `kind` is a key of CARDS.
 
         Raises:
             DataError: if the name is not that of one folder, or ends like the temporary files of this library.
@@ -81,16 +76,7 @@ class Workspace:
         return home / name
 
     def require(self, kind: str, name: str, command: str) -> Path:
-        """Return the folder of an artefact that must exist.
-
-        Args:
-            kind: see `path`.
-            name: of the artefact.
-            command: the command that makes it, for the message.
-
-        Raises:
-            MissingArtefactError: if it is not there.
-        """
+        """Return the folder of an artefact that must exist; MissingArtefactError names the command that makes it."""
         folder = self.path(kind, name)
         restore_folder(folder)
         if not (folder / CARDS[kind]).is_file():
@@ -113,11 +99,7 @@ class Workspace:
 
 
 def read_card(path: Path) -> Card:
-    """Read a card: a JSON object.
-
-    Raises:
-        DataError: if the file is missing, damaged, or holds something else.
-    """
+    """Read a card, a JSON object; DataError if the file is missing, damaged, or holds something else."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -128,12 +110,9 @@ def read_card(path: Path) -> Card:
 
 
 def check_card(card: Card, schema: dict[str, Any], path: Path) -> None:
-    """Check the types of a card's values.
+    """Check a card that was read from `path` against a schema {key: type or union of types}; other keys pass.
 
-    Args:
-        card: as `read_card` returns it; keys that the schema does not name pass.
-        schema: {key: type or union of types}; a key that ends in "?" may be missing.
-        path: of the card, for the message.
+    A key that ends in "?" may be missing.
 
     Raises:
         DataError: if a key is missing or its value is of another type.

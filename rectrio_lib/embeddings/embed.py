@@ -30,23 +30,18 @@ from rectrio_lib.encoders.registry import fingerprint, load_encoder
 
 LOG = logging.getLogger(__name__)
 BATCH = 128  # images handed to the encoder at once
+UNFINISHED = {"count": 0, "finished": False}  # in the card, while a store changes
 STAGES = ("listing", "reading", "encoding", "writing")
 Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
 ALARM_SHARE = 0.2  # of the known images: if more vanish at once, a warning says so
 
 
 class Source(Protocol):
-    """Images to embed.
+    """Images to embed."""
 
-    Attributes:
-        name: of the store, unless another one is given.
-        card: keys of the store's card: folder (empty if the images are not files), generated_images.
-        empty: the rows of a store that holds nothing yet.
-    """
-
-    name: str
-    card: dict[str, Any]
-    empty: pd.DataFrame
+    name: str  # of the store, unless another one is given
+    card: dict[str, Any]  # keys of the store's card: folder (empty if the images are not files), generated_images
+    empty: pd.DataFrame  # the rows of a store that holds nothing yet
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """Find what is new besides the rows of the store in the folder `home`; return how many images at most."""
@@ -55,7 +50,7 @@ class Source(Protocol):
         """Yield rows and images uint8 (B, C, H, W), B up to `step`, valid until the next; `known` are image ids."""
 
     def droppable(self, rows: pd.DataFrame) -> np.ndarray:
-        """Return which rows are to be dropped from the store, bool (N,)."""
+        """Return which rows to drop from the store, bool (N,)."""
 
     def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return the rows with all that is known of them now; a column `deleted` marks images that are gone."""
@@ -77,10 +72,9 @@ def embed(
     encoder_name: str = "",
     workspace: Workspace | None = None,
 ) -> tuple[EmbeddingStore, Report]:
-    """Embed every image that is not embedded yet.
+    """Embed every image that is not embedded yet; killed at any moment, the next call continues after the last shard.
 
-    Killed at any moment, the next call continues after the last shard. New images are appended; a store made by another
-    encoder or in another dtype is rebuilt.
+    New images are appended; a store made by another encoder or in another dtype is rebuilt.
 
     Args:
         source: a prepared data set, or a folder of images: in class folders, in split and class folders, or flat.
@@ -124,7 +118,7 @@ def embed(
             total = source.open(encoder, home, before)
         writer = Writer(home, before, dtype, shard_rows, after=lambda: source.save(home))
         if total:
-            _mark_unfinished(home, card)
+            write_json(home / "card.json", card | UNFINISHED)
         with closing(source.batches(set(before["image_id"]), min(BATCH, shard_rows))) as batches:
             fill(encoder, writer, batches, report, total)
         with report.timed("writing"):
@@ -137,23 +131,20 @@ def embed(
     return stores.open_store(encoder_name, name, workspace), report
 
 
-def _mark_unfinished(home: Path, card: dict[str, Any]) -> None:
-    write_json(home / "card.json", card | {"count": 0, "finished": False})
-
-
 def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> pd.DataFrame:
     """Drop what is gone, bring the rows up to date, and write the card, which completes the store; return live rows."""
     home, gone = writer.folder, source.droppable(writer.rows)
     if gone.any():
-        _mark_unfinished(home, card)
+        write_json(home / "card.json", card | UNFINISHED)
         writer.rows = drop_rows(home, writer.rows, gone, writer.shard_rows)
     rows, path = source.describe(writer.rows), home / "rows.parquet"
     if not path.exists() or not rows.equals(writer.rows):
-        _mark_unfinished(home, card)
+        write_json(home / "card.json", card | UNFINISHED)
         save_table(path, rows)
     source.save(home)
     live = rows[~rows["deleted"]] if "deleted" in rows else rows
-    sums = {path.name: checksum(path)} | {p.name: stores.shard_sum(p) for p in sorted(home.glob("vectors-*.npy"))}
+    shards = sorted(home.glob("vectors-*.npy"))
+    sums = {path.name: checksum(path)} | {shard.name: checksum(shard, whole=stores.SHARD_BYTES) for shard in shards}
     card = card | {"dataset_hash": content_hash(live), "count": len(live), "checksums": sums}
     write_json(home / "card.json", card | {"finished": True})
     return live
@@ -161,7 +152,7 @@ def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> pd.DataFram
 
 @dataclass
 class Report:
-    """What a call found, and how long each stage took; printed, one line.
+    """What a call found, and the seconds of each stage; printed, one line.
 
     Attributes:
         files: how many there are; the other counts are of these.
@@ -169,7 +160,7 @@ class Report:
         copies: byte-identical to an earlier file.
         bad: unreadable.
         deleted: known images that this call found gone.
-        seconds: by stage; "reading" is what the encoder waited for images, which are decoded while it works.
+        seconds: by stage; "reading" is what the encoder waited for images.
         ledger: files left out or joined with another one (picture, reason).
     """
 
@@ -209,14 +200,9 @@ class Report:
 
 
 def fill(encoder: Encoder, writer: Writer, batches: Batches, report: Report, total: int) -> None:
-    """Take images from a source through the encoder to the writer, each timed, until all are on disk.
+    """Take `batches` (see `Source`) through the encoder to the writer, each step timed in the report.
 
-    Args:
-        encoder: turns images into vectors.
-        writer: of the store.
-        batches: see `Source.batches`.
-        report: what is counted and timed.
-        total: images to expect at most, for the progress bar.
+    `total` is the number of images to expect at most, for the progress bar.
     """
     caption, cast = f"embed {writer.folder.name}", autocast(best_device())
     # Around all batches, autocast keeps the weights that it has cast; in `encode` it would forget them after each.

@@ -23,12 +23,11 @@ OWN_COLUMNS = ["image_id", "path", "row", "width", "height", "shard", "deleted"]
 
 
 class FolderSource:
-    """Image files below a folder; see `embed.Source`. However many there are, a few hundred are in memory.
+    """Image files below a folder, a few hundred in memory at once; see `embed.Source`.
 
     A file is known by path, size and time without reading it, else by its content. Byte-identical files have one row,
-    under the first of their paths. Rows whose files are gone are marked, and dropped when they are a fifth of all; not
-    so if a whole folder is gone: it may come back. Label and split come from the folders, a table beside the images
-    (`metadata.csv` or `.parquet`, keyed by `file_name` or `path`) or a manifest; what earlier calls told is kept.
+    under the first path. Label and split come from the folders, a table beside the images (`metadata.csv` or
+    `.parquet`, keyed by `file_name` or `path`) or a manifest; what earlier calls told is kept.
     """
 
     def __init__(self, folder: str | Path, manifest: pd.DataFrame | None, outputs: Path):
@@ -143,10 +142,8 @@ def _old_files(home: Path) -> pd.DataFrame:
 
 def _tables_beside(folder: Path, paths: Collection[str]) -> Iterator[pd.DataFrame]:
     """Read metadata.csv and metadata.parquet of the folder and of those below it that hold images."""
-    parents = {
-        parent.as_posix() for path in {p.rpartition("/")[0] for p in paths} for parent in Path(path, "x").parents
-    }
-    for home in sorted({"."} | parents):
+    homes = {p.rpartition("/")[0] for p in paths} | {"."}
+    for home in sorted({parent.as_posix() for path in homes for parent in Path(path, "x").parents}):
         for path in (folder / home / name for name in TABLES):
             if path.is_file():
                 try:
@@ -162,16 +159,13 @@ def _tables_beside(folder: Path, paths: Collection[str]) -> Iterator[pd.DataFram
 
 
 def _checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
-    """Return a table with unique paths and columns that can be stored.
-
-    Raises:
-        DataError: if it cannot be; the message names the column.
-    """
+    """Return a table with unique paths and columns that can be stored, or raise DataError that names the column."""
     if key not in table:
         raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files.")
     if not table[key].map(lambda value: isinstance(value, str)).all() or table[key].duplicated().any():
         raise DataError(f"{where}: column {key!r} should name each image file once, as text.")
-    table = table.drop(columns="path", errors="ignore").rename(columns={key: "path"}) if key != "path" else table
+    if key != "path":
+        table = table.drop(columns="path", errors="ignore").rename(columns={key: "path"})
     for column in table:
         if pd.api.types.infer_dtype(table[column], skipna=True).startswith("mixed"):
             raise DataError(f"{where}: column {column!r} holds lists or values of several types, expected one type.")

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rectrio_lib.core.errors import ArgumentError, DataError
-from rectrio_lib.core.files import check_sum, checksum
+from rectrio_lib.core.files import check_sum
 from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
 
 SHARD_ROWS = 16_384
@@ -27,16 +27,12 @@ SHARD_BYTES = 1 << 20  # of a larger shard only size and ends are checked when a
 class EmbeddingStore:
     """Vectors and, in the same order, what is known of their images.
 
-    `vectors("train")` is a NumPy array and `select("train")` the pandas table of the same images in the same order;
-    `vectors_of(store, image_ids)` takes vectors by image_id.
+    `vectors("train")` is a NumPy array and `select("train")` the pandas table of the same images in the same order.
 
     Attributes:
         folder: holds vectors-*.npy, rows.parquet and card.json; of a folder of images also files.parquet.
-        rows: one row a vector: what is known of its image, `shard`, and, in the store of a folder of images,
-            `deleted`: its file is gone. Such rows are not counted, and neither `blocks` nor `vectors` nor `select`
-            returns them.
-        card: encoder and its hash, data set and its hash, folder of the images, count, dim, dtype, normalised,
-            random_weights, generated_images, checksums, finished.
+        rows: what is known of each image, its `shard`, and whether its file is `deleted`: such rows are not returned.
+        card: see SCHEMA.
     """
 
     folder: Path
@@ -91,7 +87,7 @@ def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None
 
     Raises:
         MissingArtefactError: if it was not made.
-        DataError: if the build was stopped half way, a file is damaged, or the files do not belong together.
+        DataError: if it is not finished, a file is damaged, or the files do not belong together.
     """
     name = f"{encoder_name}--{dataset_name}"
     folder = (workspace or Workspace()).require("embeddings", name, "rectrio run --only 04")
@@ -106,11 +102,7 @@ def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None
 
 
 def read_store_card(folder: Path) -> Card:
-    """Read the card of a store; the flags that older versions did not have follow from the one they had.
-
-    Raises:
-        DataError: if it is damaged or not the card of a store.
-    """
+    """Read the card of a store, or raise DataError; flags that older versions lacked follow from the one they had."""
     card = read_card(folder / "card.json")
     check_card(card, SCHEMA, folder / "card.json")
     stand_in, drawn = card.get("stand_in", False), not card["folder"]
@@ -118,11 +110,7 @@ def read_store_card(folder: Path) -> Card:
 
 
 def read_rows(folder: Path, card: Card) -> pd.DataFrame:
-    """Read the table of rows of a store, and check that the shards belong to it.
-
-    Raises:
-        DataError: if a file is damaged or not the one that the card was written for, or a column is missing.
-    """
+    """Read the table of rows of a store; DataError if it or a shard is damaged or not the one of the card."""
     path, sums = folder / "rows.parquet", card.get("checksums", {})
     if card["finished"]:
         check_sum(path, sums)
@@ -165,23 +153,15 @@ def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
         )
 
 
-def shard_sum(path: Path) -> str:
-    """Return the checksum of a shard as a card holds it."""
-    return checksum(path, whole=SHARD_BYTES)
-
-
 def shard_name(number: int) -> str:
     """Return the name of a shard's file."""
     return f"vectors-{number:05d}.npy"
 
 
 def vectors_of(store: EmbeddingStore, image_ids: Sequence[str]) -> np.ndarray:
-    """Return the vectors of some images, float32 (N, dim), in their order; the store is read a shard at a time.
+    """Return the vectors of some images, float32 (N, dim), in their order; ArgumentError if the store lacks one.
 
     Rows of one store and vectors of another go together only in this way: each store has an order of its own.
-
-    Raises:
-        ArgumentError: if the store does not hold one of them.
     """
     wanted, missing = pd.Index(image_ids), np.ones(len(image_ids), bool)
     found = np.empty((len(wanted), store.card["dim"]), np.float32)

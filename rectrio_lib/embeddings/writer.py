@@ -32,14 +32,10 @@ class Writer:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        rows: pd.DataFrame,
-        dtype: str,
-        shard_rows: int = SHARD_ROWS,
-        after: Callable[[], None] = lambda: None,
+        self, folder: Path, rows: pd.DataFrame, dtype: str, shard_rows: int, after: Callable[[], None] | None = None
     ):
-        self.folder, self.rows, self.dtype, self.shard_rows, self.after = folder, rows, dtype, shard_rows, after
+        self.folder, self.rows, self.dtype, self.shard_rows = folder, rows, dtype, shard_rows
+        self.after = after or (lambda: None)
         self._rows, self._vectors, self._waiting = [], [], 0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -81,9 +77,7 @@ def writing(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise StoreInUseError(
-            f"{folder} is being written by another process: call again when that has ended."
-        ) from error
+        raise StoreInUseError(f"{folder} is being written by another process: call again when it has ended.") from error
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error}): make it writable or set RECTRIO_OUTPUTS.") from error
     try:
@@ -117,17 +111,7 @@ def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
 
 
 def drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray, shard_rows: int = SHARD_ROWS) -> pd.DataFrame:
-    """Rewrite a store without some of its vectors, shard by shard, joining small shards.
-
-    Args:
-        folder: of the store.
-        rows: of all its vectors.
-        gone: which to drop, bool (N,).
-        shard_rows: vectors per file.
-
-    Returns:
-        The rows that are left.
-    """
+    """Rewrite a store without the vectors that are `gone`, bool (N,), joining small shards; return the rows left."""
     card = read_card(folder / "card.json")
     old = EmbeddingStore(folder, rows.assign(deleted=gone), card)
     with replaced_folder(folder) as fresh:

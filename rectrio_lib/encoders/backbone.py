@@ -33,8 +33,7 @@ class Blocks(nn.Sequential):
 class GeM(nn.Module):
     """Generalised-mean pooling: (mean of x^p)^(1/p) over all positions, with one learned p, given its initial value.
 
-    p = 1 is the average, p to infinity the maximum: the higher p, the more the strongest positions count. Negative
-    values count as (nearly) 0. Computed in float32: a power needs more digits than half precision has.
+    p = 1 is the average, p to infinity the maximum. Computed in float32: a power needs its digits.
 
     Source: Radenović, Tolias & Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019.
     """
@@ -51,28 +50,17 @@ class GeM(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A network that turns float32 (B, 3, H, W) into features (B, dim).
-
-    Attributes:
-        network: the complete network.
-        blocks: names of its blocks, first to last.
-        tail: names of what follows the last block and learns (final norm, projection, pooling): unfrozen with it.
-        spatial: name of the last module whose output has positions: (B, C, h, w), or (1 + h * w, B, C) in a ViT.
-        dim: length of the features.
-        resolution: side in pixels that it was pretrained at.
-        fixed: whether it takes no other resolution.
-        preprocessing: {"mean", "std"} of the pretraining pixels in 0..1, for R, G, B.
-    """
+    """A network that turns float32 (B, 3, H, W) into features (B, dim)."""
 
     def __init__(
         self,
         network: nn.Module,
-        blocks: list[str],
-        tail: list[str],
-        spatial: str,
-        resolution: int,
-        fixed: bool,
-        preprocessing: dict,
+        blocks: list[str],  # names, first to last
+        tail: list[str],  # names of what follows the last block and learns: unfrozen with it
+        spatial: str,  # name of the last module whose output has positions: (B, C, h, w), or (1 + h * w, B, C) in a ViT
+        resolution: int,  # side in pixels that it was pretrained at
+        fixed: bool,  # whether it takes no other resolution
+        preprocessing: dict,  # {"mean", "std"} of the pretraining pixels in 0..1, for R, G, B
     ):
         super().__init__()
         self.network, self.blocks, self.tail, self.spatial = network, blocks, tail, spatial
@@ -85,10 +73,7 @@ class Backbone(nn.Module):
         return self.network(images)
 
     def unfreeze_last(self, count: int) -> None:
-        """Make the last `count` blocks and what follows them trainable and freeze the rest; 0 freezes everything.
-
-        What comes before CLIP's first block always stays frozen.
-        """
+        """Make the last `count` blocks and what follows them trainable, and freeze all else."""
         if not 0 <= count <= len(self.blocks):
             raise ArgumentError(f"blocks={count}: this backbone has {len(self.blocks)} blocks, choose 0 to that.")
         trainable = [*self.blocks[len(self.blocks) - count :], *self.tail] if count else []
@@ -126,7 +111,7 @@ def torchvision_backbone(
         torch.manual_seed(0)
         model = models.get_model(network, weights=None)
     if state is not None:
-        load_weights(model, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, where)
+        load_weights(model, state, where)
     return pooled_backbone(_stages(model), pooling, 224, IMAGENET)
 
 
@@ -143,9 +128,9 @@ def _stages(model: nn.Module) -> list[nn.Module]:
     if hasattr(model, "layer4"):
         stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
         return [stem, *model.layer1, *model.layer2, *model.layer3, *model.layer4]
-    groups: list[list[nn.Module]] = []
+    groups: list[nn.Sequential] = []
     for child in model.features:
         if any(True for _ in child.parameters()):
-            groups.append([])
+            groups.append(nn.Sequential())
         groups[-1].append(child)
-    return [nn.Sequential(*group) for group in groups]
+    return groups

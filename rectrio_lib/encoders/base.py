@@ -47,11 +47,7 @@ class Encoder(nn.Module):
         self.preprocessing = {**shared, "mean": arguments.get("mean", 0.0), "std": arguments.get("std", 1.0)}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 (B, C, H, W) into the network's float32 input.
-
-        Raises:
-            ArgumentError: if channels or size are not those of `preprocessing`.
-        """
+        """Turn uint8 (B, C, H, W), with channels and size of `preprocessing`, into the network's float32 input."""
         expected = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
         if tuple(images.shape[1:]) != expected:
             raise ArgumentError(f"This encoder takes pictures of shape {expected}, not {tuple(images.shape[1:])}.")
@@ -106,13 +102,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts with an encoder that has a `text_tower`, and `tokenize`, its preparation.
-
-        Args:
-            texts: (N,); long ones are truncated.
-
-        Returns:
-            float32 (N, dim), rows of unit length, in the space of the images.
+        """Encode texts with the `text_tower`, after `tokenize`: float32 (N, dim) of unit length, in the images' space.
 
         Raises:
             ArgumentError: if the encoder has no text tower, or cannot read a text; the message says why.
@@ -140,11 +130,7 @@ class RawPixels(Encoder):
 
 
 def validate_texts(texts: Sequence[str]) -> list[str]:
-    """Return texts as a list.
-
-    Raises:
-        ArgumentError: if it is not a list of at least one text, or one is empty.
-    """
+    """Return texts as a list; ArgumentError if it is none, or holds no text or an empty one."""
     if isinstance(texts, str) or not len(texts):
         raise ArgumentError(f"Expected a list of at least one text, not {shortened(repr(texts))}.")
     for number, text in enumerate(texts, 1):

@@ -20,8 +20,8 @@ from rectrio_lib.encoders.weights import find_state, load_weights
 
 LOG = logging.getLogger(__name__)
 CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-_TEXT = {"context_length": 77, "vocab_size": 49408}
-_TEXT_BASE = {**_TEXT, "transformer_width": 512, "transformer_heads": 8, "transformer_layers": 12}
+_TEXT_BASE = {"context_length": 77, "vocab_size": 49408}
+_TEXT_BASE |= {"transformer_width": 512, "transformer_heads": 8, "transformer_layers": 12}
 _VIT = {**_TEXT_BASE, "embed_dim": 512, "image_resolution": 224, "vision_layers": 12, "vision_width": 768}
 _RN = {"embed_dim": 1024, "image_resolution": 224, "vision_width": 64, "vision_patch_size": None}
 CLIP_NETWORKS = {
@@ -56,12 +56,7 @@ class ClipTextTower(nn.Module):
 
 
 def tokenize(texts: Sequence[str]) -> torch.Tensor:
-    """Turn texts into what CLIP's text tower takes, int64 (T, 77); longer texts are truncated, with a warning each.
-
-    Raises:
-        ArgumentError: see `base.validate_texts`.
-        MissingPackageError: if the `clip` package is not installed.
-    """
+    """Turn texts into what CLIP's text tower takes, int64 (T, 77); longer texts are truncated, with a warning each."""
     clip, texts = clip_module(), validate_texts(texts)
     tokens = clip.tokenize(texts, truncate=True).long()
     for text, row in zip(texts, tokens, strict=True):
@@ -71,11 +66,7 @@ def tokenize(texts: Sequence[str]) -> torch.Tensor:
 
 
 def load_clip(network: str, workspace: Workspace | None = None) -> tuple[nn.Module, bool]:
-    """Load CLIP with both towers, such as "ViT-B/32", in float32 and evaluation mode; see `pretrained.load_backbone`.
-
-    Returns:
-        The model, and whether it is a tiny stand-in with random weights.
-    """
+    """Load CLIP with both towers, in float32 and evaluation mode; also tell whether it is a tiny random stand-in."""
     clip_module()  # reported now, not after a download
     state, where = find_state(f"clip:{network}", lambda: official_weights(network), workspace)
     model = build_clip(network, tiny=state is None)
@@ -117,11 +108,7 @@ def clip_backbone(model: nn.Module) -> Backbone:
 
 @cache
 def clip_module() -> types.ModuleType:
-    """Import OpenAI's `clip`, once; its older wheels import a name from pkg_resources that current setuptools lacks.
-
-    Raises:
-        MissingPackageError: if it is not installed, or the package of that name is another one.
-    """
+    """Import OpenAI's `clip`, once; its older wheels import a name from pkg_resources that current setuptools lacks."""
     import packaging.version
 
     before, substitute = sys.modules.get("pkg_resources"), types.ModuleType("pkg_resources")

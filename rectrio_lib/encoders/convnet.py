@@ -15,8 +15,8 @@ PLAN = (16, 32, "M", 64, 64, "M", 128, 128, 128)
 class ConvNet(Encoder):
     """A small Conv-BN-ReLU-MaxPool network, trained from scratch.
 
-    Pooling comes before batch norm and ReLU: maximum and ReLU commute, and only a quarter of the pixels is left to
-    normalise. In evaluation mode the vector is the mean over test-time augmentations of the image.
+    Pooling comes before batch norm and ReLU, which then have a quarter of the pixels to compute. In evaluation mode the
+    vector is the mean over test-time augmentations of the image.
 
     Args:
         channels: 1 for grey, 3 for colour.
@@ -25,11 +25,7 @@ class ConvNet(Encoder):
         dim: length of the unit vectors.
         mean: mean of the training pixels, 0..1.
         std: standard deviation of the training pixels.
-        looks: test-time augmentations: 1, the image alone; 2, and mirrored; 6, and both shifted by a pixel along each
-            diagonal.
-
-    Raises:
-        ArgumentError: if `looks` is another number.
+        looks: test-time augmentations: 1, the image; 2, and mirrored; 6, and both shifted by a pixel diagonally.
 
     Source: the plan's notation from Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015.
     """

@@ -30,15 +30,7 @@ def vocabulary(texts: Iterable[str]) -> list[str]:
 
 
 def token_ids(texts: Sequence[str], known: Sequence[str], length: int) -> torch.Tensor:
-    """Turn texts into token ids.
-
-    Args:
-        texts: (N,).
-        known: the vocabulary; its words are numbered from FIRST.
-        length: L, words read per text; the rest is cut off.
-
-    Returns:
-        int64 (N, L): UNKNOWN for words outside the vocabulary, PAD after the last one.
+    """Turn texts (N,), cut off after `length` words, into token ids of the vocabulary `known`, int64 (N, length).
 
     Raises:
         ArgumentError: see `validate_texts`; or if none of the words read of a text is in the vocabulary.
@@ -127,7 +119,7 @@ class DualEncoder(Encoder):
         length: int = 16,
     ):
         images = {"channels": channels, "size": size, "plan": list(plan), "dim": dim, "mean": mean, "std": std}
-        images |= {"looks": looks}
+        images["looks"] = looks
         texts = {"embedding": embedding, "hidden": hidden, "hide": hide}
         super().__init__(vocabulary=list(vocabulary), **images, **texts, length=length)
         self.dim, self.vocabulary, self.length = dim, list(vocabulary), length

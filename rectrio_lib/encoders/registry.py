@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rectrio_lib.core import files
-from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError, StorageError
-from rectrio_lib.core.workspace import Card, Workspace, read_card
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError
+from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
 from rectrio_lib.encoders.base import Encoder, RawPixels
 from rectrio_lib.encoders.clip import CLIP_NETWORKS
 from rectrio_lib.encoders.convnet import ConvNet
@@ -64,18 +64,14 @@ def save_encoder(
             f"{', '.join(KINDS)}): give from_module the import path of what builds it, reference='package.module:name'."
         )
     folder = (workspace or Workspace()).path("encoders", name)
-    card = {
-        key: getattr(encoder, key) for key in ("kind", "arguments", "dim", "preprocessing", "activation", "stand_in")
-    }
+    shown = ("kind", "arguments", "dim", "preprocessing", "activation", "stand_in")
+    card = {key: getattr(encoder, key) for key in shown}
     card |= {"name": name, "random_weights": encoder.stand_in, "golden": _golden(encoder)}
     card |= {"texts": getattr(encoder, "text_tower", None) is not None, "hash": fingerprint(encoder)}
     card |= {"trained_on": trained_on, "seed": seed, "versions": {p: version(p) for p in ("rectrio", "torch")}}
-    try:
-        with files.replaced_folder(folder) as fresh:
-            save_file({k: _bare(v).clone() for k, v in encoder.state_dict().items()}, fresh / "weights.safetensors")
-            files.write_json(fresh / "encoder.json", card)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{folder} cannot be written ({error}): make room, or make it writable.") from error
+    with files.replaced_folder(folder) as fresh:
+        save_file({k: _bare(v).clone() for k, v in encoder.state_dict().items()}, fresh / "weights.safetensors")
+        files.write_json(fresh / "encoder.json", card)
     return folder
 
 
@@ -91,8 +87,7 @@ def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
         DataError: if its files are damaged or were changed, or it cannot be built as it was; the message names them.
         MissingPackageError: if it needs a package that is not installed.
     """
-    card = encoder_card(name, workspace)
-    folder = (workspace or Workspace()).path("encoders", name)
+    card, folder = encoder_card(name, workspace), (workspace or Workspace()).path("encoders", name)
     path, again = folder / "weights.safetensors", f"make it again, `{_command(name)}`."
     try:
         state = load_file(path)
@@ -106,9 +101,8 @@ def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
     encoder.eval()
     if not _as_saved(encoder, card):
         raise DataError(
-            f"{folder} gives other vectors than when it was saved, with {card.get('versions')}: another version of a "
-            f"package builds another network (activation then {card['activation']!r}, now {encoder.activation!r}); "
-            f"{again}"
+            f"{folder} gives other vectors than when it was saved, with {card.get('versions')}: a package changed "
+            f"(activation then {card['activation']!r}, now {encoder.activation!r}); {again}"
         )
     return encoder
 
@@ -117,10 +111,8 @@ def encoder_card(name: str, workspace: Workspace | None = None) -> Card:
     """Read the card of a saved encoder; errors as for `load_encoder`."""
     path = (workspace or Workspace()).require("encoders", name, _command(name)) / "encoder.json"
     card = read_card(path)
-    wrong = [key for key, kind in CARD.items() if not isinstance(card.get(key), kind)]
-    wrong = wrong or [k for k in ("size", "channels") if not isinstance(card["preprocessing"].get(k), int)]
-    if wrong:
-        raise DataError(f"{path}: {wrong[0]} is missing or of another type: make it again, `{_command(name)}`.")
+    check_card(card, CARD, path)
+    check_card(card["preprocessing"], {"size": int, "channels": int}, path)
     return card
 
 
@@ -138,17 +130,14 @@ def build_encoder(card: Card, folder: Path) -> Encoder:
 
 
 def _command(name: str) -> str:
-    """Return what makes an encoder of this name."""
     if name.endswith("-tuned"):
         return "rectrio build FOLDER"
     family, _, network = name.partition("-")
     if family in ("clip", "lite", "torchvision"):
         network = next((n for n in CLIP_NETWORKS if n.replace("/", "-") == network), network)
         return f"rectrio index FOLDER --backbone {family}:{network}"
-    for start, chapter in CHAPTERS.items():
-        if name.startswith(start):
-            return f"rectrio run --only {chapter}"
-    return f"rt.save_encoder(encoder, {name!r})"
+    chapter = next((number for start, number in CHAPTERS.items() if name.startswith(start)), "")
+    return f"rectrio run --only {chapter}" if chapter else f"rt.save_encoder(encoder, {name!r})"
 
 
 def _as_saved(encoder: Encoder, card: Card) -> bool:
@@ -171,10 +160,7 @@ def _golden(encoder: Encoder) -> list[list[float]]:
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Hash of kind, arguments, preprocessing and weights: equal vectors come from equal fingerprints.
-
-    An exported encoder, whose weights lie elsewhere, carries its fingerprint with it.
-    """
+    """Hash of kind, arguments, preprocessing and weights: equal vectors come from equal fingerprints."""
     described = [encoder.kind, encoder.arguments, encoder.preprocessing]
     return encoder.stamp or _digest(described, encoder.state_dict())
 

@@ -26,21 +26,15 @@ State = Mapping[str, torch.Tensor]
 def find_state(
     name: str, official: Callable[[], tuple[str, str]], workspace: Workspace | None = None
 ) -> tuple[State | None, str]:
-    """Find pretrained weights: a file in the weights folder, else the official download.
-
-    A file is found by the network's name: squeezenet1_0-imagenet.safetensors, resnet50-11ad3fa6.pth, ViT-B-32.pt.
+    """Find pretrained weights: a file in the weights folder, such as resnet50-11ad3fa6.pth, else the official download.
 
     Args:
         name: family and network, such as "clip:ViT-B/32".
-        official: returns the address of the official weights and their sha256, or its beginning; called only where no
-            file is found.
+        official: returns the address of the official weights and their sha256, or its beginning.
         workspace: whose weights folder to use.
 
     Returns:
         The weights by name, and their file; None, with a warning, if they are unavailable.
-
-    Raises:
-        DataError: if a file is damaged.
     """
     workspace, stem = workspace or Workspace(), name.partition(":")[2].replace("/", "-")
     root, pattern = workspace.weights, re.compile(rf"{re.escape(stem)}(-\w+)?\.(safetensors|pth|pt)")
@@ -61,11 +55,7 @@ def find_state(
 
 
 def read_state(path: Path) -> State:
-    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive.
-
-    Raises:
-        DataError: if the file is damaged or holds something else.
-    """
+    """Read safetensors, a plain state dict, or OpenAI's TorchScript archive; DataError if it is nothing of these."""
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:

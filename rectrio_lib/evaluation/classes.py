@@ -29,23 +29,17 @@ def quality(spaces: Mapping[str, np.ndarray], rows: pd.DataFrame, tested: bool) 
     if len(counts) < 2 or counts.max() < 2 or size < 5 or (tested and not queries.any()):
         return {}
     options = {"ks": (1, 5), "knn": min(20, int(size))}
-    if not tested:
-        return {name: retrieval.evaluate(v[known], labels[known], **options) for name, v in spaces.items()}
+    sides = (queries, gallery) if tested else (known,)
     return {
-        name: retrieval.evaluate(v[queries], labels[queries], v[gallery], labels[gallery], **options)
+        name: retrieval.evaluate(*(part for side in sides for part in (v[side], labels[side])), **options)
         for name, v in spaces.items()
     }
 
 
 def class_similarity(vectors: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Return the mean cosine similarity between the images of each pair of classes (classes, classes).
+    """Return the mean cosine similarity between the images of each pair of classes, each of at least one image.
 
     An image is not compared with itself; a class of one image has similarity 1 to itself.
-
-    Args:
-        vectors: unit vectors (N, dim).
-        labels: (N,).
-        classes: names of rows and columns, each of at least one image.
     """
     sums = np.stack([vectors[labels == name].sum(0) for name in classes])
     sizes = np.array([(labels == name).sum() for name in classes], float)

@@ -20,7 +20,7 @@ class Evaluation:
         labels: label of every query (Q,).
         scores: by name, float64 (Q,) in 0..1, in the order of the queries: recall_at_<k> (1 where one of the k nearest
             is relevant, else 0), precision_at_1, knn_accuracy and, if measured, r_precision, map_at_r, mrr and
-            average_precision. NaN where a query is skipped: the gallery holds no image of its class.
+            average_precision. NaN where a query is skipped.
     """
 
     labels: np.ndarray
@@ -79,21 +79,10 @@ def paired_interval(
     seed: int = 0,
     by_label: bool = True,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a difference of means, `one` minus `other`, measured on the same queries.
+    """Percentile bootstrap interval (low, high) of a difference of means, `one` minus `other`, on the same queries.
 
-    Each query is compared with itself: queries that are hard for both do not widen the interval.
-
-    Args:
-        one: figures of an encoder.
-        other: figures of another encoder for the same queries, in the same order.
-        name: a key of both `scores`.
-        confidence: see `Evaluation.interval`, as for the other three.
-        draws: resamples.
-        seed: of the draws.
-        by_label: resample labels.
-
-    Returns:
-        Lower and upper end. If 0 lies outside, the choice of queries alone does not explain the difference.
+    Each query is compared with itself: queries that are hard for both do not widen the interval. If 0 lies outside, the
+    choice of queries alone does not explain the difference. Other arguments as for `Evaluation.interval`.
 
     Raises:
         ArgumentError: if the queries are not the same; else see `Evaluation.interval`.

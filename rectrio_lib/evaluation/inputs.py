@@ -48,28 +48,26 @@ def checked_labels(given: Labels, rows: int, name: str) -> np.ndarray:
     return labels
 
 
-def class_numbers(labels: np.ndarray, gallery_labels: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
+def class_numbers(labels: np.ndarray, gallery_labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Number the classes of queries and gallery together; as objects, so that 1 and "1" stay different."""
-    gallery_labels = labels if gallery_labels is None else gallery_labels
     both = np.concatenate([labels.astype(object), gallery_labels.astype(object)])
     numbers = torch.from_numpy(pd.factorize(both)[0])
     return numbers[: len(labels)], numbers[len(labels) :]
 
 
-def nothing_relevant(labels: np.ndarray, gallery_labels: Labels | None) -> str:
+def nothing_relevant(labels: np.ndarray, gallery_labels: np.ndarray | None) -> str:
     """Say why no query has a relevant image."""
     if gallery_labels is None:
         return "No query has a relevant image: every label occurs once, expected classes of two images or more."
-    first, other = labels.tolist()[0], as_array(gallery_labels).tolist()[0]
+    first, other = labels.tolist()[0], gallery_labels.tolist()[0]
     return f"No query has a relevant image: queries have labels such as {first!r}, the gallery such as {other!r}."
 
 
 def check_sizes(queries: torch.Tensor, gallery: torch.Tensor, ks: Sequence[int], knn: int, alone: bool) -> None:
     """Refuse vectors of different lengths and cut-offs beyond the gallery."""
     if queries.shape[1] != gallery.shape[1]:
-        raise ArgumentError(
-            f"Queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}: use one encoder for both."
-        )
+        lengths = f"{queries.shape[1]} dimensions, the gallery {gallery.shape[1]}"
+        raise ArgumentError(f"Queries have {lengths}: use one encoder for both.")
     if not len(ks):
         raise ArgumentError("ks is empty: expected at least one cut-off, such as (1, 5, 10).")
     size = len(gallery) - alone

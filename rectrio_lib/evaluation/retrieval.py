@@ -8,17 +8,9 @@ import numpy as np
 import torch
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.evaluation import inputs
 from rectrio_lib.evaluation.evaluation import Evaluation
-from rectrio_lib.evaluation.inputs import (
-    Labels,
-    Vectors,
-    as_array,
-    check_sizes,
-    checked_labels,
-    class_numbers,
-    nothing_relevant,
-    unit_vectors,
-)
+from rectrio_lib.evaluation.inputs import Labels, Vectors
 
 Figures = dict[str, torch.Tensor]  # by name, one number a query
 BLOCK_ENTRIES = 2**22  # scores held at once: about 300 MB with everything derived from them
@@ -40,10 +32,9 @@ def evaluate(
 ) -> Evaluation:
     """Search every query in the gallery exactly, and measure the rankings. An image of the same label is relevant.
 
-    Equal scores rank in gallery order, so that relevant images are never favoured. Scores count as equal when their
-    float32 inner products are; as in every matrix product, their last bit may depend on the position and on `block`.
-    A query whose class the gallery lacks is left out of all means, as in pytorch-metric-learning, and counted in
-    `skipped`. Unlike there, the reciprocal rank covers the complete gallery.
+    Scores that are equal in float32 rank in gallery order, so that relevant images are never favoured. A query whose
+    class the gallery lacks is left out of all means, as in pytorch-metric-learning, and counted in `skipped`. Unlike
+    there, the reciprocal rank covers the complete gallery.
 
     Args:
         queries: unit vectors (Q, D), in memory or memory-mapped; computed on the tensor's device, in float32.
@@ -54,12 +45,10 @@ def evaluate(
         knn: neighbours that vote on the class; a tie goes to the class of the nearest.
         nearest_only: leave out r_precision, map_at_r and mrr, which look beyond the nearest: several times faster.
         block: queries at once; None takes as many as 300 MB hold.
-        average_precision: also measure the mean precision at the ranks of the relevant images (its mean is mAP), which
-            sorts the complete gallery.
+        average_precision: also measure the average precision (its mean is mAP), which sorts the complete gallery.
 
     Raises:
-        ArgumentError: if vectors are not finite, of unit length and of one D; labels do not fit them; a cut-off is
-            below 1 or above the gallery; no query has a relevant image; average_precision comes with nearest_only.
+        ArgumentError: if vectors, labels and cut-offs do not fit each other, or no query has a relevant image.
 
     Source: R-precision and mAP@R: Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2.
         Recall@k: Jégou, Douze & Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011, section V.
@@ -72,19 +61,17 @@ def evaluate(
     if block is not None and block < 1:
         raise ArgumentError(f"block={block}: expected at least one query at once, or None.")
     alone = gallery is None
-    queries = unit_vectors(queries, "queries")
-    gallery = queries if alone else unit_vectors(gallery, "gallery").to(queries.device)
-    labels = checked_labels(query_labels, len(queries), "queries")
-    classes, gallery_classes = class_numbers(
-        labels, None if alone else checked_labels(gallery_labels, len(gallery), "gallery rows")
-    )
-    check_sizes(queries, gallery, ks, knn, alone)
-    classes, gallery_classes = classes.to(queries.device), gallery_classes.to(queries.device)
+    queries = inputs.unit_vectors(queries, "queries")
+    gallery = queries if alone else inputs.unit_vectors(gallery, "gallery").to(queries.device)
+    labels = inputs.checked_labels(query_labels, len(queries), "queries")
+    others = labels if alone else inputs.checked_labels(gallery_labels, len(gallery), "gallery rows")
+    classes, gallery_classes = (numbers.to(queries.device) for numbers in inputs.class_numbers(labels, others))
+    inputs.check_sizes(queries, gallery, ks, knn, alone)
     counts = torch.bincount(gallery_classes, minlength=int(classes.max()) + 1)
     relevant = counts[classes] - int(alone)  # (Q,), the R of R-precision
     order = relevant.argsort()[(relevant == 0).sum() :]  # queries of similar R share a block, skipped ones are left out
     if not len(order):
-        raise ArgumentError(nothing_relevant(labels, gallery_labels))
+        raise ArgumentError(inputs.nothing_relevant(labels, None if alone else others))
     # Added to the scores it orders equal ones by position, and is far below the resolution of float32.
     tie_break = -TIE_STEP * torch.arange(len(gallery), dtype=torch.float64, device=queries.device)  # (N,)
     parts = []
@@ -107,10 +94,7 @@ def evaluate(
 
 
 def _nearest(similarity: torch.Tensor, k: int, tie_break: torch.Tensor) -> torch.Tensor:
-    """Return the columns (B, k) of the k best, best first.
-
-    The k best lie in the k groups of columns with the best maximum, so only those are looked into.
-    """
+    """Return the columns (B, k) of the k best, best first: they lie in the k groups with the best maximum."""
     gap = -similarity.shape[1] % GROUP
     padded = torch.nn.functional.pad(similarity, (0, gap), value=-torch.inf)
     tie_break = torch.nn.functional.pad(tie_break, (0, gap))
@@ -132,18 +116,14 @@ def _of_nearest(nearest: torch.Tensor, classes: torch.Tensor, ks: Sequence[int],
 
 
 def _of_all(
-    keys: torch.Tensor,
+    keys: torch.Tensor,  # float64 (B, N), distinct
     gallery_classes: torch.Tensor,
     classes: torch.Tensor,
-    relevant: torch.Tensor,
+    relevant: torch.Tensor,  # (B,), at least 1
     ks: Sequence[int],
     knn: int,
-    whole: int,
+    whole: int,  # images to rank for average precision; 0 leaves it out
 ) -> Figures:
-    """Return all figures from distinct float64 sort keys (B, N) and counts `relevant` (B,), at least 1.
-
-    Average precision is included if `whole`, the number of images to rank, is not 0.
-    """
     nearest = gallery_classes[keys.topk(max(*ks, knn, int(relevant.max()), whole)).indices]  # (B, K)
     hits = nearest == classes[:, None]
     ranks = torch.arange(1, hits.shape[1] + 1, device=keys.device)
@@ -179,10 +159,10 @@ def recall_at_k(neighbour_labels: Labels, query_labels: Labels, ks: Sequence[int
 
     Source: Jégou, Douze & Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011, section V.
     """
-    neighbours = as_array(neighbour_labels)
+    neighbours = inputs.as_array(neighbour_labels)
     if neighbours.ndim != 2 or not len(neighbours):
         raise ArgumentError(f"neighbour_labels have shape {neighbours.shape}: expected (Q, K) with at least one row.")
-    hits = neighbours == checked_labels(query_labels, len(neighbours), "rows of neighbour_labels")[:, None]
+    hits = neighbours == inputs.checked_labels(query_labels, len(neighbours), "rows of neighbour_labels")[:, None]
     for k in ks:
         if not 1 <= k <= hits.shape[1]:
             raise ArgumentError(f"k={k} but every query has {hits.shape[1]} neighbours: choose k from 1 to that.")

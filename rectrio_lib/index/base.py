@@ -22,8 +22,7 @@ class VectorIndex(Protocol):
     Attributes:
         dim: length of the vectors.
         encoder_hash: fingerprint of the encoder that made them.
-        made_from: what they were made from: encoder, store, dataset, folder, dataset_hash, random_weights,
-            generated_images; empty if unknown.
+        made_from: encoder, store, dataset, folder, dataset_hash, random_weights, generated_images, as far as known.
     """
 
     dim: int

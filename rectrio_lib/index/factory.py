@@ -10,15 +10,14 @@ import numpy as np
 
 from rectrio_lib.core.errors import ArgumentError
 
-# Factory strings; those of IVF kinds are completed with numbers that follow from count and length. "np": without
-# polysemous codes, which take ten times as long to learn and are of no use here. "IDMap": a graph lies in memory in an
-# order of its own, see `locality_order`.
+# "np": without polysemous codes, which take ten times as long to learn and are of no use here. "IDMap": a graph lies in
+# memory in an order of its own, see `locality_order`.
 KINDS = {
-    "flat": "Flat",
-    "hnsw": "IDMap,HNSW32,SQfp16",
-    "ivf": "IVF{cells},Flat",
-    "ivf-pq": "IVF{cells},PQ{parts}np,Refine(SQfp16)",
-    "ivf-sq8": "IVF{cells},SQ8",
+    "flat": "Flat",  # compares with every vector
+    "hnsw": "IDMap,HNSW32,SQfp16",  # walks a graph of 32 links per vector
+    "ivf": "IVF{cells},Flat",  # looks into the nearest of many cells
+    "ivf-pq": "IVF{cells},PQ{parts}np,Refine(SQfp16)",  # a byte for four numbers, re-ranked by float16 vectors
+    "ivf-sq8": "IVF{cells},SQ8",  # a byte per number
 }
 FLAT_ROWS = 20_000  # up to here exact search takes a millisecond or two
 FEWEST_LEARNED = 256  # entries of a product quantiser's codebook: FAISS needs as many vectors
@@ -32,8 +31,7 @@ TOP_K = 10  # neighbours that recall is measured among
 def candidates(kind: str, dim: int, count: int, memory_limit: int | None = None) -> list[str]:
     """Return the kinds worth building, best first.
 
-    "auto" prefers flat up to 20,000 vectors, then hnsw (fastest), ivf-pq (half of that memory, re-ranked by float16
-    vectors) and ivf-sq8 (a byte per number), as far as they fit into the memory.
+    "auto" prefers flat up to 20,000 vectors, then hnsw, ivf-pq and ivf-sq8, as far as they fit into the memory.
 
     Args:
         kind: one of KINDS, or "auto".
@@ -42,7 +40,7 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | None = None)
         memory_limit: bytes the index may take; None sets no limit.
 
     Raises:
-        ValueError: if the kind is unknown, or nothing fits into the memory.
+        ArgumentError: if the kind is unknown, or nothing fits into the memory.
     """
     if kind not in (*KINDS, "auto"):
         raise ArgumentError(f"kind={kind!r} is unknown: choose auto or one of {', '.join(KINDS)}.")
@@ -53,10 +51,8 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | None = None)
     fitting = [name for name in names if memory_limit is None or needs[name] <= memory_limit]
     if not fitting:
         least = min(needs, key=needs.get)
-        raise ArgumentError(
-            f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}, but memory_limit is "
-            f"{memory_limit:,}: allow more, or index fewer or shorter vectors."
-        )
+        taken = f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}"
+        raise ArgumentError(f"{taken}, but memory_limit is {memory_limit:,}: allow more, or index fewer.")
     return fitting
 
 
@@ -82,9 +78,8 @@ def search_param_name(kind: str) -> str:
 
 def new_faiss(kind: str, dim: int, count: int) -> faiss.Index:
     """Make an empty FAISS index for `count` vectors; IVF kinds must learn from them first."""
-    index = faiss.index_factory(
-        dim, KINDS[kind].format(cells=_cells(count), parts=_parts(dim)), faiss.METRIC_INNER_PRODUCT
-    )
+    recipe = KINDS[kind].format(cells=_cells(count), parts=_parts(dim))
+    index = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
     if kind == "hnsw":
         faiss.downcast_index(index.index).hnsw.efConstruction = EF_CONSTRUCTION
     return index
@@ -93,8 +88,7 @@ def new_faiss(kind: str, dim: int, count: int) -> faiss.Index:
 def locality_order(vectors: np.ndarray) -> np.ndarray:
     """Order vectors float32 (N, dim) so that near ones lie near each other in memory; returns positions (N,).
 
-    A graph search then finds more of what it needs in the processor's caches. Measured among 400,000 vectors: a fifth
-    less time per query and a quarter less to build the graph.
+    Measured among 400,000 vectors: a fifth less time per query, as caches hold more of what a graph search needs.
     """
     count = min(MOST_LANDMARKS, len(vectors) // LANDMARK_ROWS)
     if count < 2:
@@ -106,33 +100,25 @@ def locality_order(vectors: np.ndarray) -> np.ndarray:
 
 
 def learned_faiss(kind: str, vectors: np.ndarray, subset: np.ndarray | None = None) -> faiss.Index:
-    """Make an empty FAISS index whose cells and codes were learned from a sample of the vectors.
-
-    Args:
-        kind: one of KINDS.
-        vectors: float16 or float32 (N, dim).
-        subset: positions to learn from; None for all.
+    """Make an empty FAISS index whose cells and codes were learned from a sample of the vectors (N, dim), or a subset.
 
     Raises:
-        ValueError: if there are too few vectors to learn from.
+        ArgumentError: if there are too few vectors to learn from.
     """
     subset = np.arange(len(vectors)) if subset is None else subset
     index = new_faiss(kind, vectors.shape[1], len(subset))
     if index.is_trained:
         return index
     if len(subset) < FEWEST_LEARNED:
-        raise ArgumentError(
-            f"{kind} learns from {FEWEST_LEARNED} vectors or more, here are {len(subset)}: choose flat or hnsw."
-        )
+        few = f"{FEWEST_LEARNED} vectors or more, here are {len(subset)}"
+        raise ArgumentError(f"{kind} learns from {few}: choose flat or hnsw.")
     inner = faiss.downcast_index(faiss.extract_index_ivf(index))
     size = min(len(subset), max(64 * inner.nlist, LEARNED_ROWS))
     sample = np.sort(np.random.default_rng(0).choice(subset, size, replace=False))
     for learner in (inner, *([inner.pq] if kind == "ivf-pq" else [])):
-        learner.cp.min_points_per_centroid = (
-            1  # few vectors make poor codes, which tuning notices: no warning is needed
-        )
+        learner.cp.min_points_per_centroid = 1  # no warning of poor codes: tuning notices them
     if kind == "ivf-sq8":
-        inner.sq.rangestat_arg = 0.5  # numbers beyond the range of the sample, widened by half on either side, are cut
+        inner.sq.rangestat_arg = 0.5  # the range of the sample is widened by half on either side
     index.train(np.ascontiguousarray(vectors[sample], np.float32))
     if kind != "ivf-pq":  # there the float16 vectors lie in order; here it must be known which cell holds a vector
         inner.make_direct_map()
@@ -142,14 +128,9 @@ def learned_faiss(kind: str, vectors: np.ndarray, subset: np.ndarray | None = No
 def search_parameters(
     kind: str, search_param: int, k: int, share: float = 1.0, selector: faiss.IDSelector | None = None
 ) -> faiss.SearchParameters:
-    """Return the parameters of a FAISS search.
+    """Return the parameters of a FAISS search for k neighbours among a `share` in (0, 1] of the vectors.
 
-    Args:
-        kind: one of KINDS.
-        search_param: efSearch or nprobe, as tuned for ten neighbours; raised for more neighbours.
-        k: neighbours per query.
-        share: part of the vectors that may be results, in (0, 1]; the search widens as it shrinks.
-        selector: which vectors these are; None for all.
+    `search_param`, tuned for ten neighbours among all, is raised for more neighbours and for a smaller share.
     """
     search_param = math.ceil(search_param / share)
     if selector is None:
@@ -169,15 +150,11 @@ def _parameters(kind: str, search_param: int, k: int, **chosen: faiss.IDSelector
     return faiss.IndexRefineSearchParameters(k_factor=1 + TOP_K * search_param / k, base_index_params=cells)
 
 
-def first_search_param(kind: str) -> int:
-    """Return the least search parameter of a kind: efSearch must be at least the number of results."""
-    return TOP_K if kind == "hnsw" else 1
-
-
 def search_params(kind: str, count: int) -> list[int]:
     """Return search parameters from least to most, each twice the one before; a single one where search is exact."""
     top = {"flat": 1, "hnsw": 4096}.get(kind, _cells(count))
-    doubled = [first_search_param(kind) * 2**i for i in range(12)]
+    least = TOP_K if kind == "hnsw" else 1  # efSearch must be at least the number of results
+    doubled = [least * 2**i for i in range(12)]
     return [*(param for param in doubled if param < top), top]
 
 
@@ -186,5 +163,4 @@ def _cells(count: int) -> int:
 
 
 def _parts(dim: int) -> int:
-    """Return how many pieces a vector is cut into, each coded in a byte: about four numbers per piece."""
     return next(parts for parts in range(max(1, dim // 4), 0, -1) if dim % parts == 0)

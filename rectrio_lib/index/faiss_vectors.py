@@ -20,11 +20,7 @@ GRAPH_BYTES = 2**32
 
 
 class Subset:
-    """The positions that may be results.
-
-    Args:
-        mask: bool (N,).
-    """
+    """The positions that may be results, made from a mask, bool (N,)."""
 
     def __init__(self, mask: np.ndarray):
         self.mask, self.count = mask, int(np.count_nonzero(mask))
@@ -42,12 +38,7 @@ class Subset:
 
 
 class FaissVectors:
-    """N vectors in a FAISS index of some kind.
-
-    Args:
-        kind: one of factory.KINDS.
-        dim: length of the vectors.
-    """
+    """N vectors of length `dim` in a FAISS index of one of factory.KINDS."""
 
     def __init__(self, kind: str, dim: int):
         self.kind, self.dim = kind, dim
@@ -58,13 +49,7 @@ class FaissVectors:
         return {**self.__dict__, "mapped": False}  # FAISS pickles the vectors themselves
 
     def search(self, queries: np.ndarray, k: int, search_param: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k nearest of a subset that holds k or more.
-
-        Args:
-            queries: float32 (Q, dim).
-            k: neighbours per query.
-            search_param: efSearch or nprobe; raised where the subset leaves vectors out.
-            subset: which positions may be results.
+        """Find the k nearest of a subset that holds k or more, for queries float32 (Q, dim).
 
         Returns:
             Inner products float32 (Q, k), best first, and positions int64 (Q, k).
@@ -90,7 +75,8 @@ class FaissVectors:
         if self.kind == "hnsw":  # its vectors lie in an order of their own
             order = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
             parameters = faiss.SearchParameters(sel=_bitmap(subset.mask[order]))
-            scores, places = _search(_storage(self.faiss), queries, k, parameters)
+            below = faiss.downcast_index(faiss.downcast_index(self.faiss.index).storage)
+            scores, places = _search(below, queries, k, parameters)
             return scores, order[places]
         if self.kind in ("ivf", "ivf-sq8"):
             parameters = faiss.SearchParametersIVF(sel=subset.selector, nprobe=self.faiss.nlist)
@@ -106,10 +92,9 @@ class FaissVectors:
         """
         if not len(positions):
             return np.empty((0, self.dim), np.float32)
-        if not 0 <= positions.min() <= positions.max() < self.faiss.ntotal:
-            raise IndexError(
-                f"Positions {positions.min()} to {positions.max()}, but there are {self.faiss.ntotal} rows."
-            )
+        low, high = positions.min(), positions.max()
+        if not 0 <= low <= high < self.faiss.ntotal:
+            raise IndexError(f"Positions {low} to {high}, but there are {self.faiss.ntotal} rows.")
         if self.kind != "hnsw":
             return self.faiss.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
         if self._places is None:
@@ -125,9 +110,8 @@ class FaissVectors:
         """Append vectors float16 or float32 (M, dim), or those at some of their positions."""
         self.own()
         if self.kind == "hnsw":
-            start = self.faiss.ntotal
             count = len(vectors) if subset is None else len(subset)
-            return self._add_to_graph(vectors, subset, np.arange(start, start + count))
+            return self._add_to_graph(vectors, subset, self.faiss.ntotal + np.arange(count))
         for block in knn.blocks(vectors, subset):
             self.faiss.add(block)
 
@@ -166,11 +150,6 @@ class FaissVectors:
 
 def _bitmap(mask: np.ndarray) -> faiss.IDSelectorBitmap:
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-
-
-def _storage(index: faiss.IndexIDMap) -> faiss.Index:
-    """Return the vectors below the graph."""
-    return faiss.downcast_index(faiss.downcast_index(index.index).storage)
 
 
 def _search(

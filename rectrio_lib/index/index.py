@@ -22,14 +22,11 @@ REBUILD_SHARE = 0.2  # removed vectors cost time at every search: beyond this sh
 class Index:
     """Nearest neighbours by cosine similarity among unit vectors with stable ids; fulfils `base.VectorIndex`.
 
-    Removing marks a vector and skips it at search, for HNSW cannot remove one; when a fifth is marked, the index is
-    rebuilt without them. A loaded index stays on disk, mapped into memory, until vectors are added; pickled for a
-    worker process it travels with its vectors.
+    Removed vectors are skipped at search, for HNSW cannot remove one; when they are a fifth, the index is rebuilt. A
+    loaded index stays on disk, mapped into memory, until vectors are added; pickled it travels with its vectors.
 
     Args:
-        kind: "flat" compares with every vector; "hnsw" walks a graph of 32 links per vector; "ivf" looks into the
-            nearest of many cells; "ivf-pq" does so with codes of a byte for four numbers, re-ranked by float16
-            vectors; "ivf-sq8" with a byte per number.
+        kind: one of factory.KINDS.
         dim: length of the vectors.
         encoder_hash: fingerprint of the encoder that made the vectors; a query from another one is refused.
         search_param: efSearch of hnsw, nprobe of the ivf kinds. A larger one finds more and takes longer.
@@ -37,6 +34,7 @@ class Index:
 
     Attributes:
         recall: recall@10 measured when the search parameter was tuned; None if it was not.
+        removed: which rows are removed, bool (N,), read-only.
 
     Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical navigable
         small world graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor search", TPAMI 2011;
@@ -62,15 +60,12 @@ class Index:
     def __len__(self) -> int:
         return self._kept.count
 
-    def __repr__(self) -> str:
-        return self.info()
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": self.rows, "_rows_file": None, "_kept": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._mark(self._removed)
+        self._mark(self.removed)
 
     def info(self) -> str:
         """Describe the index in one line."""
@@ -78,6 +73,8 @@ class Index:
         found = "exact" if not name else "recall not measured" if self.recall is None else f"recall {self.recall:.3f}"
         setting = f" at {name} {self.search_param}" if name else ""
         return f"{self.kind}, {len(self):,} images, {found}{setting}, {self.bytes_per_vector:.0f} bytes per vector"
+
+    __repr__ = info
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -88,14 +85,9 @@ class Index:
         return self._rows
 
     @property
-    def removed(self) -> np.ndarray:
-        """Which rows are removed, bool (N,), read-only."""
-        return self._removed
-
-    @property
     def bytes_per_vector(self) -> float:
         """Bytes per vector, in memory and on disk, without metadata."""
-        count = max(1, len(self._removed))
+        count = max(1, len(self.removed))
         return factory.memory(self.kind, self.dim, count) / count
 
     @classmethod
@@ -116,11 +108,11 @@ class Index:
             kind: one of factory.KINDS, or "auto": the first of `factory.candidates` that reaches the recall.
             vectors: unit vectors float16 or float32 (N, dim), in memory or mapped; read in blocks.
             rows: one per vector, with `image_id`; the index keeps their order.
-            encoder_hash: fingerprint of the encoder that made them.
+            encoder_hash: see `Index`, as for `made_from`.
             recall: share of the true ten nearest neighbours that a new query finds, in (0, 1].
-            search_param: efSearch or nprobe to use, instead of tuning.
+            search_param: to use, instead of tuning it.
             memory_limit: bytes the index may take, without its metadata; None sets no limit.
-            made_from: see `base.VectorIndex`.
+            made_from: goes into the card.
 
         Raises:
             RecallOutOfReachError: if no such kind reaches the recall.
@@ -148,9 +140,8 @@ class Index:
         Args:
             vectors: unit vectors (Q, dim).
             k: neighbours per query.
-            encoder_hash: fingerprint of the encoder that made the queries; None trusts the caller.
-            mask: which rows may be results, bool (N,), N = len(rows); None for all. Removed rows never are. Up to
-                20,000 rows, or a twentieth, are searched exactly.
+            encoder_hash: of the encoder that made the queries; None trusts the caller.
+            mask: which rows may be results, bool (N,); None for all that are not removed. Few are searched exactly.
 
         Returns:
             Cosine similarities float32 (Q, k), best first, and positions in `rows` int64 (Q, k); always k results.
@@ -164,29 +155,27 @@ class Index:
                 "their similarities mean nothing. Embed the query with the index's encoder, or build the index again."
             )
         vectors = unit_vectors(vectors, self.dim)
-        subset = self._kept if mask is None else self._subset(mask)
+        subset = self._kept
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.dtype != bool or mask.shape != self.removed.shape:
+                raise ArgumentError(f"mask is {mask.dtype} of shape {mask.shape}, expected bool {self.removed.shape}.")
+            subset = Subset(mask & self._kept.mask)
         if not 1 <= k <= subset.count:
             there = f"the index holds {len(self)} images" if mask is None else f"the mask holds {subset.count} rows"
             raise ArgumentError(f"k={k}, but {there}: expected 1 to that many.")
         return self._vectors.search(vectors, k, self.search_param, subset)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the vectors of rows, float32 (..., dim), as the index holds them: rounded, but for flat and ivf.
-
-        Raises:
-            IndexError: if a position, of an array of any shape, is not in 0..len(rows)-1.
-        """
+        """Return vectors at positions of any shape, float32 (..., dim), rounded but for flat and ivf; or IndexError."""
         positions = np.asarray(positions)
         return self._vectors.at(positions.ravel()).reshape(*positions.shape, self.dim)
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
-        """Add unit vectors (N, dim) with their rows.
-
-        The search parameter stays as it is: an index that has grown much finds less, and is better rebuilt.
+        """Add unit vectors (N, dim) with their rows; an index that has grown much finds less, and is better rebuilt.
 
         Raises:
-            ArgumentError: if vectors and rows do not fit, an image_id is there already, or there are too few to learn
-                cells from.
+            ArgumentError: if they do not fit, an image_id is there already, or they are too few to learn cells from.
         """
         self._check_new(vectors, rows)
         if not len(rows):
@@ -194,19 +183,14 @@ class Index:
         self._vectors.learn(vectors)
         self._vectors.add(vectors)
         self._rows = pd.concat([self.rows, rows], ignore_index=True) if len(self.rows) else rows.reset_index(drop=True)
-        self._mark(np.concatenate([self._removed, np.zeros(len(rows), bool)]))
+        self._mark(np.concatenate([self.removed, np.zeros(len(rows), bool)]))
 
     def remove(self, image_ids: Sequence[str]) -> None:
-        """Take images out.
-
-        Raises:
-            KeyError: if one of them is not in the index; then none is removed.
-        """
-        where = pd.Series(np.arange(len(self.rows)), index=self.rows["image_id"])[~self._removed]
-        absent = [i for i in image_ids if i not in where.index]
-        if absent:
+        """Take images out; KeyError, and none is removed, if one of them is not in the index."""
+        where = pd.Series(np.arange(len(self.rows)), index=self.rows["image_id"])[~self.removed]
+        if absent := [i for i in image_ids if i not in where.index]:
             raise KeyError(f"{len(absent)} of {len(image_ids)} images are not in the index, such as {absent[0]!r}.")
-        removed = self._removed.copy()
+        removed = self.removed.copy()
         removed[where[list(image_ids)].to_numpy()] = True
         self._mark(removed)
         if len(removed) and removed.mean() > REBUILD_SHARE:
@@ -214,19 +198,15 @@ class Index:
 
     def compact(self) -> None:
         """Rebuild the index without the removed vectors."""
-        kept = np.flatnonzero(~self._removed)
+        kept = np.flatnonzero(self._kept.mask)
         self._vectors.keep(kept)
         self._rows = self.rows.iloc[kept].reset_index(drop=True)
         self._mark(np.zeros(len(kept), bool))
 
     def save(self, name: str, workspace: Workspace | None = None) -> Path:
-        """Write vectors.faiss, rows.parquet and card.json to outputs/indexes/<name>/, all or nothing.
-
-        Raises:
-            StorageError: if they cannot be written; an index that was there stays.
-        """
+        """Write vectors.faiss, rows.parquet and card.json to outputs/indexes/<name>/, all or none (StorageError)."""
         folder = (workspace or Workspace()).path("indexes", name)
-        if self._removed.any():
+        if self.removed.any():
             self.compact()
         self._vectors.own()  # Windows replaces no file that is mapped
         card = {"kind": self.kind, "dim": self.dim, "encoder_hash": self.encoder_hash, "made_from": self.made_from}
@@ -239,15 +219,16 @@ class Index:
         """Open a saved index, its vectors mapped into memory: a large one answers at once.
 
         Args:
-            name: as given to `save`, or a folder as `Path`.
+            name: as given to `save`; a `Path` is the folder itself.
             workspace: where a name is looked up.
 
         Raises:
             MissingArtefactError: if there is none of that name.
             DataError: if its files are damaged, of another version, or do not belong together.
         """
-        by_name = not isinstance(name, Path)
-        folder = (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER") if by_name else name
+        folder = name
+        if not isinstance(name, Path):
+            folder = (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
         card = storage.read_card(folder)
         index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card.get("made_from"))
         index._vectors.faiss, index._rows_file = storage.open_files(folder, card, like=index._vectors.faiss)
@@ -256,11 +237,11 @@ class Index:
         return index
 
     def _fill(self, vectors: np.ndarray, rows: pd.DataFrame, recall: float | None) -> None:
-        """Add vectors to an empty index, of which some are held out until the search parameter is tuned on them."""
-        self._check_new(vectors, rows)
+        """Fill an empty index; unless `recall` is None, some vectors are held out until it is tuned on them."""
         held = np.empty(0, np.int64) if recall is None or self.kind == "flat" else tuning.holdout(vectors)
         if not len(held):
             return self.add(vectors, rows)
+        self._check_new(vectors, rows)
         rest = np.delete(np.arange(len(vectors)), held)
         self._vectors.learn(vectors, rest)
         self._vectors.add(vectors, rest)
@@ -273,16 +254,7 @@ class Index:
     def _mark(self, removed: np.ndarray) -> None:
         """Set which rows are removed, and what every search would otherwise derive from it."""
         removed.flags.writeable = False
-        self._removed, self._kept = removed, Subset(~removed)
-
-    def _subset(self, mask: np.ndarray) -> Subset:
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != self._removed.shape:
-            raise ArgumentError(
-                f"mask should be a bool array with one entry for each of the {len(self._removed)} rows, not "
-                f"{mask.dtype} of shape {mask.shape}."
-            )
-        return Subset(mask & self._kept.mask)
+        self.removed, self._kept = removed, Subset(~removed)
 
     def _check_new(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
         unit_vectors(vectors[:0], self.dim)
@@ -290,7 +262,6 @@ class Index:
             unit_vectors(block, self.dim)
         if len(vectors) != len(rows):
             raise ArgumentError(f"{len(vectors)} vectors but {len(rows)} rows.")
-        known = set(self.rows["image_id"][self._kept.mask])
-        again = rows["image_id"][rows["image_id"].isin(known) | rows["image_id"].duplicated()].tolist()
-        if again:
+        known, fresh = self.rows["image_id"][self._kept.mask], rows["image_id"]
+        if again := fresh[fresh.isin(known) | fresh.duplicated()].tolist():
             raise ArgumentError(f"{len(again)} of these images are in the index already or come twice: {again[0]!r}.")

@@ -25,11 +25,7 @@ MOST = 2**31 - 1  # what FAISS can count
 
 
 def write(folder: Path, index: faiss.Index, rows: pd.DataFrame, card: dict[str, Any]) -> None:
-    """Write the three files; whatever stops it, the old ones stay complete.
-
-    Raises:
-        StorageError: if they cannot be written.
-    """
+    """Write the three files; whatever stops it, a StorageError among others, the old ones stay complete."""
     with files.replaced_folder(folder) as fresh:
         try:
             faiss.write_index(index, str(fresh / "vectors.faiss"))
@@ -41,11 +37,7 @@ def write(folder: Path, index: faiss.Index, rows: pd.DataFrame, card: dict[str, 
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read the card of an index.
-
-    Raises:
-        DataError: if it is missing, damaged, foreign, or of another format.
-    """
+    """Read the card of an index; DataError if it is missing, damaged, foreign, or of another format."""
     path = folder / "card.json"
     card = read_json(path)
     number = card.get("format", 1)
@@ -63,12 +55,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[faiss.Index, BinaryIO]:
     """Map the vectors into memory and open the table of rows, which is read later: a large one takes its time.
 
-    Both stay open: when another process replaces the folder, vectors and rows still belong together.
-
-    Args:
-        folder: of the index.
-        card: as `read_card` returns it.
-        like: an empty FAISS index of that kind and dimension.
+    Both stay open: when another process replaces the folder, vectors and rows still belong together. `like` is an empty
+    index of the kind and dimension that `card` names.
 
     Raises:
         DataError: if a file is missing or damaged, or they do not belong together.
@@ -91,11 +79,7 @@ def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[f
 
 
 def read_rows(file: BinaryIO, checksums: dict[str, str]) -> pd.DataFrame:
-    """Read the table of rows from its open file.
-
-    Raises:
-        DataError: if it is damaged, or not the table that the checksums were taken of.
-    """
+    """Read the table of rows from its open file; DataError if it is damaged or not the one of the checksums."""
     path = Path(file.name)
     files.check_sum(path, checksums, file)
     try:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from rectrio_lib.core.errors import RecallOutOfReachError
 from rectrio_lib.core.knn import blocks, exact_search, first_of_equals
+from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.factory import TOP_K, search_params
 
-if TYPE_CHECKING:
-    from rectrio_lib.index.index import Index
+
+class TunableIndex(VectorIndex, Protocol):
+    """An index of one of factory.KINDS, whose search parameter can be set."""
+
+    kind: str
+    search_param: int
 
 
-def tune(index: Index, truth: GroundTruth, recall: float) -> float:
+def tune(index: TunableIndex, truth: GroundTruth, recall: float) -> float:
     """Set an index's search parameter to the least that is sure to reach a recall; return the recall measured with it.
 
     Sure means by three standard errors: the queries are a sample, others find a little less or more.
@@ -30,8 +35,8 @@ def tune(index: Index, truth: GroundTruth, recall: float) -> float:
         measured[search_param] = float(found.mean())
         return found.mean() - 3 * found.std() / len(found) ** 0.5 >= recall
 
-    first, *_, top = search_params(index.kind, len(truth.subset))
-    low = high = first
+    low, *_, top = search_params(index.kind, len(truth.subset))
+    high = low
     while not enough(high):
         if high >= top:
             raise RecallOutOfReachError(
@@ -78,7 +83,7 @@ class GroundTruth:
         self.k = min(TOP_K, len(self.subset))
         self.kth_score = exact_search(self.queries, blocks(vectors, subset), self.k)[0][:, -1:]
 
-    def recall(self, index: Index) -> np.ndarray:
+    def recall(self, index: VectorIndex) -> np.ndarray:
         """Search an index, and return the recall of each query (Q,)."""
         return self.recall_per_query(index.search(self.queries, self.k)[1])
 

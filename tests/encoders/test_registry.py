@@ -156,7 +156,9 @@ def test_what_could_not_be_loaded_again_is_not_saved():
     assert not (Workspace().outputs / "encoders").exists()
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), SafetensorError("No space left")])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), SafetensorError("No space left on device")]
+)
 def test_a_full_disk_is_a_storage_error_and_the_old_encoder_stays(monkeypatch, failure):
     def full(*arguments):
         raise failure
