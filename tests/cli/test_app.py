@@ -132,11 +132,10 @@ def test_publish_writes_the_file_and_the_readme(project):
     table = {"seed": 0, "device": "CPU", "versions": {}, "profile": "full"}
     values = {"values": {"tables": {"Recall": [{"recall@1": 0.93}]}}}
     results.add_result("01_first", {**ENTRY, **table, **values})
-    (project / "README.md").write_text("# R\n<!-- results:full -->\n<!-- /results -->\n", encoding="utf-8")
     result = rectrio("publish", "full")
     assert result.exit_code == 0, result.output
     assert (project / "outputs" / "published" / "full.json").exists()
-    assert "| 0.930 |" in (project / "README.md").read_text(encoding="utf-8")
+    assert "| 0.930 |" in (project / "outputs" / "published" / "README.md").read_text(encoding="utf-8")
 
 
 def test_clean_notebooks_says_what_changed(project):
