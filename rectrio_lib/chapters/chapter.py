@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,12 @@ class Chapter:
 
 
 def chapter_paths() -> list[Path]:
-    """Return the committed notebooks/NN_*.ipynb in order.
-
-    Raises:
-        MissingArtefactError: if there is none, as outside of a checkout.
-    """
+    """Return the committed notebooks/NN_*.ipynb in order; refuse if there is none, as outside of a checkout."""
     folder = Workspace().root / "notebooks"
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
-        raise MissingArtefactError(
-            f"{folder} holds no chapters: they do not come with the installed package. Clone the project and run this "
-            "inside the checkout."
-        )
+        problem = "they do not come with the installed package. Clone the project and run this inside the checkout."
+        raise MissingArtefactError(f"{folder} holds no chapters: {problem}")
     return paths
 
 
@@ -77,7 +72,7 @@ def select_chapters(only: Sequence[str] = (), start: str | None = None) -> list[
     unknown = sorted({*only, *([start] if start else [])} - set(paths))
     if unknown:
         raise ArgumentError(f"There is no chapter {', '.join(unknown)}: there are {', '.join(paths)}.")
-    chosen = [p for n, p in paths.items() if (not only or n in only) and (not start or n >= start)]
+    chosen = [p for n, p in paths.items() if (not only or n in only) and n >= (start or "")]
     if not chosen:
         raise ArgumentError(
             f"No chapter is both among {', '.join(only)} and from {start} on: give only one of the two."
@@ -98,28 +93,21 @@ def read_chapter(path: Path) -> Chapter:
     try:
         parameters = dict(map(_assignment, ast.parse(tagged[0]).body))
     except (SyntaxError, ValueError) as error:
-        raise ArgumentError(
-            f"{path.name}: its parameters cell must hold only `name = literal` lines: {error}."
-        ) from error
+        problem = f"its parameters cell must hold only `name = literal` lines: {error}."
+        raise ArgumentError(f"{path.name}: {problem}") from error
     return Chapter(path, record.title_of(notebook) or path.stem, parameters)
 
 
 def _assignment(statement: ast.stmt) -> tuple[str, Any]:
     match statement:
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            try:
+            with suppress(ValueError):
                 return name, ast.literal_eval(value)
-            except ValueError:
-                pass
     raise ArgumentError(f"line {statement.lineno} is `{ast.unparse(statement)}`")
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
-    """Take "name=value" pairs apart; `choose_parameters` gives each value the type of the committed one.
-
-    Raises:
-        ArgumentError: if there is no name or no equals sign.
-    """
+    """Take "name=value" pairs apart; `choose_parameters` gives each value the type of the committed one."""
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -130,12 +118,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def read_profile(name: str | None) -> dict[str, dict[str, Any]]:
-    """Return {chapter: {parameter: value}} of notebooks/params/<name>.yaml; none and "quick" change nothing.
-
-    Raises:
-        ArgumentError: if there is no such profile, or it names an unknown chapter.
-        DataError: if the file is not YAML.
-    """
+    """Return {chapter: {parameter: value}} of notebooks/params/<name>.yaml; none and "quick" change nothing."""
     if name in (None, record.QUICK):
         return {}
     folder = Workspace().root / "notebooks" / "params"
@@ -146,11 +129,10 @@ def read_profile(name: str | None) -> dict[str, dict[str, Any]]:
         profile = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{folder / name}.yaml cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    stems = {path.stem for path in chapter_paths()}
     if not isinstance(profile, dict) or not all(isinstance(v, dict) for v in profile.values()):
         raise ArgumentError(f"{name}.yaml must map each chapter to its parameters, `chapter: {{name: value}}`.")
-    if set(profile) - stems:
-        raise ArgumentError(f"{name}.yaml names chapters that do not exist: {', '.join(sorted(set(profile) - stems))}.")
+    if unknown := set(profile) - {path.stem for path in chapter_paths()}:
+        raise ArgumentError(f"{name}.yaml names chapters that do not exist: {', '.join(sorted(unknown))}.")
     return profile
 
 
@@ -162,8 +144,7 @@ def choose_parameters(
     Args:
         chapters: the chapters to run.
         profile: name of a profile, or none for the committed parameters.
-        overrides: {parameter: value}, for every chapter that knows it; goes before the profile. A text stands for a
-            literal such as `3`, `true` or `["hnsw"]` where the committed value is not a text.
+        overrides: {parameter: value} before the profile, as texts such as `3`, `true` or `["hnsw"]` or as they are.
 
     Returns:
         {chapter: {parameter: value}}, only the parameters that change.
@@ -171,11 +152,8 @@ def choose_parameters(
     Raises:
         ArgumentError: if a parameter is unknown, or a value has another type than the committed one.
     """
-    overrides = overrides or {}
-    by_chapter = read_profile(profile)
-    known = {name for chapter in chapters for name in chapter.parameters}
-    _refuse(set(overrides) - known, "every chapter to run", chapters)
-    chosen = {}
+    overrides, by_chapter, chosen = overrides or {}, read_profile(profile), {}
+    _refuse(set(overrides).difference(*(c.parameters for c in chapters)), "every chapter to run", chapters)
     for chapter in chapters:
         wanted = by_chapter.get(chapter.name, {})
         _refuse(set(wanted) - set(chapter.parameters), chapter.name, [chapter])
@@ -192,21 +170,13 @@ def _refuse(unknown: set[str], where: str, chapters: Sequence[Chapter]) -> None:
 
 def _fit(name: str, value: Any, default: Any) -> Any:
     """Give a value the type of the committed one, or refuse it."""
-    wanted = list if isinstance(default, tuple) else type(default)
-    fitted = value if wanted is str else _literal(value)
+    wanted, fitted = list if isinstance(default, tuple) else type(default), value
+    if isinstance(value, str) and wanted is not str:
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            fitted = JSON[value] if value in JSON else ast.literal_eval(value)
     if wanted is float and type(fitted) is int:
         fitted = float(fitted)
     if (default is not None and type(fitted) is not wanted) or fitted in (math.inf, -math.inf):
         known = f"{wanted.__name__} values such as {default!r}"
         raise ArgumentError(f"Parameter {name} takes {known}, not {shortened(repr(value))}.")
     return fitted
-
-
-def _literal(value: Any) -> Any:
-    """Read a text as the Python or JSON literal that it is; anything else is returned."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return JSON[value] if value in JSON else ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value

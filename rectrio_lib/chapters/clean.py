@@ -42,12 +42,8 @@ def cleaned(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode | N
     """
     _, notebook = nbformat.validator.normalize(nbformat.v4.upgrade(copy.deepcopy(notebook)))
     notebook.cells = [c for c in notebook.cells if c.source.strip()]
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     code = _code_cells(notebook)
     ran = _code_cells(executed) if executed and recorded(executed) else []
     same = [c.source for c in ran] == [c.source for c in code]
@@ -81,8 +77,8 @@ def _texts(outputs: Iterable[nbformat.NotebookNode], number: int) -> list[nbform
         if output.output_type == "stream" and output.name == "stdout":
             if kept and kept[-1].output_type == "stream":  # the kernel cuts a long text where it happens to
                 kept[-1].text += output.text
-                continue
-            kept.append(nbformat.v4.new_output("stream", name="stdout", text=output.text))
+            else:
+                kept.append(nbformat.v4.new_output("stream", name="stdout", text=output.text))
         elif output.output_type == "execute_result" and data:
             kept.append(nbformat.v4.new_output("execute_result", data=data, execution_count=number))
         elif data:

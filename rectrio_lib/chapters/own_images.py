@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from rectrio_lib.chapters import chapter, runner
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.data import dataset
+from rectrio_lib.data import dataset, image_files
 from rectrio_lib.report.page import write_page
 from rectrio_lib.search import building, collection
 from rectrio_lib.search.collection import BACKBONE, Collection
@@ -31,8 +32,7 @@ def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, 
         folder: FOLDER/<class>/… or FOLDER/{train,val,test}/<class>/….
         name: of the data set; empty: that of the folder.
         rows: its distinct, readable images, with label and split; None finds them by embedding the folder.
-        **parameters: of chapter 03, such as backbone="clip:ViT-B/32" or epochs=10. By default images are read and seen
-            at 128 pixels a side (CLIP: 224), and small folders get small batches.
+        **parameters: of chapter 03, such as epochs=10; else 128 pixels a side (CLIP: 224), and fitting batches.
 
     Returns:
         The name of the encoder, <name>-tuned.
@@ -41,34 +41,23 @@ def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, 
         ArgumentError: if there is nothing to train on, or a parameter is unknown.
         ChapterError: if the chapter fails; the message says why and where to look.
     """
-    from rectrio_lib.chapters import runner
-    from rectrio_lib.chapters.chapter import select_chapters  # slow to import, and needed by nothing else here
-
     folder, name = building.folder_and_name(folder, name)
-    (chapter,) = select_chapters([CHAPTER])
+    (training_chapter,) = chapter.select_chapters([CHAPTER])
     backbone = parameters.get("backbone", BACKBONE)
     rows = collection.embed(folder, backbone, name)[0].select() if rows is None else rows
     if reason := why_untrained(rows):
         raise ArgumentError(f"{folder} cannot be trained on: {reason}.")
     training = rows[rows["label"].ne("") & ~rows["split"].isin(["val", "test"])]
-    batch = min(chapter.parameters["batch_size"], max(3, int(TRAINED_SHARE * len(training))))
-    side = (
-        {"size": 224, "resolution": 0}
-        if backbone.startswith("clip:")
-        else dict.fromkeys(["size", "resolution"], TRAINED_SIDE)
-    )
-    chosen = {**side, "batch_size": batch, "backbone": BACKBONE}
-    chosen |= {"dataset": name, "folder": str(folder), "encoder": f"{name}-tuned", **parameters}
-    runner.run_chapters([chapter], None, chosen)
+    batch = min(training_chapter.parameters["batch_size"], max(3, int(TRAINED_SHARE * len(training))))
+    size, resolution = (224, 0) if backbone.startswith("clip:") else (TRAINED_SIDE, TRAINED_SIDE)
+    chosen = {"size": size, "resolution": resolution, "batch_size": batch, "backbone": BACKBONE, "dataset": name}
+    chosen |= {"folder": str(folder), "encoder": f"{name}-tuned", **parameters}
+    runner.run_chapters([training_chapter], None, chosen)
     return chosen["encoder"]
 
 
 def why_untrained(rows: pd.DataFrame) -> str:
-    """Say why no encoder can be trained on images; empty if one can.
-
-    Args:
-        rows: the readable, distinct images, with `label`, empty where an image lies in no class folder.
-    """
+    """Say why no encoder can be trained on distinct, readable images with these labels; empty if one can."""
     counts = rows["label"][rows["label"].ne("")].value_counts()
     if counts.empty:
         return "the images lie in no class folders"
@@ -89,9 +78,6 @@ def run_folder(
 ) -> Path:
     """Check and embed a folder of images, train on it if it has classes, build an index, and write a report.
 
-    Each step logs a line. What a name stands for is kept apart from that of other folders: data set, encoder, index,
-    report, and beside the report the executed chapter.
-
     Args:
         folder: of images, in class folders or not.
         name: of all that comes of it; empty: that of the folder.
@@ -103,6 +89,7 @@ def run_folder(
 
     Raises:
         ArgumentError: if there are parameters, but nothing to train on, or the name belongs to another folder.
+        MissingArtefactError: if there are class folders, but no chapter to train with.
         ChapterError: as `train`.
     """
     parameters = dict(parameters or {})
@@ -112,10 +99,11 @@ def run_folder(
     folder, name = building.folder_and_name(folder, name)
     building.refuse_other_images(folder, name, Workspace())
     backbone = parameters.get("backbone", collection.BACKBONE)
+    if not why_untrained(image_files.describe(image_files.list_images(folder)["path"])):
+        chapter.chapter_paths()  # an installed package has none: said now, not after an hour of embedding
     frozen, report = collection.embed(folder, backbone, name, allow_random_weights=allow_random_weights)
     LOG.info("Checked    %s", report)
-    rows = frozen.select()
-    reason, executed = why_untrained(rows), None
+    reason, executed = why_untrained(frozen.select()), None
     if reason and parameters.keys() - {"backbone"}:
         raise ArgumentError(f"{', '.join(parameters)}: nothing is trained here, because {reason}.")
     if reason:
@@ -123,7 +111,7 @@ def run_folder(
         shop = Collection.build(folder, backbone, name, allow_random_weights=allow_random_weights)
     else:
         decision = f"The images lie in class folders: chapter {CHAPTER} trained {backbone} on them."
-        encoder = train(folder, name, rows, **parameters)
+        encoder = train(folder, name, frozen.select(), **parameters)
         manifest = dataset.load_dataset(name).manifest
         shop = Collection.build(folder, encoder, name, manifest=manifest, allow_random_weights=allow_random_weights)
         report = shop.report

@@ -15,11 +15,7 @@ TEMPLATE = Path(__file__).with_name("index.html")
 
 
 def write_pages(executed: Path) -> None:
-    """Render one executed notebook to HTML beside it, and index.html over all that lie there.
-
-    Args:
-        executed: path of the executed notebook in outputs/notebooks.
-    """
+    """Render an executed notebook in outputs/notebooks to HTML beside it, and index.html over all that lie there."""
     from nbconvert import HTMLExporter  # slow to import, and not needed by `record`
 
     notebook = nbformat.read(executed, as_version=4)

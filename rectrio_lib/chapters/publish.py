@@ -21,14 +21,13 @@ _HEAD = """# Published results
 _COMMANDS = {QUICK: "make run"}
 
 
-def publish(name: str, workspace: Workspace | None = None) -> Path:
+def publish(name: str) -> Path:
     """Copy the results of one profile to outputs/published/<name>.json, and write the page of all published tables.
 
     Chapters that were published before and have no newer result are kept.
 
     Args:
         name: a profile; "quick" is the committed parameters.
-        workspace: the folder of published results is that of its checkout.
 
     Returns:
         The page.
@@ -41,14 +40,13 @@ def publish(name: str, workspace: Workspace | None = None) -> Path:
         raise ArgumentError(
             f"results.json holds nothing of profile {name!r}: run `rectrio run --profile {name}` first."
         )
-    generated = [chapter for chapter, e in results.items() if e["stand_in"]]
-    if generated:
+    if generated := [chapter for chapter, e in results.items() if e["stand_in"]]:
         raise ArgumentError(
             f"{', '.join(generated)} ran on stand-in data, and stand-in figures are never published: "
             "point RECTRIO_DATA at the real data and run again."
         )
     # The folder is committed, so it stays in the checkout wherever RECTRIO_OUTPUTS points.
-    folder = (workspace or Workspace()).root / "outputs" / "published"
+    folder = Workspace().root / "outputs" / "published"
     before = _profiles(folder).get(name, {})
     files.write_json(folder / f"{name}.json", dict(sorted({**before, **results}.items())))
     page = folder / "README.md"
@@ -66,8 +64,8 @@ def published_page(folder: Path) -> str:
             if tables:
                 parts.append(f"### Chapter {chapter}\n\n<sub>{_provenance(entry)}</sub>\n")
             parts += [f"**{title}**\n\n{markdown_table(rows)}\n" for title, rows in tables.items()]
-    remarks = folder / "remarks.md"
-    return "\n".join([*parts, *([remarks.read_text(encoding="utf-8")] if remarks.exists() else [])])
+    parts += [remarks.read_text(encoding="utf-8") for remarks in folder.glob("remarks.md")]
+    return "\n".join(parts)
 
 
 def _profiles(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:

@@ -46,8 +46,7 @@ def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **v
         dataset: what the results were measured on.
         seed: the seed they hold for.
         stand_in: whether generated data or random weights took the place of the real ones.
-        **values: numbers, strings, lists and dicts; NumPy scalars and arrays are converted. `tables`, a dict
-            {title: [{column: value}, ...]}, becomes tables here and, once published, in outputs/published/README.md.
+        **values: numbers, strings, lists, dicts and NumPy arrays; `tables` is {title: [{column: value}, ...]}.
 
     Raises:
         ArgumentError: if a value is not finite, or of a type that JSON does not know.
@@ -90,16 +89,9 @@ def _plain(value: Any, name: str) -> Any:
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name, distributions in DISTRIBUTIONS.items():
-        found = (_version(distribution) for distribution in distributions)
-        versions[name] = next(filter(None, found), "not installed")
+        found = (d.version for wanted in distributions for d in metadata.distributions(name=wanted))
+        versions[name] = next(found, "not installed")
     return versions
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _device() -> str:

@@ -17,13 +17,9 @@ from rectrio_lib.core.workspace import Workspace
 Entry = dict[str, Any]
 
 
-def read_results(workspace: Workspace | None = None) -> dict[str, Entry]:
-    """Return outputs/results.json, {chapter: entry}; empty if nothing has run.
-
-    Raises:
-        DataError: if the file is damaged.
-    """
-    path = (workspace or Workspace()).outputs / "results.json"
+def read_results() -> dict[str, Entry]:
+    """Return outputs/results.json, {chapter: entry}; empty if nothing has run."""
+    path = Workspace().outputs / "results.json"
     if not path.exists():
         return {}
     try:
@@ -32,31 +28,24 @@ def read_results(workspace: Workspace | None = None) -> dict[str, Entry]:
         raise DataError(f"{path} is damaged: delete it, and run the chapters again.") from error
 
 
-def add_result(chapter: str, entry: Entry, workspace: Workspace | None = None) -> Path:
+def add_result(chapter: str, entry: Entry) -> Path:
     """Put a chapter's entry into outputs/results.json, where other chapters keep theirs, and among all runs.
 
     Returns:
         Its own file, outputs/runs/<time>-<chapter>-<hash>.json, which no later run replaces.
     """
-    workspace = workspace or Workspace()
-    kept = {chapter: entry}
+    outputs, kept = Workspace().outputs, {chapter: entry}
     name = hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=4).hexdigest()
-    path = workspace.outputs / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{chapter}-{name}.json"
+    path = outputs / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{chapter}-{name}.json"
     files.write_json(path, kept)
-    files.write_json(workspace.outputs / "results.json", dict(sorted({**read_results(workspace), **kept}.items())))
+    files.write_json(outputs / "results.json", dict(sorted({**read_results(), **kept}.items())))
     return path
 
 
 def results_table(results: dict[str, dict[str, Any]]) -> str:
     """Return the single figures of {chapter: entry} as aligned text; stand-ins are marked."""
-    rows = [
-        {
-            "chapter": chapter,
-            "data": entry["dataset"] + " (STAND-IN)" * entry["stand_in"],
-            "result": key,
-            "value": v,
-        }
-        for chapter, entry in results.items()
-        for key, v in scalars(entry).items()
-    ]
+    rows = []
+    for chapter, entry in results.items():
+        head = {"chapter": chapter, "data": entry["dataset"] + " (STAND-IN)" * entry["stand_in"]}
+        rows += [{**head, "result": key, "value": value} for key, value in scalars(entry).items()]
     return plain_table(rows) if rows else "No figures were recorded."

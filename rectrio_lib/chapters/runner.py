@@ -28,8 +28,6 @@ def run_chapters(
 ) -> dict[str, dict[str, Any]]:
     """Run chapters in order; executed copies go to outputs/notebooks, results to outputs/results.json and runs/.
 
-    What chapters before a failing one made and recorded stays.
-
     Args:
         chapters: what `chapter.select_chapters` returns.
         profile: see `chapter.choose_parameters`.
@@ -51,10 +49,15 @@ def run_chapters(
     entries = {}
     for chapter in chapters:
         executed = _execute(chapter, changes[chapter.name])
+        records = record.recorded(executed)
         for warning in _warnings(executed):
             LOG.warning("%s  %s", chapter.name[:2], warning)
+        if len(records) != 1:
+            raise ChapterError(
+                f"Chapter {chapter.name} called record() {len(records)} times: its last cell must, once."
+            )
         entry = {
-            **_only_record(chapter, executed),
+            **records[0],
             "profile": profile or record.QUICK,
             "parameters": {**chapter.parameters, **changes[chapter.name]},
             "duration_seconds": round(executed.metadata.papermill.duration, 1),
@@ -82,13 +85,6 @@ def _commit(folder: Path) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return {"commit": done.stdout.strip()} if done.returncode == 0 and done.stdout.strip() else {}
-
-
-def _only_record(chapter: Chapter, executed: nbformat.NotebookNode) -> dict[str, Any]:
-    records = record.recorded(executed)
-    if len(records) != 1:
-        raise ChapterError(f"Chapter {chapter.name} called record() {len(records)} times: its last cell must, once.")
-    return records[0]
 
 
 def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode:

@@ -52,11 +52,8 @@ app = typer.Typer(
 )
 
 
-class _Echo(logging.Handler):
-    """Shows what the library logs on standard error, so that standard output holds results alone."""
-
+class _Echo(logging.Handler):  # standard output holds results alone
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
         say(record.getMessage(), err=True)
 
 
@@ -71,8 +68,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
     """Find images that look alike: in any folder, or chapter by chapter."""
@@ -90,15 +86,11 @@ def run(
     only: Annotated[list[str] | None, typer.Option("--only", help="A chapter number; repeat for more.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="The chapter number to start from.")] = None,
     profile: Annotated[
-        str | None,
-        typer.Option(help="A file of notebooks/params, such as full; by default the quick parameters."),
+        str | None, typer.Option(help="A file of notebooks/params, such as full; by default the quick parameters.")
     ] = None,
     parameter: Parameters = None,
-    images: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the chapters in order with papermill."""
-    if images is not None:
-        _moved(f"rectrio run --images {images}", f"rectrio build {collections.quoted(images)}")
     from rectrio_lib.chapters import chapter, results, runner
 
     chosen = chapter.select_chapters(only or (), start)
@@ -109,11 +101,6 @@ def run(
     if (outputs / "figures").is_dir():
         say(f"Figures             {outputs / 'figures'}")
     say(f"Results             {outputs / 'results.json'}")
-
-
-def _moved(old: str, new: str) -> None:
-    say(f"rectrio: `{old}` is now `{new}`.", err=True)
-    raise typer.Exit(2)
 
 
 @app.command()
@@ -166,12 +153,6 @@ def export(
     report = openvino.export_encoder(encoder, images, [line for line in lines if line.strip()], precision)
     say(tables.plain_table(report.to_dict("records")))
     say(f"Export     {openvino.exported_folder(encoder, precision)}")
-
-
-@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench() -> None:
-    """Point to the chapter that measures speed."""
-    _moved("rectrio bench", "rectrio run --only 10")
 
 
 @app.command()

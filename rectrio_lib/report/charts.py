@@ -26,26 +26,18 @@ def colour_of(encoder: str) -> str:
 
 @lettered
 def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes: Sequence[str]) -> Figure:
-    """Scatter plots of two-dimensional projections side by side, each class named at its middle.
-
-    Args:
-        panels: {title: points (N, 2)}.
-        labels: class names (N,).
-        classes: in the order of their colours.
-    """
+    """Scatter plots {title: points (N, 2)} side by side; each class is named at its middle, and coloured in turn."""
     labels = np.asarray(labels)
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 5), squeeze=False)
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
     size = np.clip(6000 / max(1, len(labels)), 6, 40)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
         for number, label in enumerate(classes):
-            members = points[labels == label]
-            if not len(members):
-                continue
-            colour = colours(number % colours.N)
-            axis.scatter(*members.T, s=size, color=colour, alpha=0.6, linewidths=0)
-            box = TextArea(readable(label), textprops={"fontsize": 8, "color": colour, "weight": "bold"})
-            axis.add_artist(AnnotationBbox(box, np.median(members, 0), bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
+            if len(members := points[labels == label]):
+                colour = colours(number % colours.N)
+                axis.scatter(*members.T, s=size, color=colour, alpha=0.6, linewidths=0)
+                box = TextArea(readable(label), textprops={"fontsize": 8, "color": colour, "weight": "bold"})
+                axis.add_artist(AnnotationBbox(box, np.median(members, 0), bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
         axis.set(xticks=[], yticks=[], title=title)
         axis.spines[:].set_visible(False)
     figure.tight_layout()
@@ -89,16 +81,8 @@ def class_bars(per_class: Mapping[str, pd.Series], ylabel: str = "recall@1") -> 
 
 
 @lettered
-@lettered
 def class_similarities(panels: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Matrices side by side: mean similarity of the images of a class (row) to those of each (column).
-
-    The shades reach from the lowest to the highest entry of all panels.
-
-    Args:
-        panels: {title: cosine similarities (classes, classes)}.
-        classes: names of rows and columns.
-    """
+    """Matrices {title: mean cosine similarities (classes, classes)} side by side, shaded by the range of all."""
     side, entries = 0.5 * len(classes) + 2, np.stack(list(panels.values()))
     low, span = entries.min(), max(np.ptp(entries), 1e-9)
     figure, axes = plt.subplots(1, len(panels), figsize=(side * len(panels), side), squeeze=False)
@@ -110,14 +94,7 @@ def class_similarities(panels: Mapping[str, np.ndarray], classes: Sequence[str])
 
 
 def class_matrix(axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.ndarray) -> None:
-    """Draw a matrix of classes with its entries in per cent.
-
-    Args:
-        axis: where.
-        matrix: shares or similarities (classes, classes), -1 to 1.
-        classes: names of rows and columns.
-        shades: how dark each entry is drawn, 0 to 1 (classes, classes).
-    """
+    """Draw a matrix (classes, classes) of shares or similarities in per cent, as dark as the shades, 0 to 1, say."""
     names = list(map(readable, classes))
     axis.imshow(shades, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(matrix):
@@ -132,26 +109,24 @@ def recall_against_latency(table: pd.DataFrame) -> Figure:
     """One point per search setting: milliseconds per query (logarithmic) against the share of true neighbours found.
 
     Args:
-        table: columns `kind` (one line each), `setting` (such as "efSearch 64": the number is written at the point),
-            `ms` and `recall_at_10`; further, if they are there, `p95_ms` (where the thin line to the right of a point
-            ends), `bytes_per_vector` (in the legend) and `task_recall` (a second panel: recall@1 of the task).
+        table: kind, setting ("efSearch 64"), ms, recall_at_10; maybe p95_ms, bytes_per_vector, task_recall.
     """
     panels = {"recall_at_10": "share of true 10 neighbours found", "task_recall": "recall@1 of the task"}
     panels = {column: label for column, label in panels.items() if column in table}
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), squeeze=False)
-    for axis, (column, label) in zip(axes[0], panels.items(), strict=True):
+    for axis, (column, ylabel) in zip(axes[0], panels.items(), strict=True):
         for name, points in table.groupby("kind", sort=False):
             by, *number = points["setting"].iloc[0].split()
-            size = (
-                f", {points['bytes_per_vector'].iloc[0]:.0f} bytes per vector" if "bytes_per_vector" in points else ""
-            )
-            (line,) = axis.plot(points["ms"], points[column], "o-", label=f"{name}{f', {by}' if number else ''}{size}")
+            label = f"{name}, {by}" if number else name
+            if "bytes_per_vector" in points:
+                label += f", {points['bytes_per_vector'].iloc[0]:.0f} bytes per vector"
+            (line,) = axis.plot(points["ms"], points[column], "o-", label=label)
             if "p95_ms" in points:
                 axis.hlines(points[column], points["ms"], points["p95_ms"], color=line.get_color(), alpha=0.5, lw=1)
         for setting, ms, height in zip(table["setting"], table["ms"], table[column], strict=True):
             axis.annotate(setting.split()[-1], (ms, height), fontsize=7, xytext=(3, -9), textcoords="offset points")
         percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
-        axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=label)
+        axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=ylabel)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()

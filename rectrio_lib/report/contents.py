@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rectrio_lib.core.tables import with_interval
 from rectrio_lib.data import duplicates
 from rectrio_lib.embeddings.embed import Report
 from rectrio_lib.embeddings.store import store_folder
@@ -71,13 +72,7 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
 
 
 def class_quality(spaces: Mapping[str, np.ndarray], rows: pd.DataFrame, tested: bool) -> Facts:
-    """Say how well the encoders rank, and which classes look alike to the last of them.
-
-    Args:
-        spaces: {encoder: unit vectors (N, dim)}; of two, the first was trained to the second.
-        rows: N rows with `label` and `split`.
-        tested: whether test images are searched among the others; else each image among all others.
-    """
+    """Say how well the encoders {name: vectors (N, dim)} rank, and which classes look alike to the last of them."""
     measured = quality(spaces, rows, tested)
     if not measured:
         return {"quality": [], "queries": 0, "at_random": 0.0, "remarks": [], "per_class": {}, "similarity": ""}
@@ -104,8 +99,7 @@ def _shortened(name: str) -> str:
 
 def _figures(measured: Evaluation) -> dict[str, str]:
     names = {"recall_at_1": "recall@1", "recall_at_5": "recall@5", "map_at_r": "mAP@R"}
-    means = measured.means()
-    return {name: "{:.3f} ({:.3f} to {:.3f})".format(means[n], *measured.interval(n)) for n, name in names.items()}
+    return {name: with_interval(measured.means()[n], measured.interval(n)) for n, name in names.items()}
 
 
 def _remarks(means: list[Mapping[str, float]]) -> list[str]:
@@ -128,13 +122,10 @@ def _remarks(means: list[Mapping[str, float]]) -> list[str]:
 
 def near_copies(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
     """Group likely near copies, as the page shows them."""
-    groups = [] if gallery.stand_in else duplicates.near_copy_groups(vectors, rows)
-    paths = [rows["path"].iloc[members[:MOST_OF_A_GROUP]].tolist() for members in groups[:MOST_GROUPS]]
-    shots = _shots(gallery.folder, (path for group in paths for path in group))
-    shown = [
-        {"count": len(members), "images": [shots[path] for path in group]}
-        for members, group in zip(groups, paths, strict=False)
-    ]
+    groups, shown = [] if gallery.stand_in else duplicates.near_copy_groups(vectors, rows), []
+    for members in groups[:MOST_GROUPS]:
+        shots = _shots(gallery.folder, rows["path"].iloc[members[:MOST_OF_A_GROUP]])
+        shown.append({"count": len(members), "images": list(shots.values())})
     return {"groups": shown, "group_count": len(groups), "in_groups": sum(map(len, groups))}
 
 
@@ -171,18 +162,12 @@ def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> F
     method, points = projection.project(vectors[chosen.index])
     columns = min(MAP_COLUMNS, int(np.ceil((1.5 * len(chosen)) ** 0.5)) + 1)
     first, places = projection.cells(points, columns, columns * 2 // 3)
-    paths = chosen["path"].iloc[first].tolist()
-    shots = _shots(gallery.folder, paths, min(THUMBNAIL, max(64, MAP_WIDTH // columns)))
-    shown = [
-        {**shots[path], "column": int(column) + 1, "line": int(line) + 1}
-        for path, (column, line) in zip(paths, places, strict=True)
-        if shots[path]["address"]
-    ]
+    shots = _shots(gallery.folder, chosen["path"].iloc[first], min(THUMBNAIL, max(64, MAP_WIDTH // columns))).values()
+    places = [{"column": int(column) + 1, "line": int(line) + 1} for column, line in places]
+    shown = [shot | place for shot, place in zip(shots, places, strict=True) if shot["address"]]
     classes, scatter = sorted(set(chosen["label"]) - {""}), ""
     if 2 <= len(classes) <= projection.MOST_CLASSES:
-        # y grows upwards in a plot, and downwards on a page
-        names = list(map(_shortened, classes))
-        scatter = thumbnails.figure_address(
-            charts.projection({"": points * (1, -1)}, chosen["label"].map(_shortened), names)
-        )
+        upright = {"": points * (1, -1)}  # y grows upwards in a plot, and downwards on a page
+        figure = charts.projection(upright, chosen["label"].map(_shortened), list(map(_shortened, classes)))
+        scatter = thumbnails.figure_address(figure)
     return {"map": shown, "mapped": len(chosen), "map_columns": columns, "method": method, "scatter": scatter}

@@ -25,13 +25,9 @@ DRAWN, VIEWS, SIDE = 6, 4, 128  # objects of each shape, images of each object, 
 
 
 def run_demo() -> Path:
-    """Build an index of a few products with the pretrained backbone, and write a page on it.
+    """Build an index of a few products, or drawings in outputs/demo/; write and return outputs/reports/demo/index.html.
 
-    The products are copied to outputs/demo/, a folder each; where there are none, generated drawings take their place.
     Nothing is embedded twice.
-
-    Returns:
-        The page, outputs/reports/demo/index.html.
     """
     workspace = Workspace()
     home, folder = catalog.home_of(DATASET, "", workspace), workspace.outputs / NAME

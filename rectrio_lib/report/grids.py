@@ -16,9 +16,9 @@ HIT, MISS, QUERY = "#009e73", "#d55e00", "#0072b2"  # told apart by colour-blind
 DPI = 110
 
 
-def save_figure(figure: Figure, name: str, workspace: Workspace | None = None) -> None:
+def save_figure(figure: Figure, name: str) -> None:
     """Write a figure to outputs/figures/<name>.png."""
-    path = (workspace or Workspace()).outputs / "figures" / f"{name}.png"
+    path = Workspace().outputs / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
@@ -37,11 +37,7 @@ class Wall:
     def show(
         self, line: int, column: int, image: np.ndarray, caption: str = "", frame: str | None = None
     ) -> tuple[float, float, float, float]:
-        """Draw uint8 (C, H, W) with an optional caption above and coloured frame, dashed for a miss.
-
-        Returns:
-            Its extent: left, right, bottom, top.
-        """
+        """Draw uint8 (C, H, W) with a caption above and a frame, dashed for a miss; return left, right, bottom, top."""
         top, side = line * self.height + self.caption + self.MARGIN, 1 - 2 * self.MARGIN
         extent = (column + self.MARGIN, column + self.MARGIN + side, top + side, top)
         colours = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
@@ -78,14 +74,12 @@ def neighbour_grid(
 ) -> Figure:
     """Queries on the left, their neighbours to the right: a green frame is a hit, a dashed orange one a miss.
 
-    The neighbours of a query without a label have no frame, and a place without a result stays empty.
-
     Args:
         queries: uint8 (Q, C, H, W).
-        query_labels: (Q,), empty text where none is known.
+        query_labels: (Q,), empty text where none is known: then there are no frames.
         neighbours: uint8 (Q, k, C, H, W).
         neighbour_labels: (Q, k).
-        scores: cosine similarities (Q, k); NaN where there is no result.
+        scores: cosine similarities (Q, k); NaN where there is no result: the place stays empty.
         title: above the grid.
     """
     count, k = neighbour_labels.shape

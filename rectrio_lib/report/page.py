@@ -8,25 +8,16 @@ from typing import Any
 
 import jinja2
 
-from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings.embed import Report, embed
 from rectrio_lib.embeddings.store import EmbeddingStore, open_store, vectors_of
 from rectrio_lib.report import contents
 from rectrio_lib.search.collection import Collection
 
 
-def write_page(
-    gallery: Collection,
-    seen: EmbeddingStore,
-    report: Report,
-    decision: str,
-    drawn: bool = False,
-    workspace: Workspace | None = None,
-) -> Path:
+def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decision: str, drawn: bool = False) -> Path:
     """Write outputs/reports/<name>/index.html.
 
-    A trained encoder is compared with <encoder>-frozen where there is one: the backbone before training, at the image
-    size that training saw. Otherwise it is compared with `seen`.
+    A trained encoder is compared with <encoder>-frozen, the backbone before training, or else with `seen`.
 
     Args:
         gallery: of the folder.
@@ -34,12 +25,8 @@ def write_page(
         report: what happened when the images were embedded.
         decision: a sentence on which encoder it is, and why.
         drawn: whether the images are generated, which the page says on top.
-        workspace: whose outputs to write to.
-
-    Returns:
-        The page.
     """
-    workspace, baseline = workspace or Workspace(), seen
+    workspace, baseline = gallery.workspace, seen
     store, frozen = open_store(gallery.encoder_name, gallery.name), f"{gallery.encoder_name}-frozen"
     if frozen in workspace.cards("encoders"):
         baseline, _ = embed(gallery.folder, frozen, gallery.name, workspace=workspace)
@@ -63,13 +50,8 @@ def write_page(
 
 def render(facts: Mapping[str, Any]) -> str:
     """Fill the page; whatever comes from file names is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rectrio_lib", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    loader, layout = jinja2.PackageLoader("rectrio_lib", "report"), {"trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **layout)
     environment.filters["number"] = "{:,}".format
     environment.filters["counted"] = lambda count, one, more: f"{count:,} {one if count == 1 else more}"
     return environment.get_template("page.html").render(facts)

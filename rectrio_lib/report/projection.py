@@ -10,10 +10,7 @@ MOST_CLASSES = 20  # more cannot be told apart by colour, nor read in a matrix
 
 
 def project(vectors: np.ndarray) -> tuple[str, np.ndarray]:
-    """Lay vectors (N, dim), N 3 or more, out in the plane, neighbours beside each other as far as that goes.
-
-    Returns:
-        The method, "t-SNE" or for fewer than 30 vectors "PCA", and points (N, 2).
+    """Lay vectors (N, dim), N 3 or more, out in the plane; return the method, "t-SNE" or "PCA", and points (N, 2).
 
     Source: van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
     """
@@ -28,11 +25,7 @@ def project(vectors: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def cells(points: np.ndarray, columns: int, lines: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lay points (N, 2) on a grid, of which a cell holds one.
-
-    Returns:
-        Which points found a place, int64 (M,), and their column and line (M, 2), counted from 0.
-    """
+    """Return which of points (N, 2) find a cell of their own in a grid, int64 (M,), and its column and line (M, 2)."""
     low, high = points.min(0), points.max(0)
     scaled = (points - low) / np.maximum(high - low, 1e-9) * (columns, lines)
     places = np.minimum(scaled.astype(np.int64), (columns - 1, lines - 1))

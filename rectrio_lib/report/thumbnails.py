@@ -23,13 +23,7 @@ GRID_SIDE = 144
 
 
 def thumbnails(folder: Path, paths: Iterable[str], side: int) -> dict[str, str]:
-    """Return images as data URIs, {path: "data:…"}; empty for one that cannot be read.
-
-    Args:
-        folder: what the paths are relative to.
-        paths: of the images; each is read once.
-        side: pixels.
-    """
+    """Return images below a folder, each read once, as data URIs {path: "data:…"}; empty if it cannot be read."""
     wanted = list(dict.fromkeys(paths))
     with ThreadPoolExecutor() as pool:
         return dict(zip(wanted, pool.map(lambda path: thumbnail(folder / path, side), wanted), strict=True))
@@ -48,20 +42,19 @@ def answer_grid(collection: Collection, queries: Sequence[str | Path], results: 
 
     Args:
         collection: that was searched.
-        queries: the images that were searched for; of a combined query the first is shown; empty for texts, which
-            stand above.
+        queries: the images searched for; of a combined query the first is shown; empty for texts, which stand above.
         results: of the search.
 
     Raises:
         DataError: if the folder of the images is gone, or they are not files.
     """
     folder = collection.images_folder()
-    files = [collection.file(query) for query in queries][: len(results)]
     paths, labels = results.column("path"), results.column("label")
     found = np.stack([[_square(None if pd.isna(p) else folder / p) for p in line] for line in paths])
-    own = [_label(collection, query) for query in queries][: len(results)] or [""] * len(results)
-    squares = np.stack([_square(file) for file in files or [None] * len(results)])
-    title = "" if files else "\n".join(map(shortened, results.query_ids))
+    queries = queries[: len(results)]
+    own = [_label(collection, query) for query in queries] or [""] * len(results)
+    squares = np.stack([_square(query and collection.file(query)) for query in queries or own])
+    title = "" if queries else "\n".join(map(shortened, results.query_ids))
     return grids.neighbour_grid(squares, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
 
 

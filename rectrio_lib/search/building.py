@@ -20,12 +20,7 @@ LONGEST_NAME = 100
 
 
 def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
-    """Return the full path of a folder of images, and the name to keep them under: by default that of the folder.
-
-    Raises:
-        DataError: if there is no such folder.
-        ArgumentError: if the name cannot be that of a folder.
-    """
+    """Return the full path of a folder of images, and the name to keep them under: by default that of the folder."""
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
@@ -36,11 +31,7 @@ def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
 
 
 def refuse_other_images(folder: Path, name: str, workspace: Workspace) -> None:
-    """Refuse the name of a collection of other images, whose index, encoder and report would be replaced.
-
-    Raises:
-        ArgumentError: if the name is taken; a folder that is gone does not count, it may have moved here.
-    """
+    """Refuse the name of a collection of other images, unless their folder is gone: it may have moved here."""
     card = workspace.cards("indexes").get(name, {})
     made_from = provenance.of_index(name, card, workspace) if card else {}
     then = made_from.get("folder", "")
@@ -65,8 +56,8 @@ def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace
     from rectrio_lib.encoders.registry import save_encoder
 
     there = workspace.cards("encoders")
-    name = provenance.file_name(encoder)
-    card, texts = there.get(name, {}), encoder.startswith("clip:")
+    name, texts = provenance.file_name(encoder), encoder.startswith("clip:")
+    card = there.get(name, {})
     random = provenance.flags(card)["random_weights"]
     if ":" in encoder and (not card or random or card.get("texts", False) != texts):  # an older CLIP had no texts
         network = load_pretrained(encoder, texts=texts, workspace=workspace)
@@ -74,10 +65,8 @@ def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace
         if allow_random_weights or not random:
             save_encoder(network, name, workspace=workspace)
     elif not card:
-        known = f"there are {', '.join(there)}, and" if there else "there are none yet, but"
-        raise MissingArtefactError(
-            f"There is no encoder {encoder!r}: {known} pretrained backbones such as clip:ViT-B/32."
-        )
+        known = f"{', '.join(there) or 'none yet'}, and pretrained backbones such as clip:ViT-B/32"
+        raise MissingArtefactError(f"There is no encoder {encoder!r}: there are {known}.")
     if random and not card.get("trained_on") and not allow_random_weights:
         raise MissingArtefactError(
             f"The weights of {encoder} are neither in {workspace.weights} nor to be downloaded now. Random ones would "

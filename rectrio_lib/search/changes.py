@@ -29,10 +29,8 @@ class Changeable(Searcher):
     def add(self, images: str | Path | Sequence[str | Path]) -> int:
         """Embed image files that are not in the collection yet, and save it; another process sees them at once.
 
-        The next `build` follows the folder alone: what was added from elsewhere must be added again.
-
         Args:
-            images: files, or a folder; in class folders they get labels.
+            images: files, or a folder; in class folders they get labels. The next `build` follows its own folder alone.
 
         Returns:
             How many were added; `report` lists what was left out.
@@ -74,22 +72,17 @@ class Changeable(Searcher):
         files = []
         for image in [images] if isinstance(images, str | Path) else images:
             place = Path(image).expanduser().resolve()
-            paths = image_files.list_images(place)["path"] if place.is_dir() else [place.name]
-            files += [(place if place.is_dir() else place.parent, path) for path in paths]
-        if self.folder is not None:
-            own = [(home / path).is_relative_to(self.folder) for home, path in files]
-            files = [
-                (self.folder, (home / path).relative_to(self.folder).as_posix()) if inside else (home, path)
-                for inside, (home, path) in zip(own, files, strict=True)
-            ]
-        frame = image_files.describe([path for _, path in files])
-        frame["file"] = [str(home / path) for home, path in files]
-        return frame.assign(path=[p if home == self.folder else (home / p).as_posix() for home, p in files])
+            home, paths = place.parent, [place.name]
+            if place.is_dir():
+                home, paths = place, image_files.list_images(place)["path"]
+            for file in map(home.joinpath, paths):
+                files.append((self.folder if self.folder and file.is_relative_to(self.folder) else home, file))
+        paths = [file.relative_to(home).as_posix() for home, file in files]
+        named = [p if home == self.folder else file.as_posix() for p, (home, file) in zip(paths, files, strict=True)]
+        return image_files.describe(paths).assign(file=[str(file) for _, file in files], path=named)
 
     def remove(self, images: str | Sequence[str]) -> None:
-        """Take images out, by image_id or path, and save the collection; their files stay.
-
-        The next `build` takes in again what still lies in the folder.
+        """Take images out, by image_id or path, and save; the next `build` takes in what still lies in the folder.
 
         Raises:
             ArgumentError: if one of them is not in the collection; then none is removed.

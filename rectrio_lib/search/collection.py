@@ -55,19 +55,18 @@ class Collection(Changeable):
             workspace: where to look; None: `Workspace()`.
 
         Raises:
-            MissingArtefactError: if there is none of that name, or none at all.
-            ArgumentError: if there are several, and none is named.
-            DataError: if its files are damaged.
+            RectrioError: if there is none of that name, there are several and none is named, or its files are damaged.
         """
         workspace = workspace or Workspace()
         names = list(workspace.cards("indexes"))
         if not names:
             raise MissingArtefactError("There is no index yet: build one with `rectrio index FOLDER`.")
-        if name and name not in names:
-            raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
         if not name and len(names) > 1:
             raise ArgumentError(f"There are several indexes: name one of {', '.join(names)}.")
-        return cls(name or names[0], Index.load(name or names[0], workspace), folder, workspace)
+        name = name or names[0]
+        if name not in names:
+            raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
+        return cls(name, Index.load(name, workspace), folder, workspace)
 
     @classmethod
     def build(
@@ -89,7 +88,7 @@ class Collection(Changeable):
             name: of the collection; empty: that of the folder.
             kind: of the index, see `Index.build`.
             recall: share of the true ten nearest neighbours that a search should find, in (0, 1].
-            manifest: see `embeddings.embed.embed`.
+            manifest: see `embed`.
             allow_random_weights: see `embed`.
             workspace: where to keep it; None: `Workspace()`.
 
@@ -107,13 +106,11 @@ class Collection(Changeable):
         store, report = embed(folder, encoder, name, manifest, allow_random_weights, workspace)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
-            made_from = provenance.of_store(store)
+            made_from = provenance.of_store(store.folder.name, store.card)
             index = building.current_index(name, store, kind, recall, workspace)
-            if index is None:
-                vectors, rows, made_by = store.vectors(), store.select(), store.card["encoder_hash"]
-                index = Index.build(kind, vectors, rows, made_by, recall, made_from=made_from)
-                index.save(name, workspace)
-            elif index.made_from != made_from:  # an index of an older version
+            if index is None or index.made_from != made_from:  # none, or one of an older version
+                if index is None:
+                    index = Index.build(kind, store.vectors(), store.select(), store.card["encoder_hash"], recall)
                 index.made_from = made_from
                 index.save(name, workspace)
         collection = cls.open(name, workspace=workspace)
@@ -176,10 +173,10 @@ class Collection(Changeable):
         others = [name for name in names if name not in found]
         table = self.workspace.path("embeddings", self.made_from.get("store") or "none") / "files.parquet"
         if others and table.is_file():
-            files = pd.read_parquet(table, columns=["path", "image_id"]).set_index("path")["image_id"]
-            copies = {name: files[name] for name in others if name in files.index}
-            places = super().positions(list(copies.values()))
-            found |= {name: places[image_id] for name, image_id in copies.items() if image_id in places}
+            files = pd.read_parquet(table, columns=["path", "image_id"])
+            files = files[files["path"].isin(others)]
+            places = super().positions(files["image_id"].tolist())
+            found |= {name: places[own] for name, own in files.itertuples(index=False) if own in places}
         return found
 
     def own_id(self, file: Path) -> str:
@@ -191,31 +188,19 @@ class Collection(Changeable):
         return read.image_id if read.image_id in known else ""
 
     def row(self, image: str) -> pd.Series:
-        """Return the metadata of an image of the collection, by image_id or path.
-
-        Raises:
-            ArgumentError: if it is not there.
-        """
+        """Return the metadata of an image of the collection, by image_id or path."""
         place = self.positions([image])
         if image not in place:
             raise ArgumentError(f"{image} is not an image_id or path of an image in {self.name}.")
         return self.index.rows.iloc[place[image]]
 
     def file(self, image: str | Path) -> Path:
-        """Return the file of an image: itself, or where an image of the collection lies.
-
-        Raises:
-            ArgumentError: if it is neither, or the images are not files.
-        """
+        """Return the file of an image: itself, or where an image of the collection lies."""
         path = Path(image).expanduser()
         return path if path.is_file() else self.images_folder() / self.row(str(image))["path"]
 
     def images_folder(self) -> Path:
-        """Return the folder of the images, which must be there.
-
-        Raises:
-            DataError: if it is gone, or the images are not files.
-        """
+        """Return the folder of the images; refuse if it is gone, or they are not files."""
         if self.folder is None:
             raise DataError(f"The images of {self.name} are not files: name the folder that holds them (--folder DIR).")
         if not self.folder.is_dir():
@@ -235,8 +220,7 @@ def embed(
 
     Args:
         folder: of images, in class folders or not.
-        encoder: name of a saved encoder, or a pretrained backbone such as "clip:ViT-B/32", which is saved; empty: what
-            made the index of that name, else BACKBONE.
+        encoder: a saved one, or a backbone such as "clip:ViT-B/32"; empty: that of the index of this name, or BACKBONE.
         name: of the images; empty: that of the folder.
         manifest: see `embeddings.embed.embed`.
         allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.
@@ -246,17 +230,16 @@ def embed(
         The store, and what happened.
 
     Raises:
-        ArgumentError: if there is no such encoder, or the name belongs to other images.
-        DataError: if there is no readable image.
-        MissingArtefactError: if the weights are random, and should not be.
+        ArgumentError: if the name cannot be that of a folder.
+        DataError: if there is no such folder, or no readable image in it.
+        MissingArtefactError: if there is no such encoder, or the weights are random and should not be.
         StorageError: if the store cannot be written, or is being written by another process.
     """
     from rectrio_lib.embeddings import embed as conductor
 
     workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
-    encoder = building.saved_encoder(
-        encoder or building.usual_encoder(name, BACKBONE, workspace), allow_random_weights, workspace
-    )
+    encoder = encoder or building.usual_encoder(name, BACKBONE, workspace)
+    encoder = building.saved_encoder(encoder, allow_random_weights, workspace)
     store, report = conductor.embed(folder, encoder, name, manifest, workspace=workspace)
     ledger = store.folder / "ledger.csv"
     report.ledger.to_csv(ledger, index=False)

@@ -1,13 +1,12 @@
-"""Conditions on metadata, such as "label == 'cat' and width > 200": read into a small tree, never run as code."""
+"""Conditions on metadata, such as "label == 'cat' and width > 200": read by their grammar, never run as code."""
 
 from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Iterable
 from functools import reduce
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,47 +14,16 @@ from pandas.api import types
 
 from rectrio_lib.core.errors import ArgumentError
 
-ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%"}
-# no power: 9**9**9**9 never ends
-COMPARISONS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
-MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-OPERATORS = {
-    **{"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv},
-    **{"%": operator.mod, "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le},
-    **{">": operator.gt, ">=": operator.ge, "and": operator.and_, "or": operator.or_},
+ARITHMETIC = {  # no power: 9**9**9**9 never ends
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul},
+    **{ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod},
+}
+COMPARISONS = {
+    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt},
+    **{ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
 }
 HINT = "compare columns with values, joined by and, or, not: \"label in ['cat', 'dog'] and width > 2 * height\""
-Constant = str | int | float
-
-
-class Column(NamedTuple):
-    """A column of the metadata; as a condition, one of True and False."""
-
-    name: str
-
-
-class Operation(NamedTuple):
-    """An operator between two values: arithmetic or a comparison; or between two conditions: "and" or "or"."""
-
-    operator: str
-    left: Tree
-    right: Tree
-
-
-class Among(NamedTuple):
-    """Whether a value is one of several constants."""
-
-    value: Tree
-    constants: tuple[Constant, ...]
-
-
-class Not(NamedTuple):
-    """The opposite of a condition."""
-
-    condition: Tree
-
-
-Tree = Column | Operation | Among | Not | Constant
+Value = pd.Series | str | int | float
 
 
 def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
@@ -77,126 +45,68 @@ def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
         ArgumentError: if it holds anything else, names a column that is not there, or compares text with numbers.
     """
     try:
-        return mask(parse(where), rows)
+        return _holds(ast.parse(where.strip(), mode="eval").body, rows).to_numpy(bool, na_value=False)
+    except ArgumentError:
+        raise
     except (TypeError, ArithmeticError) as error:
         raise ArgumentError(f"where={where[:200]!r} compares what cannot be compared: {error}") from error
     except RecursionError as error:
         raise ArgumentError(f"where is nested too deeply ({len(where):,} characters).") from error
-
-
-def parse(where: str) -> Tree:
-    """Read a condition into a tree that any database's reader can translate; `mask` reads it for pandas.
-
-    Raises:
-        ArgumentError: if it is not a condition as `matching` describes it.
-    """
-    try:
-        return _condition(ast.parse(where.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, MemoryError, ArithmeticError) as error:  # MemoryError: many brackets
-        if isinstance(error, ArgumentError):
-            raise
+    except (SyntaxError, ValueError, MemoryError) as error:  # MemoryError: many brackets
         raise ArgumentError(f"where={where[:200]!r} cannot be read; {HINT}") from error
 
 
-def _condition(node: ast.expr) -> Tree:
+def _holds(node: ast.expr, rows: pd.DataFrame) -> pd.Series:
     match node:
         case ast.BoolOp(joined, parts):
-            return _chain("and" if isinstance(joined, ast.And) else "or", map(_condition, parts))
+            join = operator.and_ if isinstance(joined, ast.And) else operator.or_
+            return reduce(join, [_holds(part, rows) for part in parts])
         case ast.UnaryOp(ast.Not(), part):
-            return Not(_condition(part))
-        case ast.Compare(first, operators, others):
-            pairs = zip(operators, [first, *others], others, strict=False)
-            return _chain("and", [_comparison(*pair) for pair in pairs])
-        case ast.Name(name):
-            return Column(name)
+            return ~_holds(part, rows)
+        case ast.Compare(first, comparisons, others):
+            triples = zip(comparisons, [first, *others], others, strict=False)
+            return reduce(operator.and_, [_compared(*triple, rows) for triple in triples])
+        case ast.Name() if types.is_bool_dtype(series := _value(node, rows)):
+            return series
     raise _meaningless(node)
 
 
-def _chain(name: str, parts: Iterable[Tree]) -> Tree:
-    return reduce(lambda left, right: Operation(name, left, right), parts)
-
-
-def _comparison(comparison: ast.cmpop, left: ast.expr, right: ast.expr) -> Tree:
-    value = _value(left)
+def _compared(comparison: ast.cmpop, left: ast.expr, right: ast.expr, rows: pd.DataFrame) -> pd.Series:
+    value = _value(left, rows)
     if type(comparison) in COMPARISONS:
-        name, other = COMPARISONS[type(comparison)], _value(right)
-        if isinstance(value, Constant):
-            name, value, other = MIRRORED[name], other, value
-        if isinstance(value, Constant):
-            raise _meaningless(left)
-        return Operation(name, value, other)
-    if not isinstance(comparison, ast.In | ast.NotIn) or isinstance(value, Constant):
+        other, equality = _value(right, rows), isinstance(comparison, ast.Eq | ast.NotEq)
+        match value, other:
+            case pd.Series(), pd.Series():
+                if types.is_numeric_dtype(value) != types.is_numeric_dtype(other):
+                    raise TypeError(f"{value.name!r} and {other.name!r} are of different types")
+            case pd.Series(), _:
+                other = _fitting(value, other, equality)
+            case _, pd.Series():
+                value = _fitting(other, value, equality)
+            case _:
+                raise _meaningless(left)
+        return COMPARISONS[type(comparison)](value, other)
+    if not isinstance(value, pd.Series) or not isinstance(comparison, ast.In | ast.NotIn):
         raise _meaningless(left)
     if not isinstance(right, ast.List | ast.Tuple | ast.Set):
         raise _meaningless(right)
-    held = Among(value, tuple(map(_constant, right.elts)))
-    return held if isinstance(comparison, ast.In) else Not(held)
+    constants = [_value(constant, rows) for constant in right.elts]
+    if any(isinstance(constant, pd.Series) for constant in constants):
+        raise _meaningless(right)
+    held = value.isin([_fitting(value, constant) for constant in constants])
+    return held if isinstance(comparison, ast.In) else ~held
 
 
-def _value(node: ast.expr) -> Tree:
-    """Read a column, a constant, or arithmetic on these."""
-    match node:
-        case ast.Name(name):
-            return Column(name)
-        case ast.UnaryOp(ast.USub(), part):
-            return _joined("-", 0, _value(part), node)
-        case ast.BinOp(left, operation, right) if type(operation) in ARITHMETIC:
-            return _joined(ARITHMETIC[type(operation)], _value(left), _value(right), node)
-    return _constant(node)
-
-
-def _joined(name: str, left: Tree, right: Tree, node: ast.expr) -> Tree:
-    if isinstance(left, str) or isinstance(right, str):  # repeated a billion times it would fill the memory
-        raise _meaningless(node)
-    if isinstance(left, Constant) and isinstance(right, Constant):
-        return OPERATORS[name](left, right)
-    return Operation(name, left, right)
-
-
-def _constant(node: ast.expr) -> Constant:
+def _value(node: ast.expr, rows: pd.DataFrame) -> Value:
+    """Return a constant, a column, categories and values of several types as what they stand for, or a result."""
     match node:
         case ast.Constant(str() | int() | float() as value):
             return value
-        case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as value)):
-            return -value
-    raise _meaningless(node)
-
-
-def _meaningless(node: ast.expr) -> ArgumentError:
-    return ArgumentError(f"where: {ast.unparse(node)!r} means nothing here; {HINT}")
-
-
-def mask(tree: Tree, rows: pd.DataFrame) -> np.ndarray:
-    """Return which rows meet a condition that `parse` has read, bool (N,)."""
-    return _holds(tree, rows).to_numpy(bool, na_value=False)
-
-
-def _holds(tree: Tree, rows: pd.DataFrame) -> pd.Series:
-    match tree:
-        case Operation("and" | "or" as name, left, right):
-            return OPERATORS[name](_holds(left, rows), _holds(right, rows))
-        case Operation(name, left, right):
-            series, other = _evaluated(left, rows), _evaluated(right, rows)
-            if not isinstance(other, pd.Series):
-                other = _fitting(series, other, name)
-            elif types.is_numeric_dtype(series) != types.is_numeric_dtype(other):
-                raise TypeError(f"{series.name!r} and {other.name!r} are of different types")
-            return OPERATORS[name](series, other)
-        case Not(part):
-            return ~_holds(part, rows)
-        case Among(value, constants):
-            series = _evaluated(value, rows)
-            return series.isin([_fitting(series, constant) for constant in constants])
-    series = _evaluated(tree, rows)
-    if not types.is_bool_dtype(series):
-        raise ArgumentError(f"where: {series.name!r} alone means nothing here; {HINT}")
-    return series
-
-
-def _evaluated(tree: Tree, rows: pd.DataFrame) -> Any:
-    """Return a column, categories and values of several types as what they stand for; or a result, or a constant."""
-    match tree:
-        case Column(name):
+        case ast.UnaryOp(ast.USub(), part):
+            return 0 - _number(part, rows)
+        case ast.BinOp(left, operation, right) if type(operation) in ARITHMETIC:
+            return ARITHMETIC[type(operation)](_number(left, rows), _number(right, rows))
+        case ast.Name(name):
             if name not in rows:
                 known = ", ".join(map(str, rows.columns))
                 raise ArgumentError(f"where: there is no column {name!r}; the columns are {known}.")
@@ -205,34 +115,42 @@ def _evaluated(tree: Tree, rows: pd.DataFrame) -> Any:
                 return column.astype(column.cat.categories.dtype)
             mixed = column.dtype == object and types.infer_dtype(column) not in ("string", "empty")
             return column.map(str, na_action="ignore") if mixed else column
-        case Operation(name, left, right):
-            parts = [_evaluated(part, rows) for part in (left, right)]
-            for part in parts:
-                if isinstance(part, pd.Series) and not types.is_numeric_dtype(part):
-                    raise ArgumentError(f"where: {part.name!r} is not a column of numbers; {HINT}")
-            return OPERATORS[name](*parts)
-    return tree
+    raise _meaningless(node)
 
 
-def _fitting(series: pd.Series, constant: Constant, comparison: str = "==") -> Any:
+def _number(node: ast.expr, rows: pd.DataFrame) -> Value:
+    value = _value(node, rows)
+    if isinstance(value, str):  # repeated a billion times it would fill the memory
+        raise _meaningless(node)
+    if isinstance(value, pd.Series) and not types.is_numeric_dtype(value):
+        raise ArgumentError(f"where: {value.name!r} is not a column of numbers; {HINT}")
+    return value
+
+
+def _meaningless(node: ast.expr) -> ArgumentError:
+    return ArgumentError(f"where: {ast.unparse(node)!r} means nothing here; {HINT}")
+
+
+def _fitting(series: pd.Series, constant: str | int | float, equality: bool = True) -> Any:
     """Return a constant as the type of a column wants it: text as a number or a date, a number as text.
 
     Raises:
         TypeError: if it cannot be that.
     """
-    if isinstance(constant, str):
-        try:
-            if types.is_datetime64_any_dtype(series):
-                return pd.Timestamp(constant)
-            if types.is_numeric_dtype(series):
-                number = float(constant)
-                if types.is_bool_dtype(series) or not isfinite(number):
-                    raise ValueError
-                return int(number) if number.is_integer() else number
-        except ValueError:
-            raise TypeError(f"{series.name!r} does not hold text such as {constant!r}") from None
-    elif not types.is_numeric_dtype(series):
-        if comparison not in ("==", "!="):
+    if not isinstance(constant, str):
+        if types.is_numeric_dtype(series):
+            return constant
+        if not equality:
             raise TypeError(f"{series.name!r} holds no numbers, {constant} is one")
         return str(constant)
-    return constant
+    try:
+        if types.is_datetime64_any_dtype(series):
+            return pd.Timestamp(constant)
+        if not types.is_numeric_dtype(series):
+            return constant
+        number = float(constant)
+        if types.is_bool_dtype(series) or not isfinite(number):
+            raise ValueError
+        return int(number) if number.is_integer() else number
+    except ValueError:
+        raise TypeError(f"{series.name!r} does not hold text such as {constant!r}") from None

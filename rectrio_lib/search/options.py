@@ -21,11 +21,9 @@ class Options:
         combine: search once for the mean of all queries, instead of once for each.
         where: only rows that meet this condition, see `filters.matching`; or a mask, bool (N,), over the rows.
         minimum: only results of at least this score.
-        expand: query expansion: move the query towards its `expand` best results and search again, see
-            `rerank.expand_queries`.
+        expand: number of best results that the query is moved towards, see `rerank.expand_queries`.
         alpha: how much more the nearest of these weigh.
-        reciprocal: k-reciprocal re-ranking with this k1, see `rerank.k_reciprocal`; about as many images as belong
-            together. With a pool of the whole index it is the paper's method, with a smaller one its estimate.
+        reciprocal: k-reciprocal re-ranking with this k1, see `rerank.k_reciprocal`, estimated within the pool.
         distinct: drop results whose cosine similarity to a better one exceeds this, such as 0.98; others move up.
         mmr: weigh relevance (1) against variety (0), see `rerank.mmr`.
         pool: number of best candidates that `reciprocal` and `mmr` choose from, at least k.
@@ -55,11 +53,7 @@ class Options:
             raise ArgumentError("reciprocal and mmr exclude each other: each orders the results in its own way.")
 
     def mask(self, index: Index) -> np.ndarray | None:
-        """Return which rows may be results, bool (N,); None if all.
-
-        Raises:
-            ArgumentError: if the condition or the mask does not fit the rows.
-        """
+        """Return which rows may be results, bool (N,); None if all."""
         if self.where is None:
             return None
         if isinstance(self.where, str):

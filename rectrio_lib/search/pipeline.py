@@ -24,9 +24,6 @@ def answer(index: Index, vectors: np.ndarray, k: int, ids: list[str], options: O
         ids: names of the queries (Q,).
         options: which results count, and in which order.
         exclude: positions that are not results of the query, int64 (Q, E).
-
-    Raises:
-        ArgumentError: if k is not a whole number of at least 1, or the vectors or an option do not fit.
     """
     if not isinstance(k, Integral) or k < 1:
         raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
@@ -56,10 +53,9 @@ class _Part:
     def nearest(self, vectors: np.ndarray, k: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and positions (Q, k) without the positions in exclude (Q, E), filled up with NaN and -1."""
         wanted = min(k + exclude.shape[1], self.size)
+        scores, positions = np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         if wanted:
             scores, positions = self.index.search(vectors, wanted, mask=self.mask)
-        else:
-            scores, positions = np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         if wanted == k and self.minimum is None and not exclude.size:
             return scores, positions
         good = ~(positions[:, :, None] == exclude[:, None, :]).any(2)

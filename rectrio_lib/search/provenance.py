@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rectrio_lib.core.workspace import Card, Workspace
-
-if TYPE_CHECKING:
-    from rectrio_lib.embeddings.store import EmbeddingStore
 
 
 def flags(card: Card) -> Card:
@@ -26,23 +22,14 @@ def stand_in(card: Card) -> str:
     return ", ".join(name.replace("_", " ") for name, meant in flags(card).items() if meant) or "no"
 
 
-def of_store(store: EmbeddingStore) -> Card:
+def of_store(name: str, card: Card) -> Card:
     """Return what an index of a store is made from."""
-    return {"store": store.folder.name, **_of_card(store.card)}
-
-
-def _of_card(card: Card) -> Card:
-    return {key: card.get(key, "") for key in ("encoder", "dataset", "folder", "dataset_hash")} | flags(card)
+    keys = ("encoder", "dataset", "folder", "dataset_hash")
+    return {"store": name, **{key: card.get(key, "") for key in keys}, **flags(card)}
 
 
 def of_index(name: str, card: Card, workspace: Workspace) -> Card:
-    """Return what an index was made from; of an older card, by the stores and encoders of its fingerprint.
-
-    Args:
-        name: of the index.
-        card: of the index.
-        workspace: where stores and encoders are.
-    """
+    """Return what an index was made from; of an older card, by the stores and encoders of its fingerprint."""
     if card.get("made_from"):
         return card["made_from"]
     made_by = card.get("encoder_hash", "")
@@ -51,19 +38,13 @@ def of_index(name: str, card: Card, workspace: Workspace) -> Card:
     encoders = {e: c for e, c in workspace.cards("encoders").items() if c.get("hash") == made_by}
     likely = stores.get(store, {}).get("encoder", "")
     encoder = likely if likely in encoders else next(iter(encoders), likely)
-    found = {"store": store, **_of_card(stores.get(store, {})), "encoder": encoder}
+    found = of_store(store, stores.get(store, {})) | {"encoder": encoder}
     found["random_weights"] |= flags(encoders.get(encoder, {}))["random_weights"]
     return found
 
 
 def command(encoder: str, card: Card, folder: Path | None) -> str:
-    """Return the command that makes an encoder that an index needs.
-
-    Args:
-        encoder: its name; empty if unknown.
-        card: its card; empty if it is gone, which leaves the name to go by.
-        folder: of the images; None if they are of a data set, which chapters made.
-    """
+    """Return the command that makes an encoder that an index of a folder needs: by its card, or else by its name."""
     if folder is None:
         return "rectrio run"
     place = f'"{folder}"' if " " in str(folder) else str(folder)
@@ -73,12 +54,11 @@ def command(encoder: str, card: Card, folder: Path | None) -> str:
     from rectrio_lib.encoders.clip import CLIP_NETWORKS
 
     backbones = {file_name(f"clip:{network}"): f"clip:{network}" for network in CLIP_NETWORKS}
-    family, _, network = encoder.partition("-")
-    if family in ("torchvision", "timm"):
-        backbones[encoder] = f"{family}:{network}"
-    if encoder in backbones:
-        return f"rectrio index {place} --backbone {backbones[encoder]}"
-    return f"rectrio build {place}"
+    if encoder.startswith(("torchvision-", "timm-")):
+        backbones[encoder] = encoder.replace("-", ":", 1)
+    return (
+        f"rectrio index {place} --backbone {backbones[encoder]}" if encoder in backbones else f"rectrio build {place}"
+    )
 
 
 def file_name(backbone: str) -> str:

@@ -23,8 +23,7 @@ class Results:
 
     Attributes:
         query_ids: names of the queries: image_ids, files, texts, or numbers (Q,).
-        scores: cosine similarities to the query, or with `expand` to the expanded one, float32 (Q, k); NaN in empty
-            places. They fall along a row, unless `mmr` or `reciprocal` chose another order.
+        scores: cosine similarities to the query, or with `expand` to the expanded one, float32 (Q, k); NaN if empty.
         positions: rows of the results in `rows`, int64 (Q, k); -1 in empty places.
         rows: metadata of the searched index, one row per image.
         folder: where the paths in `rows` start; None if the images are not files.
@@ -45,10 +44,7 @@ class Results:
         return pd.api.extensions.take(values, self.positions.ravel(), allow_fill=True).reshape(self.positions.shape)
 
     def frame(self) -> pd.DataFrame:
-        """Return one row per result: query, rank (from 1), score, and its metadata.
-
-        Metadata columns that are called query, rank or score get the suffix "_metadata".
-        """
+        """Return one row per result: query, rank (from 1), score, metadata (columns of these names get "_metadata")."""
         query, place = np.nonzero(self.positions >= 0)
         frame = self.rows.iloc[self.positions[query, place]].reset_index(drop=True)
         frame = frame.rename(columns={name: f"{name}_metadata" for name in OWN_COLUMNS})
@@ -76,16 +72,12 @@ class Results:
 
 def thumbnail(file: Path, side: int) -> str:
     """Return the middle square of an image file as a data URI (JPEG); empty if it cannot be read."""
-    from rectrio_lib.data.image_files import read_image
-
-    read = read_image(file.parent, file.name, side, 3)
-    return "" if read.pixels is None else data_uri(read.pixels)
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """Return an image uint8 (3, H, W) as a data URI (JPEG)."""
     from PIL import Image
 
-    written = BytesIO()
+    from rectrio_lib.data.image_files import read_image
+
+    pixels, written = read_image(file.parent, file.name, side, 3).pixels, BytesIO()
+    if pixels is None:
+        return ""
     Image.fromarray(pixels.transpose(1, 2, 0)).save(written, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"

@@ -47,11 +47,7 @@ class Searcher:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder of the index, checked once.
-
-        Raises:
-            ArgumentError: if there is none, or another one made the index.
-        """
+        """The encoder of the index; that it made the index is checked once."""
         encoder, encoder_hash = self._load_encoder()
         check_encoder(self.index, encoder_hash)
         return encoder
@@ -78,18 +74,15 @@ class Searcher:
         are one query: the weighted mean of all parts. An image of the index is never a result of its own query.
 
         Args:
-            images: image files, arrays uint8 (C, H, W) or (Q, C, H, W) of the encoder's size, or images of the index by
-                image_id or path; a name that is a file is read as a file.
+            images: files; arrays uint8 (C, H, W) or (Q, C, H, W) of the encoder's size; image_ids; paths in the index.
             text: what to look for; needs an encoder with a text tower.
             without: what to turn away from.
             k: results per query; where there are fewer, the last places stay empty, see `Results`.
-            weights: one for each image, then each text, then (if given) each of `without`, which else weigh -0.5. Only
-                their ratio counts; a negative weight turns away.
+            weights: of images, texts and (else -0.5) `without`, in this order; their ratio counts, negative turns away.
             **options: fields of `Options`: where, minimum, distinct, mmr, expand, reciprocal, combine, ….
 
         Raises:
-            ArgumentError: if nothing is asked for, an image is neither a file nor in the index, the encoder does not
-                fit, or an argument is out of range.
+            ArgumentError: if nothing is asked for, an image is not to be found, or encoder or argument do not fit.
             DataError: if a file is not a readable image.
         """
         chosen, texts, unwanted = Options(**options), _listed(text), _listed(without)
@@ -104,14 +97,7 @@ class Searcher:
                 own = own.reshape(1, -1)
         return replace(answer(self.index, vectors, k, names, chosen, own), folder=self.folder)
 
-    def _mix(
-        self,
-        names: list[str],
-        vectors: np.ndarray,
-        texts: list[str],
-        unwanted: list[str],
-        weights: Sequence[float] | None,
-    ) -> tuple[list[str], np.ndarray]:
+    def _mix(self, names, vectors, texts, unwanted, weights) -> tuple[list[str], np.ndarray]:
         """Join vectors of images and texts to one query; return its name and its vector (1, dim)."""
         words, wanted = [*texts, *unwanted], len(names) + len(texts)
         weights = np.array([1.0] * wanted if weights is None else weights, np.float32).ravel()
@@ -138,8 +124,7 @@ class Searcher:
             return [str(i) for i in range(len(images))], self.encoder.encode(images), np.full((len(images), 0), -1)
         images = [images] if isinstance(images, str | Path) else list(images)
         names = [f"image {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
-        files = {name for name in names if os.path.isfile(os.path.expanduser(name))}  # noqa: PTH111, PTH113
-        files = {name: Path(name).expanduser() for name in files}
+        files = {n: Path(n).expanduser() for n in names if os.path.isfile(os.path.expanduser(n))}  # noqa: PTH111, PTH113
         aliases = {name: self.own_id(files[name]) if name in files else name for name in names}
         place = self.positions([alias for alias in aliases.values() if alias])
         own = np.array([place.get(aliases[name], -1) for name in names], np.int64)
@@ -152,7 +137,7 @@ class Searcher:
         pixels = [image if isinstance(image, np.ndarray) else self._read(files[name]) for image, name in others]
         if len({image.shape for image in pixels}) > 1:
             raise ArgumentError(f"Arrays should have one shape, not {pixels[0].shape} and {pixels[-1].shape}, say.")
-        if others:
+        if pixels:
             vectors[own < 0] = self.encoder.encode(np.stack(pixels))
         return names, vectors, own[:, None] if (own >= 0).any() else own[:, None][:, :0]
 
@@ -207,7 +192,7 @@ def search_vectors(
 
 def check_encoder(index: Index, encoder_hash: str | None) -> None:
     """Refuse an encoder, by its fingerprint, that did not make the index; None trusts the caller."""
-    if encoder_hash is not None and encoder_hash != index.encoder_hash:
+    if encoder_hash not in (None, index.encoder_hash):
         raise ArgumentError(
             f"The index was built with encoder {index.encoder_hash}, the query was made by encoder {encoder_hash}: "
             "their similarities mean nothing. Use the encoder of the index, or build the index again."
@@ -215,11 +200,7 @@ def check_encoder(index: Index, encoder_hash: str | None) -> None:
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Encode texts, or say which saved encoders can.
-
-    Raises:
-        ArgumentError: if the encoder has no text tower, or a text is empty or of unknown words only.
-    """
+    """Encode texts, or say which saved encoders can, as an ArgumentError."""
     if getattr(encoder, "text_tower", None) is None:
         able = ", ".join(name for name, card in Workspace().cards("encoders").items() if card.get("texts"))
         raise ArgumentError(
@@ -229,8 +210,8 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     vectors = encoder.encode_texts(texts)
     for text in texts:
         if len(text.split()) > LONG_TEXT:
-            shorter = encoder.tokenize([text.rsplit(maxsplit=1)[0]])
-            if shorter.tolist() == encoder.tokenize([text]).tolist():  # the last word changes nothing: it was cut off
+            shorter, whole = (encoder.tokenize([part]).tolist() for part in (text.rsplit(maxsplit=1)[0], text))
+            if shorter == whole:  # the last word changes nothing: it was cut off
                 LOG.warning("%r is longer than this encoder reads: its end is ignored.", shortened(text))
     return vectors
 

@@ -20,9 +20,6 @@ def index_texts(encoder: Encoder, texts: Sequence[str], labels: Sequence[str] | 
         encoder: with a text tower.
         texts: (N,), each once; names of things will do. They are the `image_id` of the results.
         labels: the `label` of each text (N,).
-
-    Raises:
-        ArgumentError: as `searcher.encode_texts`, or if a text comes twice.
     """
     rows = pd.DataFrame({"image_id": list(texts)} | ({} if labels is None else {"label": list(labels)}))
     return Index.build("flat", encode_texts(encoder, texts), rows, fingerprint(encoder))
@@ -33,11 +30,7 @@ def index_names(encoder: Encoder, names: Sequence[str]) -> Index:
 
     Args:
         encoder: trained on captions of all kinds: CLIP.
-        names: of things (N,), each once. Each is put into several phrasings, see `captions.prompts`, whose mean
-            direction it gets; the names are the `image_id` of the results.
-
-    Raises:
-        ArgumentError: as `index_texts`.
+        names: of things (N,), each once; `image_id` of the mean of their phrasings, see `captions.prompts`.
 
     Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021,
         section 3.1.4 (prompt ensembles).

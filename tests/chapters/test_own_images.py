@@ -8,7 +8,8 @@ from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_p
 
 from rectrio_lib.chapters import own_images, runner
 from rectrio_lib.chapters.chapter import choose_parameters
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.errors import ArgumentError, MissingArtefactError
+from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search import collection
 from rectrio_lib.search.collection import Collection
 
@@ -94,3 +95,10 @@ def test_training_outside_of_a_checkout_is_refused(folder, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="checkout"):
         own_images.train(folder)
+
+
+def test_without_chapters_nothing_is_embedded_of_what_would_be_trained_on(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingArtefactError, match="holds no chapters"):
+        own_images.run_folder(folder, parameters={"backbone": ENCODER})
+    assert not Workspace().cards("embeddings")

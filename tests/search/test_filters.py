@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rectrio_lib.search import filters
 from rectrio_lib.search.filters import matching
 
 ROWS = pd.DataFrame(
@@ -100,16 +99,6 @@ def test_missing_values_are_found_by_nothing_but_unlike_and_not_in():
 def test_text_and_numbers_are_compared_by_the_type_of_the_column(where, expected):
     rows = pd.DataFrame({"label": ["1", "2", "x", "1"], "width": [7, 160, 21, 20], "mixed": [1, "a", None, 2.5]})
     assert found(where, rows.assign(kind=pd.Categorical(["1", "1", "2", "2"]))) == expected
-
-
-def test_a_tree_is_read_without_knowing_the_rows():
-    tree = filters.parse("price < 50 and not label in ['cat', 3]")
-    price = filters.Operation("<", filters.Column("price"), 50)
-    among = filters.Among(filters.Column("label"), ("cat", 3))
-    assert tree == filters.Operation("and", price, filters.Not(among))
-    assert filters.parse("2 * 3 >= -width") == filters.Operation(
-        "<=", filters.Operation("-", 0, filters.Column("width")), 6
-    )
 
 
 def test_categories_and_dates_are_compared_as_pandas_does():
