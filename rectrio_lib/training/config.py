@@ -68,21 +68,15 @@ def check(targets: np.ndarray, config: TrainConfig) -> None:
     """
     counts = np.unique(targets, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
-        raise ArgumentError(
-            "Training needs at least two classes, and two images of one of them, to make a triplet; "
-            f"images: {len(targets)}, classes: {len(counts)}."
-        )
+        told = f"images: {len(targets)}, classes: {len(counts)}"
+        raise ArgumentError(f"Training needs two or more classes, and two images of one, to make a triplet; {told}.")
     if config.epochs < 1 or not 3 <= config.batch_size <= len(targets):
-        raise ArgumentError(
-            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images: choose at "
-            f"least one epoch, and batches of 3 to {len(targets)}."
-        )
+        told = f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images"
+        raise ArgumentError(f"{told}: choose at least one epoch, and batches of 3 to {len(targets)}.")
     batches = len(targets) // config.batch_size
     if not 1 <= config.accumulate <= batches:
         raise ArgumentError(f"accumulate={config.accumulate}: choose 1 to {batches}, the batches of an epoch.")
     classes = config.batch_size / config.per_class if config.per_class else 2
     if config.per_class < 0 or config.per_class == 1 or classes % 1 or not 2 <= classes <= len(counts):
-        raise ArgumentError(
-            f"per_class={config.per_class} does not fit batch_size={config.batch_size}: a batch should hold per_class "
-            f"images, at least 2, of each of 2 to {len(counts)} classes."
-        )
+        told = f"per_class={config.per_class} does not fit batch_size={config.batch_size}"
+        raise ArgumentError(f"{told}: a batch should hold 2 or more images of each of 2 to {len(counts)} classes.")
