@@ -111,8 +111,7 @@ class TrainingState:
         """Write best.pt if this validation figure is higher than all before; a collapse repeats its figure."""
         if math.isnan(figure):
             raise ArgumentError(
-                "The first validation figure is not a number: there is nothing to measure it on, or the training "
-                "diverged (then lower the learning rate)."
+                "The first validation figure is no number: nothing to measure, or lower the learning rate."
             )
         if figure > self.best:
             self.best = figure

@@ -169,9 +169,6 @@ def _warn_of_collapse(run: TrainingState, row: dict) -> None:
     positive, negative = np.mean(last or [(0.0, 1.0)], axis=0)
     if len(last) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative and not run.warned:
         run.warned = True
-        warnings.warn(
-            f"Collapse at step {row['step']}: images of one class lie {positive:.3f} apart, those of different classes "
-            f"{negative:.3f}. Try miner='semihard' or a lower learning rate.",
-            CollapseWarning,
-            stacklevel=3,
-        )
+        told = f"images of one class lie {positive:.3f} apart, those of different classes {negative:.3f}"
+        advice = "Try miner='semihard' or a lower learning rate."
+        warnings.warn(f"Collapse at step {row['step']}: {told}. {advice}", CollapseWarning, stacklevel=3)

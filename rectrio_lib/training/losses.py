@@ -107,9 +107,8 @@ def _check(loss: str, miner: str, margin: float, temperature: float) -> None:
         if value not in known:
             raise ArgumentError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}.")
     if miner != "all" and loss not in TRIPLET_LOSSES:
-        raise ArgumentError(
-            f"miner={miner!r} chooses triplets, loss={loss!r} has none: {' or '.join(TRIPLET_LOSSES)} do."
-        )
+        able = " or ".join(TRIPLET_LOSSES)
+        raise ArgumentError(f"miner={miner!r} chooses triplets, loss={loss!r} has none: {able} do.")
     for name, value in (("margin", margin), ("temperature", temperature)):
         if not value > 0:
             raise ArgumentError(f"{name}={value} should be above 0.")
