@@ -70,7 +70,7 @@ def reason_of(error: Exception, file: object = "", name: str = "") -> str:
 
 
 def pixel_limit() -> int:
-    """Return how many pixels an image may have when it is decoded, or raise ArgumentError if that is no such number."""
+    """Return how many pixels a decoded image may have; raise ArgumentError if RECTRIO_MAX_PIXELS is no such number."""
     given = os.environ.get("RECTRIO_MAX_PIXELS", "") or str(MAX_PIXELS)
     if not given.isdecimal() or int(given) < 1:
         raise ArgumentError(f"RECTRIO_MAX_PIXELS={given!r}: give a positive whole number, such as {MAX_PIXELS}.")

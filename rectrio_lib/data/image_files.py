@@ -41,7 +41,7 @@ MOST_WORKERS = 32
 
 
 class ImageFile(NamedTuple):
-    """A file that was read, or could not be: then size and time are NEVER, and there is no image_id."""
+    """A file that was read; with size and time NEVER, and no image_id, if it is to be tried again."""
 
     path: str  # relative to the folder, with slashes
     size: int
@@ -162,7 +162,7 @@ def _unicode(path: str) -> str:
 
 
 def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str]) -> pd.DataFrame:
-    """Enter what is known of files that have not changed since: same path, size and time.
+    """Enter what is known of files that have not changed since: same path, size and time; others are to be read.
 
     Args:
         found: as `list_images` returns them.

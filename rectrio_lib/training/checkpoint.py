@@ -110,9 +110,7 @@ class TrainingState:
     def save_best(self, figure: float) -> None:
         """Write best.pt if this validation figure is higher than all before; a collapse repeats its figure."""
         if math.isnan(figure):
-            raise ArgumentError(
-                "The first validation figure is no number: nothing to measure, or lower the learning rate."
-            )
+            raise ArgumentError("The first validation figure is NaN: nothing to measure, or lower the learning rate.")
         if figure > self.best:
             self.best = figure
             self._write("best.pt", self.evaluated.state_dict())
