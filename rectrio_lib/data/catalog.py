@@ -60,8 +60,9 @@ PUBLISHED = {
 }
 
 
-def home_of(name: str, folder: str, workspace: Workspace) -> Path:
+def home_of(name: str, folder: str = "", workspace: Workspace | None = None) -> Path:
     """Return `folder`, counted from the checkout, or else where the images called `name` live or should go."""
+    workspace = workspace or Workspace()
     if folder:
         return workspace.resolve(folder)
     places = PUBLISHED[name].folders if name in PUBLISHED else (name,)
