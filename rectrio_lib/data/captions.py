@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from statistics import mode
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,8 @@ PROMPTS = (
     "a small picture of a {}.", "a drawing of a {}.",
 )  # fmt: skip
 TEMPLATES = {  # for classes that nobody described
-    "train": (
-        "{}", "a {}", "a picture of a {}", "one {} and nothing else", "a small {}", "a large {}",
-        "a {} in the middle", "a bright {}",
-    ),
+    "train": ("{}", "a {}", "a picture of a {}", "one {} and nothing else", "a small {}", "a large {}",
+              "a {} in the middle", "a bright {}"),
     "val": ("a picture of one {}",),
     "test": ("a large bright {}", "a small picture of a {}"),
 }  # fmt: skip
@@ -52,9 +50,8 @@ class Captions:
         if self.fits.dtype != bool or self.fits.shape[1:] != (len(self.texts),):
             told = f"{self.fits.dtype} {self.fits.shape}"
             raise ArgumentError(f"fits should be bool (targets, {len(self.texts)}), not {told}.")
-        again = [text for text, count in Counter(self.texts).items() if count > 1]
-        if again:
-            raise ArgumentError(f"{again[0]!r} comes twice: let it fit all that it describes.")
+        if len(set(self.texts)) < len(self):
+            raise ArgumentError(f"{mode(self.texts)!r} comes twice: let it fit all that it describes.")
         if not (self.fits.any(0).all() and self.fits.any(1).all()):
             raise ArgumentError("A text describes nothing, or nothing describes a target.")
 
@@ -69,8 +66,7 @@ class Captions:
     def means(self, vectors: np.ndarray) -> np.ndarray:
         """Return a vector for each target: the mean direction of its texts' vectors (T, D), unit length (C, D).
 
-        Source: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021,
-            section 3.1.4 (prompt ensembles).
+        Source: Radford et al., "Learning transferable visual models", ICML 2021, section 3.1.4 (prompt ensembles).
         """
         totals = self.fits.astype(vectors.dtype) @ vectors
         return totals / np.linalg.norm(totals, axis=1, keepdims=True)
@@ -108,10 +104,7 @@ def with_article(text: str) -> str:
 
 
 def describe_drawings(frame: pd.DataFrame) -> tuple[np.ndarray, Captions]:
-    """Describe the pictures of `synthetic.draw_shapes` by shape, colour, texture and pose, each alone and together.
-
-    Args:
-        frame: the rows that it returns (N,).
+    """Describe the rows (N,) of `synthetic.draw_shapes` by shape, colour, texture and pose, alone and together.
 
     Returns:
         The target of each picture, int64 (N,), a number for each combination of the four; and the captions.
@@ -134,11 +127,7 @@ def _captions(told: Sequence[Sequence[str]]) -> Captions:
 
 
 def _read_written() -> dict[str, dict[str, list[str]]]:
-    """Read texts/*.txt: {class: {part: texts}}.
-
-    A line without indentation is a class, each further line describes it: by default for training, after "val:" to
-    choose settings with, after "test:" to report.
-    """
+    """Read texts/*.txt: a line without indentation is a class, each further line describes it, after PART: if any."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in ("fashion", "animals"):
         for line in (files(__package__) / "texts" / f"{name}.txt").read_text(encoding="utf-8").splitlines():

@@ -23,6 +23,10 @@ ANIMALS_FOLDERS = {
 }  # fmt: skip
 
 
+SOURCES = ("auto", "idx", "csv", "folder", "stand-in")
+FASHION_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")  # ours, and where torchvision's own class puts it
+
+
 def official_md5() -> dict[str, str]:
     """Return the published md5 of the four Fashion-MNIST files, as torchvision lists them."""
     from torchvision.datasets import FashionMNIST
@@ -30,54 +34,35 @@ def official_md5() -> dict[str, str]:
     return dict(FashionMNIST.resources)
 
 
-SOURCES = ("auto", "idx", "csv", "folder", "stand-in")
-FASHION_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")  # ours, and where torchvision's own class puts it
-
-
 @dataclass(frozen=True)
 class Published:
-    """A data set known by its name, most with an official download.
+    """A data set known by its name, most with an official download."""
 
-    Attributes:
-        title: its own name.
-        folders: where it may live below `RECTRIO_DATA`; the download goes to the first.
-        download: fetches it into a folder; None if there is no download.
-        downloaded: the source, "idx" or "folder", that the download brings.
-        names: class names by folder name.
-        drawn: objects a class in its stand-in.
-        pattern: of product and view in its file names, see `products`; empty for class folders.
-    """
-
-    title: str
-    folders: tuple[str, ...]
-    download: Callable[[Path], None] | None = None
-    downloaded: str = "folder"
-    names: Mapping[str, str] = field(default_factory=dict)
-    drawn: int = 300
-    pattern: str = ""
+    title: str  # its own name
+    folders: tuple[str, ...]  # where it may live below `RECTRIO_DATA`; the download goes to the first
+    download: Callable[[Path], None] | None = None  # fetches it into a folder
+    downloaded: str = "folder"  # the source, "idx" or "folder", that the download brings
+    names: Mapping[str, str] = field(default_factory=dict)  # class names by folder name
+    drawn: int = 300  # objects a class in its stand-in
+    pattern: str = ""  # of product and view in its file names, see `products`; empty for class folders
 
 
-FASHION = Published(
-    "Fashion-MNIST",
-    FASHION_FOLDERS,
-    lambda folder: download_fashion_mnist(folder),
-    "idx",
-    {str(number): name for number, name in enumerate(FASHION_CLASSES)},
-)
-ANIMALS = Published(
-    "Animals-10",
-    ("animals10/raw-img", "animals10"),
-    lambda folder: download_animals10(folder),
-    "folder",
-    ANIMALS_FOLDERS,
-    drawn=60,
-)
-PRODUCTS = Published("product photographs", ("products",), drawn=20, pattern=products.PATTERN)
-PUBLISHED = {"fashion-mnist": FASHION, "animals10": ANIMALS, "products": PRODUCTS}
+NUMBERED = {str(number): name for number, name in enumerate(FASHION_CLASSES)}
+ANIMALS_HOMES = ("animals10/raw-img", "animals10")
+PUBLISHED = {
+    "fashion-mnist": Published(
+        "Fashion-MNIST", FASHION_FOLDERS, lambda to: download_fashion_mnist(to), "idx", NUMBERED
+    ),
+    "animals10": Published(
+        "Animals-10", ANIMALS_HOMES, lambda to: download_animals10(to), names=ANIMALS_FOLDERS, drawn=60
+    ),
+    "products": Published("product photographs", ("products",), drawn=20, pattern=products.PATTERN),
+}
 
 
-def home_of(name: str, folder: str, workspace: Workspace) -> Path:
+def home_of(name: str, folder: str = "", workspace: Workspace | None = None) -> Path:
     """Return `folder`, counted from the checkout, or else where the images called `name` live or should go."""
+    workspace = workspace or Workspace()
     if folder:
         return workspace.resolve(folder)
     places = PUBLISHED[name].folders if name in PUBLISHED else (name,)
@@ -122,24 +107,13 @@ def find_source(name: str, home: Path, pattern: str = "") -> str:
             return published.downloaded
         except (OSError, RuntimeError) as error:
             reason = f"the download failed ({error})"
-    LOG.warning(
-        "STAND-IN: %s holds no %s and %s: using generated shapes. No figure below is real.",
-        home,
-        published.title,
-        reason,
-    )
+    told = "STAND-IN: %s holds no %s and %s: using generated shapes. No figure below is real."
+    LOG.warning(told, home, published.title, reason)
     return "stand-in"
 
 
 def read_source(
-    name: str,
-    source: str,
-    home: Path,
-    size: int,
-    channels: int,
-    seed: int,
-    pattern: str = "",
-    exclude: Iterable[Path] = (),
+    name: str, source: str, home: Path, size: int, channels: int, seed: int, pattern: str = "", exclude: Iterable = ()
 ) -> readers.Read:
     """Read images of one source, or draw its stand-in, whose views of one object share a `group`.
 
@@ -154,16 +128,16 @@ def read_source(
         return readers.read_idx(home, classes, official_md5() if fashion else None)
     if source == "csv":
         return readers.read_csv(home, classes, FASHION_COUNTS if fashion else None)
-    published = PUBLISHED.get(name)
+    published = PUBLISHED.get(name, Published(name, ()))
     if source == "folder" and pattern:
         return products.read_products(home, pattern, size, channels, exclude)
     if source == "folder":
-        return readers.read_folder(home, size, channels, published.names if published else None, exclude)
-    objects = published.drawn if published else Published.drawn
-    if pattern:
-        return products.draw_products(objects, 4, size, channels, seed)
-    pixels, frame = synthetic.draw_shapes(objects, views=4, size=size, channels=channels, seed=seed)
-    return pixels, frame.rename(columns={"object": "group"}), image_files.make_ledger([])
+        return readers.read_folder(home, size, channels, published.names, exclude)
+    pixels, frame = synthetic.draw_shapes(published.drawn, views=4, size=size, channels=channels, seed=seed)
+    frame = frame.rename(columns={"object": "group"})
+    if pattern:  # shapes as products
+        frame = frame.assign(shape=frame["label"], label=frame["group"], view=frame["view"].astype(str))
+    return pixels, frame, image_files.make_ledger([])
 
 
 def class_order(name: str, source: str, found: set[str]) -> tuple[str, ...]:

@@ -13,18 +13,10 @@ import pandas as pd
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace, read_card
-from rectrio_lib.data import catalog, products
+from rectrio_lib.data import catalog, products, splits
 from rectrio_lib.data.duplicates import group_near_copies, remove_copies
 from rectrio_lib.data.image_files import row_hash
 from rectrio_lib.data.layout import understood
-from rectrio_lib.data.splits import (
-    check_classes,
-    check_splits,
-    split_by_file,
-    split_by_group,
-    split_by_pattern,
-    split_by_product,
-)
 
 LOG = logging.getLogger(__name__)
 MOST_NEAR_COPY_BITS = 16
@@ -33,26 +25,15 @@ CARD_TYPES = {"name": str, "classes": list, "source": str, "stand_in": bool}
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images and what is known of them.
+    """Images and what is known of them."""
 
-    Attributes:
-        name: such as "fashion-mnist".
-        manifest: one row an image: image_id (from the content), row (into `pixels`), label, split, group, width,
-            height, and whatever else the reader knows.
-        pixels: uint8 (N, C, H, W).
-        classes: class names in the order of their numbers.
-        source: one sentence on where the images came from.
-        generated_images: whether the images are drawn because the real ones were not available.
-        notes: sentences on how a folder was understood, and on likely copies.
-    """
-
-    name: str
-    manifest: pd.DataFrame
-    pixels: np.ndarray
-    classes: tuple[str, ...]
-    source: str
-    generated_images: bool = False
-    notes: tuple[str, ...] = ()
+    name: str  # such as "fashion-mnist"
+    manifest: pd.DataFrame  # a row an image: image_id, row (into `pixels`), label, split, group, width, height, …
+    pixels: np.ndarray  # uint8 (N, C, H, W)
+    classes: tuple[str, ...]  # names in the order of their numbers
+    source: str  # one sentence on where the images came from
+    generated_images: bool = False  # whether they are drawn because the real ones were not available
+    notes: tuple[str, ...] = ()  # sentences on how a folder was understood, and on likely copies
 
     @property
     def stand_in(self) -> bool:
@@ -107,27 +88,19 @@ def prepare(
     """Read, clean and split a data set.
 
     Args:
-        name: "fashion-mnist", whose files are checked against what is published; "animals10", whose Italian folders
-            are shown in English; "products", whose file names are <product>_<view>.jpg; or any name for images of
-            your own.
-        source: "idx", "csv", "folder" or "stand-in"; "auto" takes what `RECTRIO_DATA` holds, then the official
-            download, then the stand-in, which announces itself.
+        name: "fashion-mnist", "animals10", "products" (<product>_<view>.jpg), or any name for images of your own.
+        source: "idx", "csv", "folder" or "stand-in"; "auto": what is there, else the download, else the stand-in.
         folder: the folder to read; empty means where `name` lives below `RECTRIO_DATA`.
         size: side in pixels, for image folders and the stand-in.
         channels: 1 (grey) or 3 (colour), for image folders and the stand-in.
-        val_fraction: share of the train images that becomes the validation split.
-        test_fraction: share of all images that becomes the test split, where the source has none of its own.
+        val_fraction: share of the train images (with `pattern`, of products) that becomes the validation split.
+        test_fraction: share that becomes the test split, where the source has none of its own.
         seed: seed of the split (and of the stand-in).
         test_pattern: regular expression; in an image folder the files in whose name it is found are the test split.
-        split_file: CSV file with the columns path and split, for an image folder. What it does not name is for
-            training; a split that it does not mention is drawn from that.
-        near_copies: how different two images of a class of an image folder may be and still count as likely copies,
-            which lie in one split, see `duplicates.near_copies`; 0 compares none. A split that the folder,
-            `test_pattern` or `split_file` gives stays as it is.
-        pattern: regular expression with the named groups product and view for the paths of product images, without
-            suffix, such as "(?P<product>[^/]+)/(?P<view>[^/]+)" for one folder each. Products become the labels, the
-            fractions are shares of products, each of which lies in one split as a whole, and a single view is allowed.
-            Empty means class folders, or what goes with `name`.
+        split_file: CSV file with the columns path and split, for an image folder, see `splits.split_by_file`.
+        near_copies: how different likely copies, which lie in one split, may be, see `duplicates.near_copies`; 0: off.
+        pattern: regular expression with the named groups product and view for paths without suffix, such as
+            "(?P<product>[^/]+)/(?P<view>[^/]+)": products become the labels. Empty: class folders, or `name`'s own.
         workspace: where data and outputs live.
 
     Returns:
@@ -135,8 +108,7 @@ def prepare(
 
     Raises:
         ArgumentError: if an argument is out of range, or `pattern` lacks its groups.
-        DataError: if a file is missing or damaged, a class has fewer than two images, a split stays empty, or
-            `test_pattern`, `split_file` or `pattern` does not fit the images.
+        DataError: if a file is missing or damaged, a class or split is too small, or a pattern or table does not fit.
     """
     workspace = workspace or Workspace()
     if source not in catalog.SOURCES:
@@ -151,26 +123,26 @@ def prepare(
         source = catalog.find_source(name, home, pattern)
     pixels, frame, ledger = catalog.read_source(name, source, home, size, channels, seed, pattern, [workspace.outputs])
     if source != "stand-in" and (test_pattern or split_file):
-        table = workspace.resolve(split_file) if split_file else None
-        frame = _given_split(frame, source, test_pattern, table, ledger)
+        if test_pattern and split_file:
+            raise errors.DataError("test_pattern and split_file are both given: choose one way to split.")
+        if source != "folder":
+            raise errors.DataError(f"test_pattern and split_file go by file names, which {source} files do not have.")
+        if test_pattern:
+            frame = splits.split_by_pattern(frame, test_pattern)
+        else:
+            frame = splits.split_by_file(frame, workspace.resolve(split_file), ledger["picture"])
     fractions, bits = {"test": test_fraction, "val": val_fraction}, near_copies if source == "folder" else 0
     manifest, copies, notes = _clean(make_manifest(pixels, frame), bits, bool(pattern))
-    manifest = (split_by_product if pattern else split_by_group)(manifest, fractions, seed)
-    check_splits(manifest, fractions)
+    manifest = (splits.split_by_product if pattern else splits.split_by_group)(manifest, fractions, seed)
+    splits.check_splits(manifest, fractions)
     if source == "folder" and not pattern:
         notes = [f"{home.name}: {understood(frame['path'])}.", *notes]
     for note in notes:
         LOG.info("%s", note)
     drawn = source == "stand-in"
-    dataset = ImageDataset(
-        name=name,
-        manifest=manifest,
-        pixels=pixels,
-        classes=catalog.class_order(name, source, set(manifest["label"])),
-        source="STAND-IN: generated drawings of shapes, not the real images" if drawn else f"{source} files",
-        generated_images=drawn,
-        notes=tuple(notes),
-    )
+    classes = catalog.class_order(name, source, set(manifest["label"]))
+    origin = "STAND-IN: generated drawings of shapes, not the real images" if drawn else f"{source} files"
+    dataset = ImageDataset(name, manifest, pixels, classes, origin, drawn, tuple(notes))
     return dataset, pd.concat([ledger, copies], ignore_index=True)
 
 
@@ -180,24 +152,13 @@ def _clean(manifest: pd.DataFrame, bits: float, by_product: bool) -> tuple[pd.Da
         manifest, copies = products.clean_products(manifest, bits)
         return manifest.drop(columns="sketch", errors="ignore"), copies, products.remarks(manifest)
     manifest, copies = remove_copies(manifest)
-    check_classes(manifest)
+    splits.check_classes(manifest)
     note = ""
     if bits:
         given = manifest["split"].notna().any()
         manifest, note = group_near_copies(manifest.assign(given_split=manifest["split"].fillna("")), bits)
         manifest = manifest if given else manifest.drop(columns="given_split")
     return manifest.drop(columns="sketch", errors="ignore"), copies, [note] if note else []
-
-
-def _given_split(
-    frame: pd.DataFrame, source: str, test_pattern: str, table: Path | None, ledger: pd.DataFrame
-) -> pd.DataFrame:
-    """Take the split from file names or a table."""
-    if test_pattern and table:
-        raise errors.DataError("test_pattern and split_file are both given: choose one way to split.")
-    if source != "folder":
-        raise errors.DataError(f"test_pattern and split_file go by file names, which {source} files do not have.")
-    return split_by_pattern(frame, test_pattern) if test_pattern else split_by_file(frame, table, ledger["picture"])
 
 
 def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
@@ -212,12 +173,7 @@ def make_manifest(pixels: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
     """
     ids = frame["image_id"] if "image_id" in frame else [row_hash(image) for image in pixels]
     manifest = frame.assign(image_id=ids, row=np.arange(len(pixels)))
-    defaults = {
-        "split": None,
-        "group": manifest["image_id"],
-        "height": pixels.shape[2],
-        "width": pixels.shape[3],
-    }
+    defaults = {"split": None, "group": manifest["image_id"], "height": pixels.shape[2], "width": pixels.shape[3]}
     manifest = manifest.assign(**{k: v for k, v in defaults.items() if k not in manifest})
     first = ["image_id", "row", "label", "split", "group", "width", "height"]
     return manifest[[*first, *manifest.columns.difference(first, sort=False)]]
@@ -257,12 +213,5 @@ def load_dataset(name: str, workspace: Workspace | None = None) -> ImageDataset:
     lacking = {"image_id", "row", "label", "split", "group"} - set(manifest.columns)
     if lacking or pixels.ndim != 4 or not manifest["row"].between(0, len(pixels) - 1).all():
         raise errors.DataError(f"{folder}: manifest.parquet and pixels.npy {pixels.shape} do not fit: save it again.")
-    return ImageDataset(
-        name=card["name"],
-        manifest=manifest,
-        pixels=pixels,
-        classes=tuple(card["classes"]),
-        source=card["source"],
-        generated_images=bool(card.get("generated_images", card["stand_in"])),
-        notes=tuple(card.get("notes", ())),
-    )
+    drawn, notes = bool(card.get("generated_images", card["stand_in"])), tuple(card.get("notes", ()))
+    return ImageDataset(card["name"], manifest, pixels, tuple(card["classes"]), card["source"], drawn, notes)

@@ -19,7 +19,7 @@ from rectrio_lib.core.errors import ArgumentError
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "PCX")
 MAX_PIXELS = 200_000_000  # of one image as it is decoded; RECTRIO_MAX_PIXELS overrides it
 LARGE_PIXELS = 40_000_000  # from here on one image at a time is decoded, and reduced before it is converted
-DEPTHS = (8, 12, 16)  # bits that integers wider than a byte may hold
+DEPTHS = (8, 12, 16)  # bits that wide integers may hold
 SKETCH_SIDE = 32
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,11 +34,7 @@ class UnreadableError(Exception):
 
 
 def decode(
-    file: Path | BinaryIO,
-    size: int,
-    channels: int,
-    max_pixels: int | None = None,
-    inspect: Callable[[Image.Image], None] | None = None,
+    file: Path | BinaryIO, size: int, channels: int, inspect: Callable[[Image.Image], None] | None = None
 ) -> tuple[np.ndarray, tuple[int, int]] | str:
     """Read an image file as uint8 (C, size, size), with its upright (width, height); or say why it cannot be read.
 
@@ -51,35 +47,30 @@ def decode(
         file: its path, or the file opened for reading.
         size: side of the square in pixels.
         channels: 1 for grey, 3 for colour.
-        max_pixels: refuse what decodes to more; None: RECTRIO_MAX_PIXELS, or MAX_PIXELS.
         inspect: gets the upright image before the crop.
     """
-    limit = pixel_limit() if max_pixels is None else max_pixels
+    limit = pixel_limit()
     name = Path(getattr(file, "name", "") if not isinstance(file, Path) else file).name
     try:
         with open_regular(file) if isinstance(file, Path) else nullcontext(file) as stream:
             try:
                 return _decode(stream, name, size, channels, limit, inspect)
             except Exception as error:  # whatever a decoder raises belongs to this file
-                return _reason(error, stream, name)
+                return reason_of(error, stream, name)
     except (OSError, ValueError, UnreadableError) as error:
-        return _reason(error, file, name)
+        return reason_of(error, file, name)
 
 
-def _reason(error: Exception, file: object, name: str) -> str:
+def reason_of(error: Exception, file: object = "", name: str = "") -> str:
+    """Return what the ledger says of an error: without the path, which it names anyway."""
     if isinstance(error, UnreadableError):
         return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{type(error).__name__}: {error.strerror}"  # without the path: the ledger names it
-    return f"{type(error).__name__}: {str(error).replace(repr(file), repr(name)) or 'cannot be decoded'}"
+    said = (isinstance(error, OSError) and error.strerror) or str(error).replace(repr(file), repr(name))
+    return f"{type(error).__name__}: {said or 'cannot be decoded'}"
 
 
 def pixel_limit() -> int:
-    """Return how many pixels an image may have when it is decoded.
-
-    Raises:
-        ArgumentError: if RECTRIO_MAX_PIXELS is not a positive whole number.
-    """
+    """Return how many pixels a decoded image may have; raise ArgumentError if RECTRIO_MAX_PIXELS is no such number."""
     given = os.environ.get("RECTRIO_MAX_PIXELS", "") or str(MAX_PIXELS)
     if not given.isdecimal() or int(given) < 1:
         raise ArgumentError(f"RECTRIO_MAX_PIXELS={given!r}: give a positive whole number, such as {MAX_PIXELS}.")
@@ -87,19 +78,11 @@ def pixel_limit() -> int:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, but no pipe, device or socket: these may never end.
-
-    Raises:
-        UnreadableError: if it is not a regular file.
-        OSError: if it cannot be opened.
-    """
+    """Open a file for reading; raise UnreadableError for a pipe, device or socket: these may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise UnreadableError("not a regular file")
-    return path.open("rb") if os.name == "nt" else open(path, "rb", opener=_open_now)
-
-
-def _open_now(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # should a pipe have come since
+    wait_not = getattr(os, "O_NONBLOCK", 0)  # should a pipe have come since
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait_not))
 
 
 @cache
@@ -135,9 +118,8 @@ def _decode(
             image = image.transpose(turn) if turn is not None else image
             if inspect:
                 inspect(image)
-            square = (
-                image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-            )
+            fits = image.size == (size, size)
+            square = image if fits else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     turned = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1), shape[::-1] if turned else shape
 

@@ -24,14 +24,11 @@ BLOCK_NUMBERS = 1 << 21
 def remove_copies(
     manifest: pd.DataFrame, reason: str = "copy of {path}, labelled {kept}"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep one of the images of equal content, the test image where there is one.
+    """Keep one of the images of equal content, the test image where there is one; return a ledger of the others, too.
 
     Args:
         manifest: with `image_id`, `row`, `label` and `split`.
         reason: what the ledger says: {path} of the one that stays, and the labels of both, {kept} and {own}.
-
-    Returns:
-        The manifest without copies, and a ledger of what was left out.
     """
     order = manifest.assign(_late=manifest["split"].ne("test")).sort_values(["_late", "label", "row"]).index
     copy = manifest.loc[order].duplicated("image_id").reindex(manifest.index)
@@ -46,8 +43,7 @@ def remove_copies(
 
 
 def near_copies(sketches: np.ndarray, bits: float, kinds: np.ndarray | None = None) -> np.ndarray:
-    """Find images that are likely one photograph: resized, recompressed, recoloured, mirrored, turned, squeezed,
-    with a border, with a patch, cropped a little.
+    """Find images that are likely one photograph: resized, recoloured, mirrored, turned, framed, cropped a little.
 
     Each image in turn leads a group of the free ones that are alike to it; so groups hold no chains. Compared are the
     low frequencies of the sketches in all eight positions, and in doubt their pixels but for a patch.
@@ -64,12 +60,10 @@ def near_copies(sketches: np.ndarray, bits: float, kinds: np.ndarray | None = No
     """
     kinds = np.zeros(len(sketches), int) if kinds is None else pd.factorize(kinds)[0]
     flat = np.array([sketch.std() < FLAT_CONTRAST for sketch in sketches], bool)
-    pairs = [np.empty((0, 2), np.int64)]
+    pairs, least = [np.empty((0, 2), np.int64)], np.cos(np.radians(DEGREES_PER_BIT * bits))
     for kind in np.unique(kinds):
         rows = np.flatnonzero((kinds == kind) & ~flat)
-        pairs.append(
-            rows[_lead(sketches[rows], np.cos(np.radians(DEGREES_PER_BIT * bits)), _most((kinds == kind).sum()))]
-        )
+        pairs.append(rows[_lead(sketches[rows], least, _most((kinds == kind).sum()))])
     return np.concatenate(pairs)
 
 
@@ -136,15 +130,7 @@ def sketches_of(manifest: pd.DataFrame) -> np.ndarray:
 
 
 def group_near_copies(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame, str]:
-    """Give likely copies of one class one group.
-
-    Args:
-        manifest: before the split is drawn, with `image_id`, `label`, `group`, `sketch` and `given_split`, if any.
-        bits: see `near_copies`.
-
-    Returns:
-        The manifest with groups joined, and a sentence on how many there are; empty if none.
-    """
+    """Give likely copies of one class, see `near_copies`, one group; return a sentence on how many there are, too."""
     order = manifest["image_id"].to_numpy().argsort()  # so that the order of rows does not matter
     label, given = (manifest[name].fillna("").to_numpy()[order] for name in ("label", "given_split"))
     sketches = sketches_of(manifest)[order]
@@ -160,9 +146,8 @@ def group_near_copies(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame
         groups = f"{count_of(int(sizes.sum()), 'image')} in {count_of(len(sizes), 'group')}"
         said.append(f"{groups} are likely, not certain, copies: each group lies in one split.")
     if torn:
-        said.append(
-            f"{count_of(torn, 'likely copy', 'likely copies')} lie across the split that was given: left there."
-        )
+        copies = count_of(torn, "likely copy", "likely copies")
+        said.append(f"{copies} lie across the split that was given: left there.")
     return joined, " ".join(said)
 
 
@@ -175,9 +160,6 @@ def join_groups(manifest: pd.DataFrame, pairs: np.ndarray) -> pd.DataFrame:
     Args:
         manifest: N rows with `group`, and where known `label`, `given_split` and `split`.
         pairs: positions of rows that belong together, integers (P, 2), the surest first.
-
-    Returns:
-        The manifest with joined groups under the name of their leader.
     """
     numbers, names = pd.factorize(manifest["group"], sort=True)
     columns = [manifest[name].fillna("") if name in manifest else numbers * 0 for name in ("label", "given_split")]
@@ -228,8 +210,7 @@ def similar_pairs(features: np.ndarray) -> np.ndarray:
     nearest of the other, unless they are almost equal.
 
     Args:
-        features: unit vectors (N, dim) of a pretrained backbone; a trained encoder brings whole classes as close, and
-            random weights see copies everywhere.
+        features: unit vectors (N, dim) of a pretrained backbone: a trained encoder brings whole classes as close.
 
     Returns:
         Positions (P, 2), the smaller first, the most similar pairs first.
@@ -237,8 +218,7 @@ def similar_pairs(features: np.ndarray) -> np.ndarray:
     if len(features) < 3:  # without their mean, two are as unlike as can be
         return np.empty((0, 2), np.int64)
     centred = features - features.mean(0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-9)
-    centred = centred.astype(np.float32)
+    centred = (centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-9)).astype(np.float32)
     scores, found = exact_search(centred, blocks(centred), min(NEAREST + 1, len(centred)))
     left, place = np.nonzero(scores > NEAR_COPY)
     ends = np.sort(np.column_stack([left, found[left, place]]), axis=1)
@@ -249,15 +229,7 @@ def similar_pairs(features: np.ndarray) -> np.ndarray:
 
 
 def near_copy_groups(features: np.ndarray, rows: pd.DataFrame) -> list[np.ndarray]:
-    """Join similar pairs, see `similar_pairs` and `join_groups`, to groups.
-
-    Args:
-        features: unit vectors (N, dim) of a pretrained backbone.
-        rows: N rows with `image_id`.
-
-    Returns:
-        Positions of each group of two or more, the largest group first.
-    """
+    """Return the positions of each group of two or more `similar_pairs` in N rows, the largest group first."""
     joined = join_groups(pd.DataFrame({"group": rows["image_id"].to_numpy()}), similar_pairs(features))
     groups = [members for members in joined.groupby("group").indices.values() if len(members) > 1]
     return sorted(groups, key=lambda members: (-len(members), members[0]))

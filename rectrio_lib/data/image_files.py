@@ -8,15 +8,15 @@ import stat
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, sketch
+from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, reason_of, sketch
 from rectrio_lib.data.layout import describe as describe  # read from here by who lists
 
 IMAGE_SUFFIXES = {
@@ -37,32 +37,20 @@ SIGNATURES = (
 )  # fmt: skip
 FILE_COLUMNS = ["path", "size", "mtime_ns", "image_id", "reason"]
 NEVER = -1  # stands for size and time of an unreadable file; matches nothing, so that the file is tried again
-HASH_BYTES = 1 << 20
 MOST_WORKERS = 32
 
 
 class ImageFile(NamedTuple):
-    """A file that was read.
+    """A file that was read; with size and time NEVER, and no image_id, if it is to be tried again."""
 
-    Attributes:
-        path: relative to the folder, with slashes.
-        size: bytes; NEVER if it could not be read.
-        mtime_ns: when it was changed last, in nanoseconds; NEVER if it could not be read.
-        image_id: 64-bit BLAKE2 hash of its bytes; empty if it could not be read.
-        reason: what is wrong with it, or empty.
-        pixels: uint8 (C, size, size), or None if something is wrong with it or its content was known.
-        shape: upright width and height of the image.
-        sketch: see `decoding.sketch`, uint8 (32, 32), where asked for.
-    """
-
-    path: str
+    path: str  # relative to the folder, with slashes
     size: int
     mtime_ns: int
     image_id: str
-    reason: str = ""
-    pixels: np.ndarray | None = None
-    shape: tuple[int, int] = (0, 0)
-    sketch: np.ndarray | None = None
+    reason: str = ""  # what is wrong with it
+    pixels: np.ndarray | None = None  # uint8 (C, size, size); None if something is wrong or its content was known
+    shape: tuple[int, int] = (0, 0)  # upright width and height of the image
+    sketch: np.ndarray | None = None  # see `decoding.sketch`, where asked for
 
 
 def make_ledger(left_out: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -79,6 +67,7 @@ def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
     Args:
         folder: the top folder.
         exclude: folders to pass over, such as the outputs of a workspace.
+
     Returns:
         One row a file, sorted by path: FILE_COLUMNS, `image_id` empty, `reason` empty unless it cannot be read.
 
@@ -111,7 +100,7 @@ def walk_images(folder: Path, exclude: Iterable[Path] = ()) -> Iterator[tuple]:
             with os.scandir(folder / home) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            yield _unread(home.rstrip("/") or ".", _reason(error))
+            yield _unread(home.rstrip("/") or ".", reason_of(error))
             continue
         for entry in found:
             if not _is_folder(entry):
@@ -149,7 +138,7 @@ def _file_row(entry: os.DirEntry, path: str) -> list[tuple]:
     try:
         state = entry.stat()
     except OSError as error:
-        return [_unread(path, _reason(error))]
+        return [_unread(path, reason_of(error))]
     if _unicode(path) != path:
         return [_unread(path, "its name is not Unicode")]
     reason = "" if stat.S_ISREG(state.st_mode) else "not a regular file"  # to read from a pipe would never end
@@ -172,20 +161,13 @@ def _unicode(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _reason(error: OSError) -> str:
-    return f"{type(error).__name__}: {error.strerror or error}"  # without the path: the ledger names it
-
-
 def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str]) -> pd.DataFrame:
-    """Enter what is known of files that have not changed since: same path, size and time.
+    """Enter what is known of files that have not changed since: same path, size and time; others are to be read.
 
     Args:
         found: as `list_images` returns them.
         files: FILE_COLUMNS of an earlier call.
-        embedded: image ids that need no reading; a file whose id is not among them is new again.
-
-    Returns:
-        `found`; `image_id` and `reason` are both empty where the file is to be read.
+        embedded: image ids that need no reading; a file whose id is not among them is to be read again.
     """
     holds = files["image_id"].isin(set(embedded)) | files["reason"].ne("")
     keys = FILE_COLUMNS[:3]
@@ -208,7 +190,8 @@ def read_ahead(
         ahead: how many images may be decoded before they are asked for: what bounds the memory.
     """
     left, waiting = iter(paths), deque()
-    with ThreadPoolExecutor(min(_cores(), MOST_WORKERS)) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(cores, MOST_WORKERS)) as pool:
         try:
             while True:
                 while len(waiting) < ahead and (path := next(left, None)) is not None:
@@ -221,20 +204,12 @@ def read_ahead(
                 future.cancel()
 
 
-def _cores() -> int:
-    """Count the processor cores that this process may use: in a container fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def read_image(
     folder: Path, path: str, size: int, channels: int, known: Collection[str] = (), with_sketch: bool = False
 ) -> ImageFile:
     """Read one file: its hash, and its pixels (and sketch) unless the content is known."""
-    sketches = []
-
-    def inspect(image: Image.Image) -> None:
-        sketches.append(sketch(image))
-
+    sketches, unread = [], partial(ImageFile, path, NEVER, NEVER, "")
+    inspect = (lambda image: sketches.append(sketch(image))) if with_sketch else None
     try:
         with open_regular(folder / path) as file:
             before = os.fstat(file.fileno())
@@ -243,26 +218,20 @@ def read_image(
             if image_id in known:
                 return read
             file.seek(0)
-            decoded = decode(file, size, channels, inspect=inspect if with_sketch else None)
+            decoded = decode(file, size, channels, inspect=inspect)
             after = os.fstat(file.fileno())
-    except OSError as error:
-        return ImageFile(path, NEVER, NEVER, "", _reason(error))
-    except (UnreadableError, ValueError) as error:
-        return ImageFile(path, NEVER, NEVER, "", str(error))
+    except (OSError, UnreadableError, ValueError) as error:
+        return unread(reason_of(error))
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        return ImageFile(path, NEVER, NEVER, "", "changed while it was read")
-    if isinstance(decoded, str):
-        changeable = "RECTRIO_MAX_PIXELS" in decoded  # who raises the limit wants it tried again
-        return ImageFile(path, NEVER, NEVER, "", decoded) if changeable else read._replace(reason=decoded)
+        return unread("changed while it was read")
+    if isinstance(decoded, str):  # who raises the limit wants it tried again
+        return unread(decoded) if "RECTRIO_MAX_PIXELS" in decoded else read._replace(reason=decoded)
     return read._replace(pixels=decoded[0], shape=decoded[1], sketch=sketches[0] if sketches else None)
 
 
 def content_hash(file: BinaryIO) -> str:
     """Return the image_id of a file: 64 bits of BLAKE2b over its bytes."""
-    digest = hashlib.blake2b(digest_size=8)
-    while block := file.read(HASH_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def row_hash(pixels: np.ndarray) -> str:

@@ -20,28 +20,19 @@ def nfc(text: str) -> str:
 
 
 def describe(paths: Collection[str]) -> pd.DataFrame:
-    """Tell label and split from the folders that an image lies in.
+    """Tell label (in NFC) and split, both "" where there is no such folder, of paths below a top folder.
 
     The first folder is the class: FOLDER/<class>/…. If nothing but split folders lies at the top, and one for training
     holds class folders, the second one is: FOLDER/{train,val,test}/<class>/…; SPLITS lists the names, in any case.
-
-    Args:
-        paths: N paths relative to the top folder, with slashes.
-
-    Returns:
-        N rows with `label` (in NFC) and `split` ("train", "val" or "test"), empty where there is no such folder.
     """
     parts = [path.split("/")[:-1] for path in paths]
     tops = {homes[0] for homes in parts if homes}
     divided = all(top.lower() in SPLITS for top in tops) and any(
         len(homes) > 1 and SPLITS[homes[0].lower()] == "train" for homes in parts
     )
-    rows = []
-    for homes in parts:
-        split = SPLITS[homes[0].lower()] if divided and homes else ""
-        label = "".join(homes[1:2] if split else homes[:1])
-        rows.append((nfc(label), split))
-    return pd.DataFrame(rows, columns=["label", "split"])
+    splits = [SPLITS[homes[0].lower()] if divided and homes else "" for homes in parts]
+    labels = [nfc("".join(homes[1:2] if split else homes[:1])) for homes, split in zip(parts, splits, strict=True)]
+    return pd.DataFrame({"label": labels, "split": splits}, dtype=object)
 
 
 def understood(paths: Collection[str]) -> str:
@@ -54,9 +45,8 @@ def understood(paths: Collection[str]) -> str:
     said = [f"{count_of(len(splits), 'split')} ({', '.join(splits)})"] if splits else []
     said.append(count_of(classes, "class", "classes") if classes else "no class folders")
     said += [f"{count_of(loose, 'image')} in no class folder"] if loose and classes else []
-    said += [f"{count_of(deep, 'image')} deeper: the first folder{' below the split' * bool(splits)} is the class"] * (
-        deep > 0
-    )
+    below = " below the split" if splits else ""
+    said += [f"{count_of(deep, 'image')} deeper: the first folder{below} is the class"] if deep else []
     return ", ".join(said)
 
 

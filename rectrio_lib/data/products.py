@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError
-from rectrio_lib.data import image_files, readers, synthetic
+from rectrio_lib.data import image_files, readers
 from rectrio_lib.data.duplicates import join_certain, near_copies, remove_copies, sketches_of
 from rectrio_lib.data.layout import nfc
 
 PATTERN = r"(?P<product>.+)_(?P<view>[^_/]+)"  # <product_id>_<view_id>.jpg
-GROUPS = {"product", "view"}
 SEPARATOR = " | "  # of product names
 
 
 def check_pattern(pattern: str) -> re.Pattern:
-    """Compile a pattern of file names.
-
-    Raises:
-        ValueError: if it is not a regular expression, or lacks one of the named groups product and view.
-    """
+    """Compile a pattern of file names; raise ArgumentError if it lacks one of the named groups product and view."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ArgumentError(f"pattern={pattern!r} is not a regular expression: {error}.") from error
-    lacking = GROUPS - set(compiled.groupindex)
+    lacking = {"product", "view"} - set(compiled.groupindex)
     if lacking:
         named = " and ".join(f"(?P<{name}>…)" for name in sorted(lacking))
         raise ArgumentError(f"pattern={pattern!r} lacks the named group {named}: expected such as {PATTERN}.")
@@ -41,22 +36,24 @@ def read_products(folder: Path, pattern: str, size: int, channels: int, exclude:
 
     Args:
         folder: the top folder; images may lie in it and in folders below, except hidden ones.
-        pattern: regular expression with the named groups product and view, for the whole path below `folder`, with
-            slashes and without suffix.
+        pattern: regular expression with the groups product and view, for the path below `folder` without suffix.
         size: side of the square images in pixels.
         channels: 1 for grey, 3 for colour.
         exclude: folders to pass over.
 
     Returns:
-        pixels, frame and ledger, as of `readers.read_folder`; the frame has `label` and `group` (the product), `view`
-        and `path`. The ledger also names files that do not match, and second files of one view.
+        As `readers.read_folder`, with `group` (the product) and `view`; the ledger also names files that do not match.
 
     Raises:
-        ValueError: if the pattern cannot be used.
+        ArgumentError: if the pattern cannot be used.
         DataError: if there is no readable image, or most file names do not match.
     """
     rows, seconds, strangers = match_names(folder, pattern, exclude)
-    _check_matches(folder, pattern, len(rows) + len(seconds), strangers)
+    matched = len(rows) + len(seconds)
+    if len(strangers) > matched:
+        told = f"{len(strangers):,} of {matched + len(strangers):,} file names do not match pattern={pattern!r}"
+        wanted = "it should match the path below that folder as a whole, with slashes and without suffix"
+        raise DataError(f"{folder}: {told}, such as {', '.join(strangers[:3])}: {wanted}.")
     pixels, frame, unreadable = readers.read_files(folder, rows, size, channels)
     if not len(pixels):
         raise DataError(f"{folder} holds no readable image ({len(rows)} unreadable).")
@@ -67,14 +64,11 @@ def read_products(folder: Path, pattern: str, size: int, channels: int, exclude:
 def match_names(
     folder: Path, pattern: str, exclude: Iterable[Path] = ()
 ) -> tuple[list[dict], list[tuple[str, str]], list[str]]:
-    """Tell product and view of the image files below a folder by their names alone.
+    """Tell product and view of the image files below a folder by their names alone; raises as `check_pattern`.
 
     Returns:
         Rows with `path`, `label` and `group` (the product, in NFC), and `view`; second files of one view and unreadable
         files, with the reason; and the paths that do not match.
-
-    Raises:
-        ValueError: as `check_pattern`.
     """
     named = check_pattern(pattern)
     rows, seconds, strangers, seen = [], [], [], {}
@@ -93,22 +87,6 @@ def match_names(
     return rows, seconds, strangers
 
 
-def _check_matches(folder: Path, pattern: str, matched: int, strangers: list[str]) -> None:
-    if len(strangers) > matched:
-        raise DataError(
-            f"{folder}: {len(strangers):,} of {matched + len(strangers):,} file names do not match "
-            f"pattern={pattern!r}, such as {', '.join(strangers[:3])}: it should match the path below that folder as a "
-            "whole, with slashes and without suffix."
-        )
-
-
-def draw_products(objects_per_class: int, views: int, size: int, channels: int, seed: int) -> readers.Read:
-    """Draw the stand-in: shapes as products, see `synthetic.draw_shapes`; the kind of shape goes to `shape`."""
-    pixels, frame = synthetic.draw_shapes(objects_per_class, views, size, channels, seed)
-    frame = frame.rename(columns={"label": "shape", "object": "label"})
-    return pixels, frame.assign(group=frame["label"], view=frame["view"].astype(str)), image_files.make_ledger([])
-
-
 def clean_products(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep one of equal images, and join the groups of products that share an image or nearly one.
 
@@ -117,8 +95,7 @@ def clean_products(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame, p
         bits: see `duplicates.near_copies`; 0 compares none.
 
     Returns:
-        The manifest, with a column `near_copy_of`: other products that have a (nearly) equal image, or nothing. And
-        the ledger of what was left out.
+        The manifest, with `near_copy_of`: other products that have a (nearly) equal image; and the ledger.
 
     Raises:
         DataError: if there are fewer than two products, or none has two views.
@@ -130,8 +107,10 @@ def clean_products(manifest: pd.DataFrame, bits: float) -> tuple[pd.DataFrame, p
     kept, ledger = remove_copies(join_certain(manifest, equal), reason)
     _check_products(kept)
     alike = near_copies(sketches_of(kept), bits) if bits else np.empty((0, 2), np.int64)
-    others = _others(shared | _product_pairs(kept, alike))
-    kept = kept.assign(near_copy_of=[others.get(label, "") for label in kept["label"]])
+    pairs, others = shared | _product_pairs(kept, alike), {}
+    for one, other in sorted(pairs | {pair[::-1] for pair in pairs}):
+        others.setdefault(one, []).append(other)
+    kept = kept.assign(near_copy_of=[SEPARATOR.join(others.get(label, ())) for label in kept["label"]])
     return join_certain(kept, alike), ledger
 
 
@@ -141,31 +120,17 @@ def _product_pairs(manifest: pd.DataFrame, pairs: np.ndarray) -> set[tuple[str, 
     return {tuple(sorted(pair)) for pair in labels if pair[0] != pair[1]}
 
 
-def _others(pairs: set[tuple[str, str]]) -> Mapping[str, str]:
-    """The products that each product is paired with, as text."""
-    found: dict[str, list[str]] = {}
-    for one, other in sorted(pairs | {pair[::-1] for pair in pairs}):
-        found.setdefault(one, []).append(other)
-    return {product: SEPARATOR.join(others) for product, others in found.items()}
-
-
 def _check_products(manifest: pd.DataFrame) -> None:
     counts = manifest["label"].value_counts()
     if len(counts) < 2:
         raise DataError(f"Only one product, {counts.index[0]}: a triplet needs a negative from another.")
     if counts.max() < 2:
-        raise DataError(
-            f"None of the {len(counts):,} products has a second view: there is nothing to find. Does the pattern take "
-            "a part of the view for the product?"
-        )
+        told = f"None of the {len(counts):,} products has a second view: there is nothing to find"
+        raise DataError(f"{told}. Does the pattern take a part of the view for the product?")
 
 
 def remarks(manifest: pd.DataFrame) -> list[str]:
-    """Say what is unusual about products: one sentence each on names, single views and near copies of other products.
-
-    Args:
-        manifest: with `label` (the product), and `near_copy_of` where known.
-    """
+    """Say what is unusual about products: one sentence each on names, single views and near copies of others."""
     counts, said = manifest["label"].value_counts().sort_index(), []
     single = list(counts.index[counts == 1])
     cases = counts.index.to_series().groupby(counts.index.str.casefold()).agg(list).loc[lambda same: same.map(len) > 1]

@@ -65,18 +65,13 @@ def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np
         raise DataError(f"{path} is truncated or not a gzip file ({len(raw):,} bytes): {error}") from error
     header = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
-        raise DataError(
-            f"{path} is not an idx file of {dimensions} dimensions and unsigned bytes ({len(content):,} bytes)."
-        )
+        raise DataError(f"{path} is no idx file of {dimensions} dimensions of unsigned bytes ({len(content):,} bytes).")
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
-    if len(content) != header + math.prod(shape):
-        raise DataError(
-            f"{path} is truncated: {len(content):,} bytes where its header promises {header + math.prod(shape):,}."
-        )
+    promised = header + math.prod(shape)
+    if len(content) != promised:
+        raise DataError(f"{path} is truncated: {len(content):,} bytes where its header promises {promised:,}.")
     if md5 and path.suffix == ".gz" and hashlib.md5(raw).hexdigest() != md5[path.name]:
-        raise DataError(
-            f"{path} has another checksum than the published {md5[path.name]}: delete it and fetch it again."
-        )
+        raise DataError(f"{path} has not the published checksum {md5[path.name]}: delete it and fetch it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -146,23 +141,19 @@ def read_folder(
         exclude: folders to pass over.
 
     Returns:
-        pixels, frame and ledger, as `read_files`; the ledger also names images in no class folder, and folders without
-        any image.
+        As `read_files`; the ledger also names images in no class folder, and folders without any image.
 
     Raises:
         DataError: if the folder is missing, or no class folder holds a readable image.
     """
     files = list_images(folder, exclude)
     readable = files["reason"].eq("")
-    paths, described = files.loc[readable, "path"].tolist(), describe(files.loc[readable, "path"])
+    described = describe(files.loc[readable, "path"]).assign(path=files.loc[readable, "path"].to_numpy())
     rows = [
         {"path": path, "label": (names or {}).get(label, label), "split": split or None}
-        for path, label, split in zip(paths, described["label"], described["split"], strict=True)
-        if label
+        for label, split, path in described[described["label"].ne("")].itertuples(index=False)
     ]
-    left_out = [
-        (path, "in no class folder") for path, label in zip(paths, described["label"], strict=True) if not label
-    ]
+    left_out = [(path, "in no class folder") for path in described.loc[described["label"].eq(""), "path"]]
     left_out += list(files.loc[~readable, ["path", "reason"]].itertuples(index=False, name=None))
     left_out += _empty_folders(folder, files["path"].tolist(), described["split"].any(), exclude)
     pixels, frame, ledger = read_files(folder, rows, size, channels)
@@ -193,8 +184,7 @@ def read_files(folder: Path, rows: list[dict], size: int, channels: int) -> Read
         channels: 1 for grey, 3 for colour.
 
     Returns:
-        pixels, frame and ledger: what was known of the readable files, with the `width` and `height` of the file,
-        `image_id` from its bytes, and `sketch` as bytes, see `decoding.sketch`.
+        What was known of the readable files, with `width`, `height`, `image_id` and `sketch` (bytes), see `read_image`.
     """
     pixels = np.empty((len(rows), channels, size, size), np.uint8)
 
@@ -217,8 +207,7 @@ def read_files(folder: Path, rows: list[dict], size: int, channels: int) -> Read
 def export_png(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str], folder: Path) -> int:
     """Write images as FOLDER/{train,test}/<class number>/<row>.png, as many tutorials expect them.
 
-    Validation images go to train/, where they came from; FOLDER/split.csv is a `split_file` that tells them. An earlier
-    export in that folder is replaced.
+    Validation images go to train/; FOLDER/split.csv is a `split_file` that tells them. An earlier export is replaced.
 
     Args:
         pixels: uint8 (N, C, H, W), C 1 or 3.

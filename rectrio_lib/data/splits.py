@@ -13,18 +13,16 @@ import pandas as pd
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.data.layout import count_of, nfc
 
+SPLITS = ("train", "val", "test")
+
 
 def split_by_product(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
     """Split by whole products; what shares a group shares the side.
 
     Args:
-        manifest: with `label` (the product), `group` and `split` ("train", "val", "test" or empty); a product of which
-            one image is given to a split goes there with all others, to test before val.
-        fractions: share of the products to draw for "test" and "val"; see `splits.split_by_group`.
+        manifest: as of `split_by_group`; where one image of a product is given to a split, all go, to test before val.
+        fractions: share of the products to draw for "test" and "val".
         seed: another seed, another split.
-
-    Returns:
-        The manifest with `split` filled.
     """
     fixed = manifest["split"].where(manifest["split"].isin(["val", "test"]))
     products = manifest.assign(split=fixed).groupby("label").agg(group=("group", "first"), split=("split", "min"))
@@ -32,49 +30,28 @@ def split_by_product(manifest: pd.DataFrame, fractions: dict[str, float], seed: 
     return manifest.assign(split=manifest["label"].map(split))
 
 
-SPLITS = ("train", "val", "test")
-
-
 def check_classes(manifest: pd.DataFrame) -> None:
-    """Refuse what triplets cannot be made of.
-
-    Raises:
-        DataError: if there are fewer than two classes, or a class has fewer than two images.
-    """
+    """Raise DataError if there are fewer than two classes, or a class has fewer than two images."""
     counts = manifest["label"].value_counts()
     if len(counts) < 2:
         raise DataError(f"Only one class, {list(counts.index)}: a triplet needs a negative from another.")
     if counts.min() < 2:
         lonely = ", ".join(sorted(counts.index[counts < 2])[:5])
-        raise DataError(
-            f"Class {lonely} has a single image: a triplet needs an anchor and a positive. Add images or remove it."
-        )
+        raise DataError(f"Class {lonely} has a single image, no pair of anchor and positive: add images or remove it.")
 
 
 def check_splits(manifest: pd.DataFrame, fractions: dict[str, float]) -> None:
-    """Refuse a data set where a split that was asked for is empty.
-
-    Raises:
-        DataError: if so; the message names the split and counts images and groups.
-    """
+    """Raise DataError if a split that was asked for is empty."""
     for split in ("train", *(split for split, fraction in fractions.items() if fraction > 0)):
         if not manifest["split"].eq(split).any():
             sizes = f"{count_of(len(manifest), 'image')} in {count_of(manifest['group'].nunique(), 'group')}"
-            raise DataError(
-                f"The split {split!r} is empty: {sizes}, each on one side, are too few for the shares {fractions}. Add "
-                f"images, raise {split}_fraction, or give a split_file."
-            )
+            told = f"{sizes}, each on one side, are too few for the shares {fractions}"
+            advice = f"Add images, raise {split}_fraction, or give a split_file."
+            raise DataError(f"The split {split!r} is empty: {told}. {advice}")
 
 
 def split_by_pattern(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
-    """Make a test split of the files whose names match.
-
-    Args:
-        frame: with `path`.
-        pattern: regular expression, searched for in the file's name without its folders.
-
-    Returns:
-        The frame with `split` "test" or empty, whatever it was before.
+    """Make a test split of the files with a name, without folders, in which `pattern` is found; `split` is set anew.
 
     Raises:
         DataError: if the pattern is not a regular expression, or matches no file or every file.
@@ -85,10 +62,8 @@ def split_by_pattern(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
         raise DataError(f"test_pattern={pattern!r} is not a regular expression: {error}.") from error
     test = np.array([bool(search(PurePosixPath(path).name)) for path in frame["path"]])
     if test.all() or not test.any():
-        raise DataError(
-            f"test_pattern={pattern!r} matches {'every' if test.any() else 'no'} file name, such as "
-            f"{PurePosixPath(frame['path'].iloc[0]).name}: some should be for the test, and the others for training."
-        )
+        told = f"{'every' if test.any() else 'no'} file name, such as {PurePosixPath(frame['path'].iloc[0]).name}"
+        raise DataError(f"test_pattern={pattern!r} matches {told}: some should be for the test, others for training.")
     return frame.assign(split=np.where(test, "test", None))
 
 
@@ -97,13 +72,11 @@ def split_by_file(frame: pd.DataFrame, table: Path, left_out: Iterable[str] = ()
 
     Args:
         frame: with `path`.
-        table: the CSV file; paths are relative to the folder of images. An image that it does not name has no
-            split yet.
+        table: the CSV file; paths are relative to the folder of images. What it does not name has no split yet.
         left_out: paths that may be named although the frame lacks them: unreadable images.
 
     Raises:
-        DataError: if the file cannot be read, lacks a column, names a split other than train, val and test, a path
-            twice, or one that is not there.
+        DataError: if the file cannot be read, lacks a column, or names an unknown split, or a path twice or not there.
     """
     try:
         table_rows = pd.read_csv(table, dtype=str, keep_default_na=False)
@@ -127,11 +100,10 @@ def split_by_file(frame: pd.DataFrame, table: Path, left_out: Iterable[str] = ()
 
 
 def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: int = 0) -> pd.DataFrame:
-    """Split every class by whole groups; what the source calls test stays test.
+    """Split every class by whole groups; a split that the source brings is kept, another is drawn from the rest.
 
-    A group's place follows from a hash of seed and group name, images without a group first: the split does not depend
+    A group's place follows from a hash of seed and group name, groups of several images last: the split does not depend
     on the order of rows, and groups of likely copies rather train.
-    A split that the source brings is kept; one that it lacks is drawn from the rest.
 
     Args:
         manifest: with `label`, `group` and `split` ("train", "val", "test" or empty).

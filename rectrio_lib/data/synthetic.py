@@ -11,13 +11,9 @@ import pandas as pd
 from rectrio_lib.core.errors import ArgumentError
 
 COLOURS = {
-    "red": (220, 50, 47),
-    "green": (70, 160, 60),
-    "blue": (50, 90, 210),
-    "yellow": (235, 200, 50),
-    "purple": (150, 70, 190),
-    "white": (240, 240, 240),
-}
+    "red": (220, 50, 47), "green": (70, 160, 60), "blue": (50, 90, 210), "yellow": (235, 200, 50),
+    "purple": (150, 70, 190), "white": (240, 240, 240),
+}  # fmt: skip
 TEXTURES = ("plain", "striped", "dotted", "checked")
 SUPERSAMPLE = 2
 
@@ -39,10 +35,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "ring": lambda x, y: (x * x + y * y < 0.68) & (x * x + y * y > 0.2),
     "crescent": lambda x, y: (x * x + y * y < 0.68) & ((x - 0.4) * (x - 0.4) + y * y > 0.42),
     "hexagon": lambda x, y: _halfplanes(x, y, 6, 0.7) == 6,
-    "heart": lambda x, y: (
-        (1.5 * x * x + 1.5 * y * y - 0.55) * (1.5 * x * x + 1.5 * y * y - 0.55) * (1.5 * x * x + 1.5 * y * y - 0.55)
-        < 3.0 * x * x * y * y * y
-    ),
+    "heart": lambda x, y: (h := 1.5 * x * x + 1.5 * y * y - 0.55) * h * h < 3.0 * x * x * y * y * y,
     "arrow": lambda x, y: ((abs(x) < 0.2) & (y > -0.85) & (y <= 0.1)) | ((y > 0.0) & (abs(x) + 0.85 * y < 0.7)),
 }
 
@@ -50,9 +43,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def draw_shapes(
     objects_per_class: int, views: int = 4, size: int = 28, channels: int = 1, seed: int = 0
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Draw ten classes of shapes; every object keeps its colour, texture and proportions over its views.
-
-    Deterministic to the byte for the same arguments.
+    """Draw ten classes of shapes, always the same to the byte; an object keeps colour, texture and proportions.
 
     Args:
         objects_per_class: different objects in each class.
@@ -69,10 +60,8 @@ def draw_shapes(
         ValueError: if `channels` is neither 1 nor 3, or a count is below 1.
     """
     if channels not in (1, 3) or min(objects_per_class, views, size) < 1:
-        raise ArgumentError(
-            "draw_shapes wants 1 or 3 channels and at least one object, view and pixel, "
-            f"not channels={channels}, objects_per_class={objects_per_class}, views={views}, size={size}."
-        )
+        told = f"channels={channels}, objects_per_class={objects_per_class}, views={views}, size={size}"
+        raise ArgumentError(f"draw_shapes wants 1 or 3 channels and at least one object, view and pixel, not {told}.")
     rng = np.random.default_rng(seed)
     pixels, rows = [], []
     for label in SHAPES:
@@ -81,7 +70,9 @@ def draw_shapes(
             for view in range(views):
                 picture, tilt = _draw_view(rng, thing, size)
                 pixels.append(picture)
-                rows.append({**thing, "view": view, "tilt": tilt, "caption": _caption(thing, tilt)})
+                pose = "upright" if abs(tilt) <= 15 else "tilted to the left" if tilt > 0 else "tilted to the right"
+                caption = f"a {thing['texture']} {thing['colour']} {label}, {pose}"
+                rows.append({**thing, "view": view, "tilt": tilt, "caption": caption})
     stack = np.stack(pixels)
     if channels == 1:
         stack = (stack * np.array([299, 587, 114])[:, None, None]).sum(1, keepdims=True) // 1000
@@ -89,15 +80,9 @@ def draw_shapes(
 
 
 def _object(rng: np.random.Generator, label: str, name: str) -> dict:
-    return {
-        "label": label,
-        "object": name,
-        "colour": str(rng.choice(list(COLOURS))),
-        "texture": str(rng.choice(TEXTURES)),
-        "stretch": rng.uniform(0.85, 1.15),
-        "frequency": rng.uniform(2.0, 3.5),
-        "phase": rng.uniform(0.0, 1.0),
-    }
+    thing = {"label": label, "object": name, "colour": str(rng.choice(list(COLOURS)))}
+    thing |= {"texture": str(rng.choice(TEXTURES)), "stretch": rng.uniform(0.85, 1.15)}
+    return thing | {"frequency": rng.uniform(2.0, 3.5), "phase": rng.uniform(0.0, 1.0)}
 
 
 def _draw_view(rng: np.random.Generator, thing: dict, size: int) -> tuple[np.ndarray, int]:
@@ -127,8 +112,3 @@ def _texture(thing: dict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         "checked": (np.floor(u) + np.floor(v)) % 2 == 0,
     }[thing["texture"]]
     return np.where(dark, 0.55, 1.0)
-
-
-def _caption(thing: dict, tilt: int) -> str:
-    pose = "upright" if abs(tilt) <= 15 else "tilted to the left" if tilt > 0 else "tilted to the right"
-    return f"a {thing['texture']} {thing['colour']} {thing['label']}, {pose}"

@@ -38,11 +38,7 @@ def augment(images: torch.Tensor, shift: int = 2, flip: bool = True, erase: floa
 
 
 class PerImage(nn.Module):
-    """Applies a torchvision transform to each image of a batch independently.
-
-    Args:
-        transform: maps uint8 (C, H, W) to uint8 (C, H, W); its repr is its identity in caches and checkpoints.
-    """
+    """Applies a torchvision transform, identified by its repr, to each image of a batch independently."""
 
     def __init__(self, transform: nn.Module):
         super().__init__()
@@ -58,7 +54,7 @@ class RandomView(nn.Module):
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Draw a view for each row."""
-        rows = torch.arange(len(views), device=views.device)
         if views.shape[1] == 1:
             return views[:, 0]
-        return views[rows, torch.randint(views.shape[1], (len(views),)).to(views.device)]
+        drawn = torch.randint(views.shape[1], (len(views),))
+        return views[torch.arange(len(views), device=views.device), drawn.to(views.device)]

@@ -54,10 +54,13 @@ class TrainingState:
         names = (config.loss, config.miner, config.margin, config.temperature)
         named = make_loss(*names, np.unique(targets), self.encoder.dim)
         self.loss = partial(loss, self.encoder) if loss else named
-        self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "images": _digest(images, targets)}
+        digest = hashlib.sha256(np.ascontiguousarray(images))
+        digest.update(np.ascontiguousarray(targets))
+        self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "images": digest.hexdigest()}
         self.identity["trained"] = [n for n, p in self.encoder.named_parameters() if p.requires_grad]
         self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
-        self.average = AveragedModel(self.encoder, avg_fn=_moving_average(config.average), use_buffers=True)
+        moving = partial(_moving_average, config.average)
+        self.average = AveragedModel(self.encoder, avg_fn=moving, use_buffers=True)
         self.epoch, self.seconds, self.best, self.history = 0, 0.0, -math.inf, []
         self.warned = False  # of a collapse
         self.stateful = ["encoder", "average", "optimizer", "schedule"]
@@ -67,9 +70,7 @@ class TrainingState:
         rate = self.config.learning_rate
         groups = self.encoder.parameter_groups(rate, self.config.backbone_rate)
         if not any(group["params"] for group in groups):
-            raise ArgumentError(
-                "Nothing is left to train: unfreeze blocks of the backbone, or give the encoder a head."
-            )
+            raise ArgumentError("Nothing is left to train: unfreeze blocks of the backbone, or add a head.")
         if isinstance(self.loss, nn.Module):  # it has weights of its own
             groups.append({"params": list(self.loss.to(self.device).parameters()), "lr": rate})
             self.stateful.append("loss")
@@ -85,17 +86,18 @@ class TrainingState:
         )
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            [group["lr"] for group in groups],
-            total_steps=total,
-            pct_start=max(config.warm_up, 2 / total),  # below, torch divides by a warm-up of no length
-        )
+            optimizer, [group["lr"] for group in groups], total, pct_start=max(config.warm_up, 2 / total)
+        )  # torch divides by the length of the warm-up
         self.model, self.optimizer, self.schedule = self.accelerator.prepare(self.encoder, optimizer, schedule)
 
     @property
     def evaluated(self) -> Encoder:
         """The network that is validated and kept."""
         return self.average.module if self.config.average else self.encoder
+
+    def _write(self, name: str, content: dict) -> None:
+        with renamed(self.folder / name) as unfinished, unfinished.open("wb") as file:
+            torch.save(content, file)  # given a path, torch reports a full disk in words that do not say so
 
     def save(self) -> None:
         """Write last.pt, from which a stopped run continues."""
@@ -108,10 +110,7 @@ class TrainingState:
     def save_best(self, figure: float) -> None:
         """Write best.pt if this validation figure is higher than all before; a collapse repeats its figure."""
         if math.isnan(figure):
-            raise ArgumentError(
-                "The first validation figure is not a number: there is nothing to measure it on, or the training "
-                "diverged (then lower the learning rate)."
-            )
+            raise ArgumentError("The first validation figure is NaN: nothing to measure, or lower the learning rate.")
         if figure > self.best:
             self.best = figure
             self._write("best.pt", self.evaluated.state_dict())
@@ -120,10 +119,6 @@ class TrainingState:
         """Return the encoder with the weights of best.pt, on the CPU."""
         self.evaluated.load_state_dict(torch.load(self.folder / "best.pt", weights_only=True))
         return self.evaluated.cpu().eval()
-
-    def _write(self, name: str, content: dict) -> None:
-        with renamed(self.folder / name) as unfinished, unfinished.open("wb") as file:
-            torch.save(content, file)  # given a path, torch reports a full disk in words that do not say so
 
     def resume(self) -> None:
         """Continue after the last complete epoch of an unfinished run of the same identity; else start from nothing."""
@@ -142,17 +137,6 @@ class TrainingState:
         LOG.info("Continuing after epoch %d of %d.", self.epoch, self.config.epochs)
 
 
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
-
-
-def _moving_average(decay: float) -> Callable:
-    """Exponential moving average whose memory grows with the steps, so that the random start is forgotten at once."""
-
-    def update(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        return average + (current - average) * max(1 - decay, 1 / (1 + int(count) / 10))
-
-    return update
+def _moving_average(decay: float, average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    # its memory grows with the steps, so that the random start is forgotten at once
+    return average + (current - average) * max(1 - decay, 1 / (1 + int(count) / 10))

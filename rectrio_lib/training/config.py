@@ -11,49 +11,27 @@ from rectrio_lib.core.errors import ArgumentError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training run is made of; two runs with equal configurations give equal metrics on one machine.
+    """What a training run is made of; two runs with equal configurations give equal metrics on one machine."""
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        learning_rate: the highest of the one-cycle schedule.
-        backbone_rate: a pretrained backbone's learning rate, as a share of that.
-        weight_decay: AdamW's.
-        loss: "triplet", "soft-margin", "nt-xent", "supcon" or "normalized-softmax", see `losses.make_loss`.
-        miner: which triplets count: "all", "semihard", "hard", "distance-weighted" or "semihard-then-hard".
-        margin: of the triplets, in distances of unit vectors; also of the share of active triplets in the curves.
-        temperature: of the losses that are a softmax over cosines.
-        warm_up: share of the steps over which the learning rate rises.
-        average: decay of the exponential moving average of the weights that is kept; 0 averages nothing.
-        shift: images are moved by up to this number of pixels.
-        flip: whether half of the images are mirrored.
-        erase: share of images of which a random box is blanked.
-        seed: of weights, order and augmentation.
-        per_class: images of each class in a batch, drawn evenly over classes; 0 takes the images as they come.
-        accumulate: batches whose gradients are added up before a step; triplets are made inside each batch.
-        precision: "bf16", "fp16", "no", or "auto" for what the processor is fast at.
-        validate_every: steps between two validations; 0 means once an epoch. The last step is always validated.
-    """
-
-    epochs: int = 2
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    backbone_rate: float = 0.1
-    weight_decay: float = 0.05
-    loss: str = "triplet"
-    miner: str = "all"
-    margin: float = 0.2
-    temperature: float = 0.1
-    warm_up: float = 0.25
-    average: float = 0.999
-    shift: int = 2
-    flip: bool = True
-    erase: float = 0.0
-    seed: int = 0
-    per_class: int = 0
-    accumulate: int = 1
-    precision: str = "auto"
-    validate_every: int = 0
+    epochs: int = 2  # passes over the training images
+    batch_size: int = 256  # images a step
+    learning_rate: float = 2e-3  # the highest of the one-cycle schedule
+    backbone_rate: float = 0.1  # a pretrained backbone's learning rate, as a share of that
+    weight_decay: float = 0.05  # AdamW's
+    loss: str = "triplet"  # one of `losses.LOSSES`, see `losses.make_loss`
+    miner: str = "all"  # which triplets count, one of `losses.MINERS`
+    margin: float = 0.2  # of the triplets, in distances of unit vectors; also of those called active in the curves
+    temperature: float = 0.1  # of the losses that are a softmax over cosines
+    warm_up: float = 0.25  # share of the steps over which the learning rate rises
+    average: float = 0.999  # decay of the moving average of the weights that is kept; 0 averages nothing
+    shift: int = 2  # images are moved by up to this number of pixels
+    flip: bool = True  # whether half of the images are mirrored
+    erase: float = 0.0  # share of images of which a random box is blanked
+    seed: int = 0  # of weights, order and augmentation
+    per_class: int = 0  # images of each class in a batch, drawn evenly over classes; 0 takes the images as they come
+    accumulate: int = 1  # batches whose gradients are added up before a step; triplets are made inside each batch
+    precision: str = "auto"  # "bf16", "fp16", "no", or "auto" for what the processor is fast at
+    validate_every: int = 0  # steps between two validations; 0: once an epoch. The last step is always validated
 
 
 def check(targets: np.ndarray, config: TrainConfig) -> None:
@@ -68,21 +46,15 @@ def check(targets: np.ndarray, config: TrainConfig) -> None:
     """
     counts = np.unique(targets, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
-        raise ArgumentError(
-            "Training needs at least two classes, and two images of one of them, to make a triplet; "
-            f"images: {len(targets)}, classes: {len(counts)}."
-        )
+        told = f"images: {len(targets)}, classes: {len(counts)}"
+        raise ArgumentError(f"Training needs two or more classes, and two images of one, to make a triplet; {told}.")
     if config.epochs < 1 or not 3 <= config.batch_size <= len(targets):
-        raise ArgumentError(
-            f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images: choose at "
-            f"least one epoch, and batches of 3 to {len(targets)}."
-        )
+        told = f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images"
+        raise ArgumentError(f"{told}: choose at least one epoch, and batches of 3 to {len(targets)}.")
     batches = len(targets) // config.batch_size
     if not 1 <= config.accumulate <= batches:
         raise ArgumentError(f"accumulate={config.accumulate}: choose 1 to {batches}, the batches of an epoch.")
     classes = config.batch_size / config.per_class if config.per_class else 2
     if config.per_class < 0 or config.per_class == 1 or classes % 1 or not 2 <= classes <= len(counts):
-        raise ArgumentError(
-            f"per_class={config.per_class} does not fit batch_size={config.batch_size}: a batch should hold per_class "
-            f"images, at least 2, of each of 2 to {len(counts)} classes."
-        )
+        told = f"per_class={config.per_class} does not fit batch_size={config.batch_size}"
+        raise ArgumentError(f"{told}: a batch should hold 2 or more images of each of 2 to {len(counts)} classes.")

@@ -19,8 +19,7 @@ def contrastive_loss(
     """Symmetric cross entropy between images and texts, of which several may fit one another.
 
     Each image chooses among the texts by a softmax over its similarities, and should choose all that fit it alike; each
-    text likewise among the images. So an image is not a negative of a text that describes it, whichever image brought
-    the text into the batch. A row that nothing fits is left out.
+    text likewise among the images. A row that nothing fits is left out.
 
     Args:
         images: unit vectors (B, D).

@@ -26,9 +26,7 @@ from rectrio_lib.training.losses import batch_statistics
 
 LOG = logging.getLogger(__name__)
 LOG_EVERY = 10  # steps between two entries of the curves
-COLLAPSED = (
-    0.99  # from this ratio of the mean distances to positives and to negatives on, a batch tells no classes apart
-)
+COLLAPSED = 0.99  # from this ratio of mean distances to positives and negatives on, no class is told apart
 COLLAPSED_ENTRIES = 5  # entries of the curves in a row that make it a collapse
 
 
@@ -62,26 +60,22 @@ def fit(
 ) -> TrainingResult:
     """Train what is not frozen of an encoder, with triplets drawn from batches of images or another loss.
 
-    The images stay on the device as uint8. Every epoch ends with a checkpoint in `folder`: last.pt to continue from,
-    best.pt the weights that validated best. A run that was stopped continues after its last complete epoch when it is
-    called again with the same configuration, network and images, and ends with the same metrics as one that was never
-    stopped. Anything else starts from nothing and replaces what `folder` holds.
+    Every epoch ends with a checkpoint in `folder`: last.pt to continue from, best.pt the weights that validated best. A
+    stopped run, called again with the same arguments, continues after its last complete epoch and ends with the metrics
+    of one that was never stopped. Anything else starts from nothing and replaces what `folder` holds.
 
     Args:
         make_encoder: makes the untrained encoder; called after seeding.
         images: uint8 (N, C, H, W), or whatever else the encoder's `prepare` takes.
         targets: class numbers (N,).
         config: see `TrainConfig`.
-        validate: gives figures of the encoder on validation images, such as {"recall_at_1": 0.9}; the weights with the
-            highest first one are kept, the earliest of equal ones. Its time is not counted.
+        validate: gives figures such as {"recall_at_1": 0.9}; the earliest weights with the highest first one stay.
         folder: where the checkpoints go.
         augmentation: changes a batch of images before each step, identified by its repr; None does what `config` says.
-        loss: called with encoder, vectors (B, D), targets (B,) and progress (0..1), identified by its repr; None takes
-            the loss of `config`. What of the encoder only the loss uses, such as a text tower, is trained as well.
+        loss: of encoder, vectors (B, D), targets (B,) and progress (0..1), identified by its repr; None: `config`'s.
 
     Raises:
-        ArgumentError: if there are too few images or classes for a triplet, the configuration is impossible, all of the
-            encoder is frozen, the loss diverges, or the first validation figure is NaN.
+        ArgumentError: see `config.check`; or all is frozen, the loss diverges, or the first validation figure is NaN.
         OutOfMemoryError: if a batch does not fit; the message names what to lower.
         StorageError: if a checkpoint cannot be written; the previous one is still complete.
     """
@@ -175,9 +169,6 @@ def _warn_of_collapse(run: TrainingState, row: dict) -> None:
     positive, negative = np.mean(last or [(0.0, 1.0)], axis=0)
     if len(last) == COLLAPSED_ENTRIES and positive >= COLLAPSED * negative and not run.warned:
         run.warned = True
-        warnings.warn(
-            f"Collapse at step {row['step']}: images of one class lie {positive:.3f} apart, those of different classes "
-            f"{negative:.3f}. Try miner='semihard' or a lower learning rate.",
-            CollapseWarning,
-            stacklevel=3,
-        )
+        told = f"images of one class lie {positive:.3f} apart, those of different classes {negative:.3f}"
+        advice = "Try miner='semihard' or a lower learning rate."
+        warnings.warn(f"Collapse at step {row['step']}: {told}. {advice}", CollapseWarning, stacklevel=3)

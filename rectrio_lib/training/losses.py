@@ -38,8 +38,7 @@ def violations(vectors: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
         targets: class numbers (B,).
 
     Returns:
-        d(a, p) - d(a, n) for the P pairs and all B images (P, B); which of them are negatives, bool (P, B);
-        d(a, p) of each pair (P,).
+        d(a, p) - d(a, n) of P pairs and all images (P, B); which are negatives, bool (P, B); d(a, p) of the pairs (P,).
     """
     distances = pairwise_distances(vectors)
     same = targets[:, None] == targets[None, :]
@@ -65,20 +64,16 @@ def make_loss(
             "nt-xent": of each pair, the cross entropy of its cosine among those to the anchor's negatives.
             "supcon": the same, except that the anchor's other positives take part in the softmax.
             "normalized-softmax": classification by learned class vectors, see `NormalizedSoftmax`.
-        miner: which triplets count for "triplet" and "soft-margin"; the other losses weigh all pairs themselves.
-            "all": every triplet.
-            "semihard": negatives farther than the positive, but within the margin.
-            "hard": hardest positive and hardest negative of each anchor, after a warm-up on "all".
-            "distance-weighted": negatives drawn evenly over distance.
-            "semihard-then-hard": "semihard" in the first half of the training, then the hardest.
+        miner: which triplets count for "triplet" and "soft-margin": "all"; "semihard", negatives farther than the
+            positive, but within the margin; "hard", hardest positive and negative of each anchor, after a warm-up on
+            "all"; "distance-weighted", negatives drawn evenly over distance; or "semihard-then-hard", each for half.
         margin: of "triplet" and of the miner "semihard", in distances of unit vectors, above 0.
         temperature: what the other losses divide cosines by, above 0.
         classes: all class numbers of the training images (C,); only "normalized-softmax" needs them.
         dim: D; only "normalized-softmax" needs it.
 
     Raises:
-        ArgumentError: if a name is unknown, the two do not go together, margin or temperature is not positive, or
-            classes and dim are missing.
+        ArgumentError: if a name is unknown, the two do not go together, or a number is not positive or missing.
 
     Source: Schroff et al., "FaceNet", CVPR 2015 (semi-hard); Wu et al., "Sampling matters", ICCV 2017 (by distance);
         Hermans et al., "In defense of the triplet loss", 2017 (hard, soft margin); Chen et al., "A simple framework for
@@ -112,9 +107,8 @@ def _check(loss: str, miner: str, margin: float, temperature: float) -> None:
         if value not in known:
             raise ArgumentError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}.")
     if miner != "all" and loss not in TRIPLET_LOSSES:
-        raise ArgumentError(
-            f"miner={miner!r} chooses triplets, loss={loss!r} has none: {' or '.join(TRIPLET_LOSSES)} do."
-        )
+        able = " or ".join(TRIPLET_LOSSES)
+        raise ArgumentError(f"miner={miner!r} chooses triplets, loss={loss!r} has none: {able} do.")
     for name, value in (("margin", margin), ("temperature", temperature)):
         if not value > 0:
             raise ArgumentError(f"{name}={value} should be above 0.")
@@ -154,11 +148,7 @@ def _nt_xent(temperature: float) -> Loss:
 
 
 class NormalizedSoftmax(torch.nn.Module):
-    """Classification: a learned unit vector stands for each class, and each image should lie nearest to its own.
-
-    The class vectors are weights to be trained; they start with unit length, as the images' vectors have, so that one
-    learning rate suits both. See `make_loss` for the arguments.
-    """
+    """Classification: a learned vector, at first of unit length, stands for each class; see `make_loss`."""
 
     def __init__(self, classes: np.ndarray, dim: int, temperature: float):
         super().__init__()

@@ -27,19 +27,7 @@ def augmented_features(
     views: int,
     workspace: Workspace | None = None,
 ) -> np.ndarray:
-    """Add to the features of images those of `views` augmentations of each, cached on disk.
-
-    Args:
-        frozen: the backbone without a head.
-        features: of the images as they are (N, F).
-        images: uint8 (N, C, H, W).
-        transform: augments one image, uint8 (C, H, W).
-        views: augmentations of each image, at least 1.
-        workspace: where the cache lies.
-
-    Returns:
-        Unit vectors float32 (N, 1 + views, F).
-    """
+    """Add to features (N, F) of images those of `views` augmentations of each, cached on disk: (N, 1 + views, F)."""
     augmented = cache_features(frozen, images, PerImage(transform), views, workspace=workspace)
     return np.concatenate([features[:, None], augmented], axis=1)
 

@@ -215,7 +215,7 @@ def test_another_pattern_takes_the_place_of_the_one_that_goes_with_the_name():
 @pytest.mark.parametrize("leftover", [None, "products/README.md"])
 def test_products_that_are_not_there_are_drawn_with_several_views_and_say_so(monkeypatch, caplog, leftover):
     draw = synthetic.draw_shapes
-    monkeypatch.setattr(synthetic, "draw_shapes", lambda count, *options: draw(3, *options))
+    monkeypatch.setattr(synthetic, "draw_shapes", lambda count, **options: draw(3, **options))
     if leftover:
         (Workspace().data / "products").mkdir(parents=True)
         (Workspace().data / leftover).touch()
