@@ -89,8 +89,11 @@ def run(
         str | None, typer.Option(help="A file of notebooks/params, such as full; by default the quick parameters.")
     ] = None,
     parameter: Parameters = None,
+    images: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the chapters in order with papermill."""
+    if images is not None:
+        _moved(f"rectrio run --images {images}", f"rectrio build {collections.quoted(images)}")
     from rectrio_lib.chapters import chapter, results, runner
 
     chosen = chapter.select_chapters(only or (), start)
@@ -101,6 +104,11 @@ def run(
     if (outputs / "figures").is_dir():
         say(f"Figures             {outputs / 'figures'}")
     say(f"Results             {outputs / 'results.json'}")
+
+
+def _moved(old: str, new: str) -> None:
+    say(f"rectrio: `{old}` is now `{new}`.", err=True)
+    raise typer.Exit(2)
 
 
 @app.command()
@@ -153,6 +161,12 @@ def export(
     report = openvino.export_encoder(encoder, images, [line for line in lines if line.strip()], precision)
     say(tables.plain_table(report.to_dict("records")))
     say(f"Export     {openvino.exported_folder(encoder, precision)}")
+
+
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench() -> None:
+    """Point to the chapter that measures speed."""
+    _moved("rectrio bench", "rectrio run --only 10")
 
 
 @app.command()
