@@ -24,8 +24,7 @@ def split_by_product(manifest: pd.DataFrame, fractions: dict[str, float], seed: 
         fractions: share of the products to draw for "test" and "val".
         seed: another seed, another split.
     """
-    fixed = manifest["split"].where(manifest["split"].isin(["val", "test"]))
-    products = manifest.assign(split=fixed).groupby("label").agg(group=("group", "first"), split=("split", "min"))
+    products = manifest.groupby("label").agg(group=("group", "first")).join(_fixed(manifest, "label"))
     split = split_by_group(products.assign(label=""), fractions, seed)["split"]  # as if all products were of one class
     return manifest.assign(split=manifest["label"].map(split))
 
@@ -115,8 +114,8 @@ def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: in
     """
     given = manifest["split"].fillna("")
     wanted = {split: fraction for split, fraction in fractions.items() if not given.eq(split).any()}
-    fixed = given.where(given.isin(["val", "test"])).groupby(manifest["group"]).min()  # "test" before "val"
-    groups = manifest.groupby("group").agg(label=("label", "min"), size=("label", "size")).join(fixed.rename("split"))
+    groups = manifest.groupby("group").agg(label=("label", "min"), size=("label", "size"))
+    groups = groups.join(_fixed(manifest, "group"))
     groups["key"] = [hashlib.blake2b(f"{seed}|{g}".encode(), digest_size=8).hexdigest() for g in groups.index]
     groups["several"] = groups["size"] > 1
     for _, members in groups[groups["split"].isna()].sort_values(["several", "key"]).groupby("label"):
@@ -127,3 +126,8 @@ def split_by_group(manifest: pd.DataFrame, fractions: dict[str, float], seed: in
                 taken += groups.at[left[0], "size"]
                 groups.at[left.pop(0), "split"] = split
     return manifest.assign(split=manifest["group"].map(groups["split"].fillna("train")))
+
+
+def _fixed(manifest: pd.DataFrame, key: str) -> pd.Series:
+    """Return the split of each group or product of which one image is given to test or val; "test" before "val"."""
+    return manifest.loc[manifest["split"].isin(["val", "test"])].groupby(key)["split"].min().astype(object)
