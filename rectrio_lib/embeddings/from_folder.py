@@ -32,16 +32,13 @@ class FolderSource:
 
     def __init__(self, folder: str | Path, manifest: pd.DataFrame | None, outputs: Path):
         self.folder = Path(folder).expanduser().resolve()
-        self.name, self._manifest, self._outputs, self._read = self.folder.name, manifest, outputs.resolve(), []
+        self.name, self._manifest, self._outputs, self._read = self.folder.name, manifest, outputs, []
         self.card = {"folder": str(self.folder), "generated_images": False}
         self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """List the files, and find those that are new or changed."""
-        files = image_files.list_images(self.folder)
-        if self._outputs.is_relative_to(self.folder):
-            prefix = self._outputs.relative_to(self.folder).as_posix() + "/"
-            files = files[~files["path"].str.startswith(prefix)].reset_index(drop=True)
+        files = image_files.list_images(self.folder, [self._outputs])
         self._tables = [*_tables_beside(self.folder, files["path"])]
         self._tables += [] if self._manifest is None else [_checked(self._manifest, "manifest", "path")]
         self._own = _not_from_path(rows)

@@ -47,8 +47,8 @@ def test_a_folder_of_broken_files_alone_gives_an_empty_store_and_the_ledger(tmp_
 def test_files_that_vanish_after_they_were_listed_stand_in_the_ledger(folder, monkeypatch):
     find = image_files.list_images
 
-    def find_and_lose(where):
-        found = find(where)
+    def find_and_lose(*where):
+        found = find(*where)
         (folder / "cat" / "00.png").unlink()
         return found
 
