@@ -35,6 +35,18 @@ def validate(encoder):
     return {"recall_at_1": nearest_hits(encoder, *drawn(4, seed=1))}
 
 
+def photos(count=24, seed=0):
+    """Noisy images of four colours, 32 x 32, and the number of their colour."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(count) % 4
+    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 60]])[targets]
+    return (colours[:, :, None, None] + rng.integers(-50, 50, (count, 3, 32, 32))).astype(np.uint8), targets
+
+
+def validate_photos(encoder):
+    return {"recall_at_1": nearest_hits(encoder, *photos(12, seed=1))}
+
+
 def train(folder, config=CONFIG, validation=validate, make=small, data=None, augmentation=None):
     return fit(make, *(data or drawn()), config, validation, Path(folder), augmentation)
 

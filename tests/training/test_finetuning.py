@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import RESNET, RN, SQUEEZENET, VIT, pretrained
-from makers.training import Stopper, nearest_hits, raising, same_run
+from makers.training import Stopper, nearest_hits, photos, raising, same_run, validate_photos
 from safetensors.torch import save_file
 from torchvision import models
 
@@ -32,18 +32,6 @@ def full_precision(monkeypatch):
     monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
 
 
-def photos(count=24, seed=0):
-    """Noisy images of four colours, 32 x 32, and the number of their colour."""
-    rng = np.random.default_rng(seed)
-    targets = np.arange(count) % 4
-    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 60]])[targets]
-    return (colours[:, :, None, None] + rng.integers(-50, 50, (count, 3, 32, 32))).astype(np.uint8), targets
-
-
-def validate(encoder):
-    return {"recall_at_1": nearest_hits(encoder, *photos(12, seed=1))}
-
-
 def maker(name=SQUEEZENET, blocks=0, checkpointing=False, **options):
     def make():
         encoder = pretrained(name, **{"dim": 6, **options})
@@ -54,7 +42,7 @@ def maker(name=SQUEEZENET, blocks=0, checkpointing=False, **options):
     return make
 
 
-def tune(folder, make, config=CONFIG, validation=validate, data=None, augmentation=None):
+def tune(folder, make, config=CONFIG, validation=validate_photos, data=None, augmentation=None):
     return fit(make, *(data or photos()), config, validation, folder, augmentation)
 
 
@@ -197,7 +185,9 @@ def test_phase_1_on_cached_views_goes_on_and_ends_as_if_it_had_never_been_stoppe
 def test_phase_2_with_even_classes_and_accumulation_goes_on_as_if_never_stopped(tmp_path, caplog, call):
     config = replace(CONFIG, epochs=3, batch_size=6, per_class=2, accumulate=2, flip=True, shift=1, validate_every=2)
     with pytest.raises(KeyboardInterrupt):
-        tune(tmp_path / "stopped", maker(blocks=1), config, Stopper(call, raising(KeyboardInterrupt()), validate))
+        tune(
+            tmp_path / "stopped", maker(blocks=1), config, Stopper(call, raising(KeyboardInterrupt()), validate_photos)
+        )
     continued, whole = (tune(tmp_path / folder, maker(blocks=1), config) for folder in ("stopped", "whole"))
     same_run(continued, whole)
     assert len(whole.validations) == 6
@@ -210,7 +200,7 @@ def test_phase_2_with_even_classes_and_accumulation_goes_on_as_if_never_stopped(
 def test_a_stopped_run_of_another_backbone_or_other_blocks_is_not_continued(tmp_path, caplog, other):
     config = replace(CONFIG, batch_size=12)
     with pytest.raises(KeyboardInterrupt):
-        tune(tmp_path, maker(blocks=1), config, Stopper(2, raising(KeyboardInterrupt()), validate))
+        tune(tmp_path, maker(blocks=1), config, Stopper(2, raising(KeyboardInterrupt()), validate_photos))
     tune(tmp_path, other, config)
     assert "Continuing" not in caplog.text
 

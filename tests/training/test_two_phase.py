@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import SQUEEZENET, VIT, pretrained
-from makers.training import nearest_hits, same_run
+from makers.training import photos, same_run, validate_photos
 from torchvision.transforms import v2
 
 from rectrio_lib.core import device as device_module
@@ -26,18 +26,6 @@ FLIP = v2.RandomHorizontalFlip(1.0)
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch):
     monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
-
-
-def photos(count=24, seed=0):
-    """Noisy images of four colours, 32 x 32, and the number of their colour."""
-    rng = np.random.default_rng(seed)
-    targets = np.arange(count) % 4
-    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 60]])[targets]
-    return (colours[:, :, None, None] + rng.integers(-50, 50, (count, 3, 32, 32))).astype(np.uint8), targets
-
-
-def validate(encoder):
-    return {"recall_at_1": nearest_hits(encoder, *photos(12, seed=1))}
 
 
 def a_head(frozen, hidden=0):
@@ -96,7 +84,7 @@ def test_phase_1_trains_the_head_on_views_at_random(tmp_path):
 def test_phase_2_moves_the_head_and_the_last_blocks_and_leaves_what_it_started_from(tmp_path, blocks):
     frozen, (images, targets) = pretrained(), photos()
     head, before = a_head(frozen), {k: v.clone() for k, v in frozen.backbone.network.state_dict().items()}
-    run = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate, tmp_path, blocks, FLIP)
+    run = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate_photos, tmp_path, blocks, FLIP)
     after = run.encoder.backbone.network.state_dict()
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     names = frozen.backbone.blocks
@@ -116,13 +104,13 @@ def test_phase_2_is_the_loop_of_every_chapter_with_half_of_the_images_augmented(
         encoder.backbone.unfreeze_last(1)
         return encoder
 
-    ours = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate, tmp_path / "a", 1, FLIP)
-    same_run(ours, fit(start, images, targets, CONFIG, validate, tmp_path / "b", half))
+    ours = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate_photos, tmp_path / "a", 1, FLIP)
+    same_run(ours, fit(start, images, targets, CONFIG, validate_photos, tmp_path / "b", half))
 
 
 def test_gradient_checkpointing_gives_the_same_network(tmp_path):
     frozen, (images, targets), config = pretrained(), photos(), replace(CONFIG, epochs=1, learning_rate=1e-3)
-    options = (frozen, a_head(frozen), images, targets, config, validate)
+    options = (frozen, a_head(frozen), images, targets, config, validate_photos)
     runs = [two_phase.train_blocks(*options, tmp_path / str(on), 2, FLIP, on) for on in (False, True)]
     for one, other in zip(*(run.encoder.parameters() for run in runs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
@@ -131,7 +119,7 @@ def test_gradient_checkpointing_gives_the_same_network(tmp_path):
 def test_more_blocks_than_the_backbone_has_are_refused(tmp_path):
     frozen, (images, targets) = pretrained(), photos()
     with pytest.raises(ArgumentError, match="99"):
-        two_phase.train_blocks(frozen, a_head(frozen), images, targets, CONFIG, validate, tmp_path, 99, FLIP)
+        two_phase.train_blocks(frozen, a_head(frozen), images, targets, CONFIG, validate_photos, tmp_path, 99, FLIP)
 
 
 FIGURES = {
