@@ -1,0 +1,155 @@
+"""The SQL database: the truth about images, keys and searches. Indexes are copies that can be thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Engine, Index, LargeBinary, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError as BadUrlError
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Column, Field, Session, SQLModel
+
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Workspace
+
+BUSY_SECONDS = 10  # that a writer waits for another one
+WRITE_LOCK = 5_273_614  # an advisory lock of PostgreSQL, any number of our own
+
+
+class Utc(TypeDecorator):
+    """A moment, kept in UTC; SQLite forgets the zone."""
+
+    impl, cache_ok = DateTime(timezone=True), True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Bring a moment to UTC; one without a zone is taken as UTC."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Give the zone back."""
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def now() -> datetime:
+    """Return the present moment in UTC."""
+    return datetime.now(UTC)
+
+
+class ImageRow(SQLModel, table=True):
+    """An image of a collection, with its vector if it came after the index was built."""
+
+    __tablename__ = "images"
+    __table_args__ = (Index("images_by_sequence", "collection", "sequence"),)
+
+    collection: str = Field(primary_key=True)
+    image_id: str = Field(primary_key=True)
+    sequence: int = Field(sa_column=Column(BigInteger, nullable=False))  # of its last change, growing
+    path: str  # below the folder of the collection, or below the uploads
+    uploaded: bool = False
+    removed: bool = False
+    edited: bool = False  # by people: the next build keeps what they wrote
+    label: str | None = None
+    category: str | None = None
+    price: float | None = None
+    colour: str | None = None  # the dominant one, of colours.NAMES
+    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    width: int | None = None
+    height: int | None = None
+    extra: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))  # further columns
+    encoder_hash: str | None = None  # of the encoder that made the vector
+    vector: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # float16
+
+
+class KeyRow(SQLModel, table=True):
+    """An API key or the session of a page; only the SHA-256 of its secret is kept."""
+
+    __tablename__ = "keys"
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(index=True)
+    secret_hash: str = Field(unique=True)
+    scopes: str = "search"  # joined by commas
+    rate: str = ""  # such as 60/minute; empty: no limit
+    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    expires: datetime | None = Field(default=None, sa_column=Column(Utc))
+
+
+class SearchRow(SQLModel, table=True):
+    """A search in the history of its owner, who alone sees it."""
+
+    __tablename__ = "searches"
+
+    id: int | None = Field(default=None, primary_key=True)  # in the order they came, whatever the clock says
+    name: str = Field(unique=True)
+    owner: str = Field(index=True)
+    collection: str
+    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    query: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    title: str
+    shown: list[str] = Field(sa_column=Column(JSON, nullable=False))  # image_ids of the results, best first
+
+
+def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:
+    """Connect to the database and bring its tables up to date.
+
+    Args:
+        url: such as postgresql+psycopg://user@host/name; empty: SQLite in outputs/service.sqlite.
+        workspace: whose outputs; None: `Workspace()`.
+
+    Raises:
+        ArgumentError: if the URL is no address of a database.
+    """
+    home = (workspace or Workspace()).outputs / "service.sqlite"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        address = make_url(url or f"sqlite:///{home}")
+    except BadUrlError as error:
+        raise ArgumentError("RECTRIO_DATABASE should look like postgresql+psycopg://user@host/name.") from error
+    sqlite = address.get_backend_name() == "sqlite"
+    options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}} if sqlite else {}
+    engine = create_engine(address, pool_pre_ping=not sqlite, **options)
+    if sqlite:
+        event.listen(engine, "connect", _set_up_sqlite)
+    _migrate(engine)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # nothing begins by itself: `writing` takes the write lock before it reads
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """Hold one transaction that no other writer can come between; it is committed if the block ends without an error.
+
+    PostgreSQL numbers rows before they are committed, and SQLite would let a reader become a writer too late: both
+    writers wait for each other instead.
+    """
+    with Session(engine, expire_on_commit=False) as session:
+        if engine.dialect.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": WRITE_LOCK})
+        yield session
+        session.commit()
+
+
+def _migrate(engine: Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with writing(engine) as session:
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "head")

@@ -1,0 +1,175 @@
+"""What the service takes and gives, as JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MOST_PARTS, MOST_RESULTS, MOST_OFFSET, LONGEST_WHERE, LONGEST_TEXT = 32, 200, 1000, 2000, 1000
+SORT = r"^(score|[A-Za-z_][A-Za-z0-9_]{0,63})$"
+
+ImageId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[0-9A-Za-z_-]+$")]
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Strict(BaseModel):
+    """Refuses keys that it does not know, so that a misspelt one is not ignored."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Part(Strict):
+    """One part of a query: an image of the collection, words, or an uploaded file; exactly one of these."""
+
+    id: ImageId | None = Field(None, description="Id of an image of the collection.")
+    text: str | None = Field(None, min_length=1, max_length=LONGEST_TEXT, description="Words.")
+    file: int | None = Field(None, ge=0, lt=MOST_PARTS, description="Number of an uploaded file, from 0.")
+    weight: float = Field(1, gt=0, le=100, description="How much this part counts, relative to the others.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Part:
+        if sum(value is not None for value in (self.id, self.text, self.file)) != 1:
+            raise ValueError("give exactly one of id, text and file")
+        return self
+
+
+class SearchRequest(Strict):
+    """A search. Without `like` and `without` the newest images are listed."""
+
+    like: list[Part] = Field([], max_length=MOST_PARTS)
+    without: list[Part] = Field([], max_length=MOST_PARTS, description="What to turn away from; weighs half.")
+    k: int = Field(24, ge=1, le=MOST_RESULTS, description="Results per page.")
+    offset: int = Field(0, ge=0, le=MOST_OFFSET, description="Results to skip: `next` of the page before.")
+    where: str | None = Field(
+        None, max_length=LONGEST_WHERE, description="A condition, such as \"label == 'cat' and price < 50\"."
+    )
+    minimum: float | None = Field(None, ge=-1, le=1, description="Only results of at least this score.")
+    sort: str = Field("score", pattern=SORT, description="score, or a column: then the best 1,000 matches are sorted.")
+    descending: bool = True
+    distinct: float | None = Field(None, ge=-1, le=1, description="Drop results more similar than this to a better one.")
+    mmr: float | None = Field(None, ge=0, le=1, description="Relevance (1) against variety (0).")
+
+
+class Image(BaseModel):
+    """An image of the collection; addresses are relative to that of the service."""
+
+    id: str
+    metadata: dict[str, Any] = Field(description="label, category, price, tags, created, width, height, path, ….")
+    thumbnail: str
+    view: str = Field(description="A larger picture, at most 1,600 pixels wide.")
+
+
+class Result(Image):
+    """An image found."""
+
+    rank: int = Field(description="From 1.")
+    score: float | None = Field(description="Cosine similarity to the query; null where nothing was asked for.")
+
+
+class SearchAnswer(BaseModel):
+    """A page of results, best first or as sorted."""
+
+    results: list[Result]
+    total: int = Field(description="Images that meet the condition.")
+    next: int | None = Field(description="The offset of the next page; null on the last.")
+    search: str | None = Field(description="Id of this search in the history; null if it is not kept.")
+    seconds: float
+    random_weights: bool = Field(description="The encoder has random weights, so that scores mean nothing.")
+
+
+class Metadata(Strict):
+    """What people say about an image. Other columns go into `extra`."""
+
+    label: str | None = Field(None, max_length=200)
+    category: str | None = Field(None, max_length=200)
+    price: float | None = None
+    tags: list[Tag] | None = Field(None, max_length=64)
+    created: datetime | None = None
+    extra: dict[Annotated[str, Field(pattern=SORT)], str | float | bool | None] | None = Field(None, max_length=64)
+
+
+class Uploaded(BaseModel):
+    """What became of one file."""
+
+    name: str
+    status: Literal["added", "known", "refused"]
+    id: str | None
+    reason: str | None = None
+
+
+class UploadAnswer(BaseModel):
+    """What became of the files, in their order."""
+
+    images: list[Uploaded]
+
+
+class Value(BaseModel):
+    """A value of a column and how many images have it."""
+
+    value: str | float | bool
+    count: int
+
+
+class Facet(BaseModel):
+    """A column that can be filtered by."""
+
+    name: str
+    kind: Literal["category", "tags", "colour", "number", "date", "bool"]
+    count: int = Field(description="Images that have a value.")
+    values: list[Value] = Field([], description="Most frequent first, at most 50; of numbers and dates none.")
+    distinct: int = Field(description="How many different values there are.")
+    minimum: float | datetime | None = None
+    maximum: float | datetime | None = None
+
+
+class Facets(BaseModel):
+    """The columns of the images that meet a condition."""
+
+    total: int
+    columns: list[Facet]
+
+
+class About(BaseModel):
+    """What is served, and what the caller may do."""
+
+    collection: str
+    images: int
+    encoder: str
+    texts: bool = Field(description="Whether words can be searched for.")
+    random_weights: bool
+    generated_images: bool
+    scopes: list[str] = Field(description="Of search, write, admin.")
+    user: str
+    columns: list[str]
+    most_bytes: int = Field(description="Largest upload of one file, in bytes.")
+    most_files: int = Field(description="Most files of one request.")
+    version: str
+
+
+class Searched(BaseModel):
+    """A search of the caller's history."""
+
+    id: str
+    created: datetime
+    query: SearchRequest
+    title: str = Field(description="The query in words, such as \"'red shoe' + 2 images\".")
+    results: list[str] = Field(description="Ids of the first results.")
+
+
+class History(BaseModel):
+    """The caller's searches, newest first."""
+
+    searches: list[Searched]
+    next: int | None = Field(description="The `before` of the next page; null on the last.")
+
+
+class Problem(BaseModel):
+    """Why a request failed (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    images: list[Uploaded] | None = Field(None, description="Of an upload: what became of each file.")
