@@ -58,7 +58,7 @@ def test_an_index_gives_the_same_results(name):
     assert (len(index), index.search_param, index.recall) == tuple(expected[k] for k in ("count", "effort", "recall"))
     even = np.arange(len(index)) % 2 == 0
     for prefix, mask in (("", None), ("few_", even)):
-        scores, positions = index.search(queries, 7, mask=mask)
+        scores, positions = index.search(queries, 7, where=mask)
         np.testing.assert_allclose(scores, expected[f"{prefix}scores"], atol=1e-5)
         ids = index.rows["image_id"].to_numpy()[positions].tolist()
         assert ids == expected["few_ids" if prefix else "image_ids"]

@@ -1,4 +1,8 @@
-"""What every index can do, whatever stores its vectors: FAISS here, a database server elsewhere."""
+"""What every index can do, whatever stores its vectors: FAISS here, a database server elsewhere.
+
+Which rows may be results is told by `where`, the same everywhere: a condition, see `conditions.matching`; or a
+mask, bool (N,), over all N rows, removed ones too; or None for all. Removed rows are never results.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,15 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 
 LENGTH_TOLERANCE = 0.01  # float16 vectors are off by 0.0005
+Where = str | np.ndarray | None  # a condition, or a mask; see above
 
 
 @runtime_checkable
 class VectorIndex(Protocol):
     """Nearest neighbours by cosine similarity among unit vectors with stable ids.
+
+    Positions 0..N-1 count in `rows`. Added rows come last; removed rows keep their positions until `save`, or until the
+    index is rebuilt.
 
     Attributes:
         dim: length of the vectors.
@@ -36,16 +44,30 @@ class VectorIndex(Protocol):
     def rows(self) -> pd.DataFrame:
         """One row a vector, `image_id` among its columns; a position counts in these rows."""
 
+    @property
+    def removed(self) -> np.ndarray:
+        """Which rows are removed, bool (N,), read-only."""
+
     def add(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
         """Append unit vectors (N, dim) with their rows; an image_id that is there already is refused."""
 
     def remove(self, image_ids: Sequence[str]) -> None:
         """Take vectors out: all of them, or none if one is unknown."""
 
+    def count(self, where: Where = None) -> int:
+        """Count the rows that may be results: not removed, and meeting `where`; ArgumentError if it does not fit."""
+
     def search(
-        self, vectors: np.ndarray, k: int, encoder_hash: str | None = None, mask: np.ndarray | None = None
+        self, vectors: np.ndarray, k: int, encoder_hash: str | None = None, where: Where = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosine similarities float32 (Q, k), best first, and positions int64 (Q, k); `mask` bool (N,)."""
+        """Return cosine similarities float32 (Q, k), best first, and positions int64 (Q, k).
+
+        All k places are filled, however few rows meet `where`.
+
+        Raises:
+            ArgumentError: if k is not 1 to `count(where)`, another encoder made the index (None trusts the caller), or
+                vectors or `where` do not fit.
+        """
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Return the stored vectors at positions of any shape, float32 (..., dim)."""
@@ -76,3 +98,26 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
         problem = f"has length {length:.3g}" if np.isfinite(length) else "holds NaN or infinity"
         raise ArgumentError(f"Vector {bad[0]} {problem}, expected unit length: divide each vector by its length.")
     return vectors
+
+
+def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:
+    """Refuse an encoder, by its fingerprint, that did not make the index; None trusts the caller."""
+    if encoder_hash not in (None, index.encoder_hash):
+        raise ArgumentError(
+            f"The index was built with encoder {index.encoder_hash}, the query was made by encoder {encoder_hash}: "
+            "their similarities mean nothing. Use the encoder of the index, or build the index again."
+        )
+
+
+def check_k(k: int, count: int) -> None:
+    """Refuse a number of neighbours that is not 1 to `count`, the number of rows that may be results."""
+    if not 1 <= k <= count:
+        raise ArgumentError(f"k={k}, but {count:,} rows may be results: expected 1 to that many.")
+
+
+def check_mask(where: np.ndarray, count: int) -> np.ndarray:
+    """Return a mask over `count` rows; ArgumentError if it is none."""
+    mask = np.asarray(where)
+    if mask.dtype != bool or mask.shape != (count,):
+        raise ArgumentError(f"where is {mask.dtype} of shape {mask.shape}, expected a condition, or bool ({count},).")
+    return mask

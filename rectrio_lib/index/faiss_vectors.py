@@ -24,6 +24,7 @@ class Subset:
 
     def __init__(self, mask: np.ndarray):
         self.mask, self.count = mask, int(np.count_nonzero(mask))
+        self.parts: dict[str | bytes, Subset] = {}  # of these positions, by what chose them
 
     @cached_property
     def selector(self) -> faiss.IDSelectorBitmap | None:

@@ -13,9 +13,11 @@ from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, RecallOutOfReachError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory, storage, tuning
-from rectrio_lib.index.base import unit_vectors
+from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
+from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
 
+CACHED_PARTS = 32  # conditions and masks whose rows are remembered until the index changes
 REBUILD_SHARE = 0.2  # removed vectors cost time at every search: beyond this share the index is rebuilt
 
 
@@ -78,7 +80,7 @@ class Index:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One row a vector, `image_id` among its columns; of a loaded index read when first needed."""
+        """One row a vector, `image_id` among its columns, not to be changed; read when first needed."""
         if self._rows_file is not None:
             with self._rows_file as file:
                 self._rows, self._rows_file = storage.read_rows(file, self._sums), None
@@ -132,8 +134,12 @@ class Index:
                 return index
         raise failure
 
+    def count(self, where: Where = None) -> int:
+        """Count the images that may be results: not removed, and meeting a condition or mask."""
+        return self._subset(where).count
+
     def search(
-        self, vectors: np.ndarray, k: int, encoder_hash: str | None = None, mask: np.ndarray | None = None
+        self, vectors: np.ndarray, k: int, encoder_hash: str | None = None, where: Where = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k most similar images of each query.
 
@@ -141,7 +147,7 @@ class Index:
             vectors: unit vectors (Q, dim).
             k: neighbours per query.
             encoder_hash: of the encoder that made the queries; None trusts the caller.
-            mask: which rows may be results, bool (N,); None for all that are not removed. Few are searched exactly.
+            where: which rows may be results, see `base`; where they are few, search is exact.
 
         Returns:
             Cosine similarities float32 (Q, k), best first, and positions in `rows` int64 (Q, k); always k results.
@@ -149,21 +155,9 @@ class Index:
         Raises:
             ArgumentError: if fewer than k rows may be results, the vectors do not fit, or another encoder made them.
         """
-        if encoder_hash is not None and encoder_hash != self.encoder_hash:
-            raise ArgumentError(
-                f"The index was built with encoder {self.encoder_hash}, the query was made by encoder {encoder_hash}: "
-                "their similarities mean nothing. Embed the query with the index's encoder, or build the index again."
-            )
-        vectors = unit_vectors(vectors, self.dim)
-        subset = self._kept
-        if mask is not None:
-            mask = np.asarray(mask)
-            if mask.dtype != bool or mask.shape != self.removed.shape:
-                raise ArgumentError(f"mask is {mask.dtype} of shape {mask.shape}, expected bool {self.removed.shape}.")
-            subset = Subset(mask & self._kept.mask)
-        if not 1 <= k <= subset.count:
-            there = f"the index holds {len(self)} images" if mask is None else f"the mask holds {subset.count} rows"
-            raise ArgumentError(f"k={k}, but {there}: expected 1 to that many.")
+        check_encoder(self, encoder_hash)
+        vectors, subset = unit_vectors(vectors, self.dim), self._subset(where)
+        check_k(k, subset.count)
         return self._vectors.search(vectors, k, self.search_param, subset)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
@@ -250,6 +244,18 @@ class Index:
         self._vectors.add_between(vectors, held)
         self._rows = rows.reset_index(drop=True)
         self._mark(np.zeros(len(rows), bool))
+
+    def _subset(self, where: Where) -> Subset:
+        kept = self._kept
+        if where is None:
+            return kept
+        key = where if isinstance(where, str) else np.packbits(check_mask(where, len(kept.mask))).tobytes()
+        if key not in kept.parts:
+            if len(kept.parts) >= CACHED_PARTS:
+                kept.parts.clear()
+            mask = matching(self.rows, where) if isinstance(where, str) else np.asarray(where)
+            return kept.parts.setdefault(key, Subset(mask & kept.mask))
+        return kept.parts[key]
 
     def _mark(self, removed: np.ndarray) -> None:
         """Set which rows are removed, and what every search would otherwise derive from it."""

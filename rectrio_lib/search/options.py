@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from numbers import Real
 
-import numpy as np
-
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.index.index import Index
-from rectrio_lib.search.filters import matching
+from rectrio_lib.index.base import Where
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,7 @@ class Options:
 
     Attributes:
         combine: search once for the mean of all queries, instead of once for each.
-        where: only rows that meet this condition, see `filters.matching`; or a mask, bool (N,), over the rows.
+        where: only rows that meet this condition, see `conditions.matching`; or a mask, bool (N,), over the rows.
         minimum: only results of at least this score.
         expand: number of best results that the query is moved towards, see `rerank.expand_queries`.
         alpha: how much more the nearest of these weigh.
@@ -33,7 +30,7 @@ class Options:
     """
 
     combine: bool = False
-    where: str | np.ndarray | None = None
+    where: Where = None
     minimum: float | None = None
     expand: int = 0
     alpha: float = 3.0
@@ -51,15 +48,3 @@ class Options:
                 raise ArgumentError(f"{name}={value!r}: expected {expected}.")
         if self.reciprocal is not None and self.mmr is not None:
             raise ArgumentError("reciprocal and mmr exclude each other: each orders the results in its own way.")
-
-    def mask(self, index: Index) -> np.ndarray | None:
-        """Return which rows may be results, bool (N,); None if all."""
-        if self.where is None:
-            return None
-        if isinstance(self.where, str):
-            return matching(index.rows, self.where)
-        mask = np.asarray(self.where)
-        if mask.shape != index.removed.shape or mask.dtype != bool:
-            given = f"{mask.dtype} {mask.shape}"
-            raise ArgumentError(f"where is an array {given}; expected bool {index.removed.shape}, one for each row.")
-        return mask

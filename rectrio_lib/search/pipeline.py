@@ -8,13 +8,15 @@ from numbers import Integral
 import numpy as np
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.index.index import Index
+from rectrio_lib.index.base import VectorIndex, Where
 from rectrio_lib.search import rerank
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.results import Results
 
 
-def answer(index: Index, vectors: np.ndarray, k: int, ids: list[str], options: Options, exclude: np.ndarray) -> Results:
+def answer(
+    index: VectorIndex, vectors: np.ndarray, k: int, ids: list[str], options: Options, exclude: np.ndarray
+) -> Results:
     """Answer queries as the options say.
 
     Args:
@@ -27,9 +29,8 @@ def answer(index: Index, vectors: np.ndarray, k: int, ids: list[str], options: O
     """
     if not isinstance(k, Integral) or k < 1:
         raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
-    mask = options.mask(index)
-    size = len(index) if mask is None else int(np.count_nonzero(mask & ~index.removed))
-    part = _Part(index, mask, options.minimum, size)
+    size = index.count(options.where)
+    part = _Part(index, options.where, options.minimum, size)
     if options.combine:
         vectors, ids, exclude = _mean(vectors), [" + ".join(ids)], exclude.reshape(1, -1)
     if options.expand and size:
@@ -43,10 +44,10 @@ def answer(index: Index, vectors: np.ndarray, k: int, ids: list[str], options: O
 
 @dataclass(frozen=True)
 class _Part:
-    """The part of an index in which results may lie: `size` images, those that `mask` holds (None: all)."""
+    """The part of an index in which results may lie: the `size` images that meet `where`."""
 
-    index: Index
-    mask: np.ndarray | None
+    index: VectorIndex
+    where: Where
     minimum: float | None
     size: int
 
@@ -55,7 +56,7 @@ class _Part:
         wanted = min(k + exclude.shape[1], self.size)
         scores, positions = np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         if wanted:
-            scores, positions = self.index.search(vectors, wanted, mask=self.mask)
+            scores, positions = self.index.search(vectors, wanted, where=self.where)
         if wanted == k and self.minimum is None and not exclude.size:
             return scores, positions
         good = ~(positions[:, :, None] == exclude[:, None, :]).any(2)

@@ -17,7 +17,7 @@ from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
-from rectrio_lib.index.index import Index
+from rectrio_lib.index.base import VectorIndex, check_encoder
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.pipeline import answer
 from rectrio_lib.search.results import Results
@@ -42,7 +42,7 @@ class Searcher:
 
     folder: Path | None = None  # where the paths in the rows of the index start
 
-    def __init__(self, index: Index, encoder: Encoder | None = None):
+    def __init__(self, index: VectorIndex, encoder: Encoder | None = None):
         self.index, self._given = index, encoder
 
     @cached_property
@@ -165,7 +165,7 @@ class Searcher:
 
 
 def search_vectors(
-    index: Index,
+    index: VectorIndex,
     vectors: np.ndarray,
     k: int = 10,
     query_ids: Sequence[str] | None = None,
@@ -188,15 +188,6 @@ def search_vectors(
     check_encoder(index, encoder_hash)
     ids = [str(i) for i in range(len(vectors))] if query_ids is None else list(query_ids)
     return answer(index, vectors, k, ids, Options(**options), np.empty((len(vectors), 0), np.int64))
-
-
-def check_encoder(index: Index, encoder_hash: str | None) -> None:
-    """Refuse an encoder, by its fingerprint, that did not make the index; None trusts the caller."""
-    if encoder_hash not in (None, index.encoder_hash):
-        raise ArgumentError(
-            f"The index was built with encoder {index.encoder_hash}, the query was made by encoder {encoder_hash}: "
-            "their similarities mean nothing. Use the encoder of the index, or build the index again."
-        )
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:

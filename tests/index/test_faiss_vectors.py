@@ -102,7 +102,7 @@ def test_a_graph_lies_in_an_order_of_its_own_which_nobody_sees():
         np.testing.assert_allclose(index.vectors_at(left), vectors[places[left]], atol=1e-3)
         assert index.search(vectors[places[left]], 1)[1][:, 0].tolist() == left.tolist()
     mask = np.arange(len(index.rows)) % 3 > 0
-    assert set(index.search(vectors[:50], 10, mask=mask)[1].ravel()) <= set(np.flatnonzero(mask))
+    assert set(index.search(vectors[:50], 10, where=mask)[1].ravel()) <= set(np.flatnonzero(mask))
 
 
 def test_neighbourly_puts_near_vectors_beside_each_other_and_leaves_none_out():

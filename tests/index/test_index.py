@@ -42,7 +42,7 @@ def test_sizes_from_nothing_to_one_short_of_k(kind):
         for count in (0, 1, 2, 9):
             index, vectors = built(kind, count)
             assert len(index) == count
-            with pytest.raises(ArgumentError, match=rf"k=10, .* {count} images"):
+            with pytest.raises(ArgumentError, match=rf"k=10, .* {count} rows"):
                 index.search(unit(np.random.default_rng(1), 1), 10)
             if count:
                 assert sorted(index.search(vectors[:1], count)[1][0]) == list(range(count))
@@ -176,7 +176,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones_named():
 def test_more_neighbours_than_pictures_are_refused_removed_ones_not_counted(k):
     index, vectors = built()
     index.remove(["p1", "p2", "p3"])
-    with pytest.raises(ArgumentError, match=rf"k={k}, .* 37 images"):
+    with pytest.raises(ArgumentError, match=rf"k={k}, .* 37 rows"):
         index.search(vectors[:1], k)
 
 
@@ -220,7 +220,7 @@ def test_rows_that_do_not_match_the_vectors_are_refused_and_nothing_is_added():
 def test_a_filter_that_is_not_one_bool_a_row_is_refused(mask):
     index, vectors = built()
     with pytest.raises(ValueError, match=re.escape(f"{mask.dtype} of shape {mask.shape}")):
-        index.search(vectors, 1, mask=mask)
+        index.search(vectors, 1, where=mask)
 
 
 @pytest.mark.parametrize("recall", [0, -0.5, 1.01, 95])

@@ -79,7 +79,7 @@ def make_machine(kind):
             self.index = Index.load("toy")
 
         def compare(self, queries, k, mask=None):
-            scores, positions = self.index.search(queries, k, mask=mask)
+            scores, positions = self.index.search(queries, k, where=mask)
             names = self.index.rows["image_id"].to_numpy()
             stay = np.array([name in self.model for name in names]) & ~self.index.removed
             assert stay[positions].all() and (mask is None or mask[positions].all())
@@ -137,9 +137,9 @@ def test_a_filter_gives_what_brute_force_within_the_mask_gives(index_and_vectors
         patch.setattr(faiss_vectors, "EXACT_ROWS", exact_rows)
         if k > mask.sum():
             with pytest.raises(ValueError, match=rf"k={k}, .* {mask.sum()} rows"):
-                index.search(queries, k, mask=mask)
+                index.search(queries, k, where=mask)
             return
-        scores, positions = index.search(queries, k, mask=mask)
+        scores, positions = index.search(queries, k, where=mask)
     assert mask[positions].all()
     np.testing.assert_allclose(scores, nearest(vectors, queries, k, mask)[1], atol=ROUNDED[index.kind])
 
@@ -151,7 +151,7 @@ def test_a_tuned_search_widens_where_fewer_rows_may_be_results(monkeypatch, kind
     rng = np.random.default_rng(1)
     gallery, queries, mask = clustered(rng, 3000), clustered(rng, 300), rng.random(3000) < share
     index = Index.build(kind, gallery, named(0, 3000), "abc", recall=0.95)
-    found = index.search(queries, 10, mask=mask)[1]
+    found = index.search(queries, 10, where=mask)[1]
     among = np.flatnonzero(mask)
     shares = GroundTruth(queries, gallery, among).recall_per_query(np.searchsorted(among, found))
     assert mask[found].all() and shares.mean() > 0.94
@@ -168,6 +168,6 @@ def test_a_filter_that_points_away_from_the_query_is_still_answered_in_full(monk
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = Index.build(kind, vectors, named(0, 1000), "abc", search_param=10)
     mask = np.arange(1000) >= 900
-    scores, positions = index.search(vectors[:5], 100, mask=mask)
+    scores, positions = index.search(vectors[:5], 100, where=mask)
     assert all(sorted(row) == list(range(900, 1000)) for row in positions.tolist())
     np.testing.assert_allclose(scores, nearest(vectors, vectors[:5], 100, mask)[1], atol=1e-3)

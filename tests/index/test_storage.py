@@ -31,7 +31,7 @@ queries, answers = np.load(sys.argv[1]), {{}}
 for kind in sys.argv[2:]:
     index = Index.load(kind)
     scores, positions = index.search(queries, 7, "abc")
-    few = index.search(queries, 7, mask=np.arange(len(index)) % 2 == 0)[1]
+    few = index.search(queries, 7, where=np.arange(len(index)) % 2 == 0)[1]
     index.add(queries, index.rows.iloc[:30].assign(image_id=[f"new{{i}}" for i in range(30)]))
     own = index.search(queries, 1)[1][:, 0]
     answers[kind] = [positions.tolist(), few.tolist(), own.tolist(), scores.tolist()]
@@ -53,7 +53,7 @@ def test_a_new_process_gets_the_same_answers_whatever_it_imports(module, tmp_pat
         index = indexes[kind]
         expected_scores, expected = index.search(queries, 7)
         assert positions == expected.tolist()
-        assert few == index.search(queries, 7, mask=np.arange(len(index)) % 2 == 0)[1].tolist()
+        assert few == index.search(queries, 7, where=np.arange(len(index)) % 2 == 0)[1].tolist()
         assert own == list(range(len(index), len(index) + 30))
         np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rectrio_lib.index import index as index_module
 from rectrio_lib.index.index import Index
-from rectrio_lib.search import options as options_module
 from rectrio_lib.search import rerank
 from rectrio_lib.search.searcher import Searcher, search_vectors
 
@@ -98,7 +98,7 @@ def test_a_condition_finds_k_if_there_are_k(kind, where, holds):
 
 def test_a_condition_is_evaluated_once_a_call_and_the_index_is_asked_once(monkeypatch):
     calls = []
-    for owner, name in ((options_module, "matching"), (Index, "search")):
+    for owner, name in ((index_module, "matching"), (Index, "search")):
         real = getattr(owner, name)
         watched = lambda *args, real=real, name=name, **more: (calls.append(name), real(*args, **more))[1]  # noqa: E731
         monkeypatch.setattr(owner, name, watched)
@@ -265,8 +265,8 @@ def test_no_queries_get_no_answers(options):
         ({"minimum": "high"}, "minimum='high'"),
         ({"pool": 0}, "pool=0"),
         ({"mmr": 0.5, "reciprocal": 5}, "reciprocal and mmr"),
-        ({"where": np.ones(COUNT - 1, bool)}, r"bool \(119,\)"),
-        ({"where": np.arange(COUNT)}, r"int64 \(120,\)"),
+        ({"where": np.ones(COUNT - 1, bool)}, r"bool of shape \(119,\)"),
+        ({"where": np.arange(COUNT)}, r"int64 of shape \(120,\)"),
         ({"where": ["cat"]}, r"\(1,\)"),
         ({"where": "colour == 1"}, "no column 'colour'"),
         ({"where": ""}, "where=''"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rectrio_lib.search.filters import matching
+from rectrio_lib.index.conditions import matching
 
 ROWS = pd.DataFrame(
     {
