@@ -1,156 +1,168 @@
-"""Conditions on metadata, such as "label == 'cat' and width > 200": read by their grammar, never run as code."""
+"""Which rows of a table meet a condition, such as "label == 'cat' and width > 200"; see `grammar`."""
 
 from __future__ import annotations
 
-import ast
 import operator
-from functools import reduce
-from math import isfinite
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.index.grammar import (
+    Arithmetic,
+    Column,
+    Compare,
+    Condition,
+    Contains,
+    Joined,
+    Not,
+    OneOf,
+    Operand,
+    read,
+)
 
-ARITHMETIC = {  # no power: 9**9**9**9 never ends
-    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul},
-    **{ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod},
-}
-COMPARISONS = {
-    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt},
-    **{ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
-}
-HINT = "compare columns with values, joined by and, or, not: \"label in ['cat', 'dog'] and width > 2 * height\""
-Value = pd.Series | str | int | float
+COMPARISONS = {"==": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+INFERRED = {"boolean": "bool", "datetime64": "date", "datetime": "date", "date": "date", "empty": "text"}
+INFERRED |= dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "number")
 
 
 def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
     """Return which rows meet a condition.
 
-    It may hold columns, text, numbers, True, False, comparisons (chained ones too), `in` and `not in` with a list, and,
-    or, not, + - * / // % of numbers, and brackets: no calls, no attributes, nothing that could run code. Where a value
-    is missing, only != and `not in` hold. A column of text is compared with a number by how the number is written
-    (class folders 1, 2, 3: `label == 1`), a column of numbers with a text that holds one (`width == '160'`).
-
     Args:
         rows: metadata (N rows).
-        where: the condition.
+        where: the condition, see `grammar.read`, as for the errors.
 
     Returns:
         bool (N,).
-
-    Raises:
-        ArgumentError: if it holds anything else, names a column that is not there, or compares text with numbers.
     """
-    try:
-        return _holds(ast.parse(where.strip(), mode="eval").body, rows).to_numpy(bool, na_value=False)
-    except ArgumentError:
-        raise
-    except (TypeError, ArithmeticError) as error:
-        raise ArgumentError(f"where={where[:200]!r} compares what cannot be compared: {error}") from error
-    except RecursionError as error:
-        raise ArgumentError(f"where is nested too deeply ({len(where):,} characters).") from error
-    except (SyntaxError, ValueError, MemoryError) as error:  # MemoryError: many brackets
-        raise ArgumentError(f"where={where[:200]!r} cannot be read; {HINT}") from error
+    return _Masks(rows).holds(read(where, Kinds(rows)))
 
 
-def _holds(node: ast.expr, rows: pd.DataFrame) -> pd.Series:
-    match node:
-        case ast.BoolOp(joined, parts):
-            join = operator.and_ if isinstance(joined, ast.And) else operator.or_
-            return reduce(join, [_holds(part, rows) for part in parts])
-        case ast.UnaryOp(ast.Not(), part):
-            return ~_holds(part, rows)
-        case ast.Compare(first, comparisons, others):
-            triples = zip(comparisons, [first, *others], others, strict=False)
-            return reduce(operator.and_, [_compared(*triple, rows) for triple in triples])
-        case ast.Name() if types.is_bool_dtype(series := _value(node, rows)):
-            return series
-    raise _meaningless(node)
+class Kinds(Mapping):
+    """Kind of each column of a table, found out when it is asked for."""
+
+    def __init__(self, rows: pd.DataFrame):
+        self.rows = rows
+
+    def __getitem__(self, name: str) -> str:
+        return kind_of(self.rows[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows.columns)
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
 
 
-def _compared(comparison: ast.cmpop, left: ast.expr, right: ast.expr, rows: pd.DataFrame) -> pd.Series:
-    value = _value(left, rows)
-    if type(comparison) in COMPARISONS:
-        other, equality = _value(right, rows), isinstance(comparison, ast.Eq | ast.NotEq)
-        match value, other:
-            case pd.Series(), pd.Series():
-                if types.is_numeric_dtype(value) != types.is_numeric_dtype(other):
-                    raise TypeError(f"{value.name!r} and {other.name!r} are of different types")
-            case pd.Series(), _:
-                other = _fitting(value, other, equality)
-            case _, pd.Series():
-                value = _fitting(other, value, equality)
+def kind_of(column: pd.Series) -> str:
+    """Return what a column holds, see `grammar.Column`; categories and objects count as what they stand for."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return kind_of(dtype.categories.to_series())
+    if types.is_bool_dtype(dtype):
+        return "bool"
+    if types.is_numeric_dtype(dtype):
+        return "number"
+    if types.is_datetime64_any_dtype(dtype):
+        return "date"
+    if not types.is_object_dtype(dtype):
+        return "text"
+    inferred = types.infer_dtype(column, skipna=True)
+    if inferred == "mixed" and all(map(is_list, column[_present(column)])):
+        return "list"
+    return INFERRED.get(inferred, "text")
+
+
+def is_list(value: object) -> bool:
+    """Tell whether a value of a table counts as a list."""
+    return isinstance(value, list | tuple | set | frozenset | np.ndarray)
+
+
+def numbers(column: pd.Series) -> np.ndarray:
+    """Return a column of numbers as float64 (N,): NaN where a value is missing or not finite."""
+    values = column.to_numpy(np.float64, na_value=np.nan)
+    return values if np.isfinite(values).all() else np.where(np.isfinite(values), values, np.nan)
+
+
+def dates(column: pd.Series) -> np.ndarray:
+    """Return a column of dates in UTC, datetime64[us] (N,): NaT where a value is missing."""
+    return pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+
+
+def texts(column: pd.Series) -> pd.Series:
+    """Return a column of anything as text; missing values stay missing."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    text = column.dtype == "str" or column.dtype == "string" or types.infer_dtype(column) in ("string", "empty")
+    return column if text else column.map(str, na_action="ignore")
+
+
+def elements(value: object) -> list[str]:
+    """Return the elements of a list as text, without missing ones."""
+    return [str(element) for element in value if not pd.isna(element)] if is_list(value) else []
+
+
+def _present(column: pd.Series) -> np.ndarray:
+    return np.array([is_list(value) or not pd.isna(value) for value in column], bool)
+
+
+class _Masks:
+    def __init__(self, rows: pd.DataFrame):
+        self.rows = rows
+
+    def holds(self, condition: Condition) -> np.ndarray:
+        match condition:
+            case Joined(parts, any_of):
+                join = np.logical_or if any_of else np.logical_and
+                return join.reduce([self.holds(part) for part in parts])
+            case Not(part):
+                return ~self.holds(part)
+            case Compare(operation, left, right):
+                held = COMPARISONS[operation](self.value(left), self.value(right))
+            case OneOf(value, constants):
+                held = pd.Series(self.value(value)).isin([self.constant(constant) for constant in constants])
+            case Contains(Column(name, "list"), part):
+                return np.array([part in elements(value) for value in self.rows[name]], bool)
+            case Contains(column, part):
+                held = self.value(column).str.contains(part, regex=False)
+        return held if isinstance(held, np.ndarray) else held.to_numpy(bool, na_value=False)
+
+    def value(self, operand: Operand) -> np.ndarray | pd.Series | str | float | np.datetime64:
+        match operand:
+            case Column(name, "number" | "bool"):
+                return numbers(self.column(name))
+            case Column(name, "date"):
+                return dates(self.rows[name])
+            case Column(name):
+                return texts(self.rows[name]).reset_index(drop=True)
+            case Arithmetic(operation, left, right):
+                return _result(operation, self.value(left), self.value(right))
+        return self.constant(operand)
+
+    def column(self, name: str) -> pd.Series:
+        column = self.rows[name]
+        return column.astype(object) if isinstance(column.dtype, pd.CategoricalDtype) else column
+
+    @staticmethod
+    def constant(constant: object) -> object:
+        return constant if isinstance(constant, str | float) else np.datetime64(constant, "us")
+
+
+def _result(operation: str, left: np.ndarray | float, right: np.ndarray | float) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        match operation:
+            case "+":
+                value = left + right
+            case "-":
+                value = left - right
+            case "*":
+                value = left * right
             case _:
-                raise _meaningless(left)
-        return COMPARISONS[type(comparison)](value, other)
-    if not isinstance(value, pd.Series) or not isinstance(comparison, ast.In | ast.NotIn):
-        raise _meaningless(left)
-    if not isinstance(right, ast.List | ast.Tuple | ast.Set):
-        raise _meaningless(right)
-    constants = [_value(constant, rows) for constant in right.elts]
-    if any(isinstance(constant, pd.Series) for constant in constants):
-        raise _meaningless(right)
-    held = value.isin([_fitting(value, constant) for constant in constants])
-    return held if isinstance(comparison, ast.In) else ~held
-
-
-def _value(node: ast.expr, rows: pd.DataFrame) -> Value:
-    """Return a constant, a column, categories and values of several types as what they stand for, or a result."""
-    match node:
-        case ast.Constant(str() | int() | float() as value):
-            return value
-        case ast.UnaryOp(ast.USub(), part):
-            return 0 - _number(part, rows)
-        case ast.BinOp(left, operation, right) if type(operation) in ARITHMETIC:
-            return ARITHMETIC[type(operation)](_number(left, rows), _number(right, rows))
-        case ast.Name(name):
-            if name not in rows:
-                known = ", ".join(map(str, rows.columns))
-                raise ArgumentError(f"where: there is no column {name!r}; the columns are {known}.")
-            column = rows[name].infer_objects()
-            if isinstance(column.dtype, pd.CategoricalDtype):
-                return column.astype(column.cat.categories.dtype)
-            mixed = column.dtype == object and types.infer_dtype(column) not in ("string", "empty")
-            return column.map(str, na_action="ignore") if mixed else column
-    raise _meaningless(node)
-
-
-def _number(node: ast.expr, rows: pd.DataFrame) -> Value:
-    value = _value(node, rows)
-    if isinstance(value, str):  # repeated a billion times it would fill the memory
-        raise _meaningless(node)
-    if isinstance(value, pd.Series) and not types.is_numeric_dtype(value):
-        raise ArgumentError(f"where: {value.name!r} is not a column of numbers; {HINT}")
-    return value
-
-
-def _meaningless(node: ast.expr) -> ArgumentError:
-    return ArgumentError(f"where: {ast.unparse(node)!r} means nothing here; {HINT}")
-
-
-def _fitting(series: pd.Series, constant: str | int | float, equality: bool = True) -> Any:
-    """Return a constant as the type of a column wants it: text as a number or a date, a number as text.
-
-    Raises:
-        TypeError: if it cannot be that.
-    """
-    if not isinstance(constant, str):
-        if types.is_numeric_dtype(series):
-            return constant
-        if not equality:
-            raise TypeError(f"{series.name!r} holds no numbers, {constant} is one")
-        return str(constant)
-    try:
-        if types.is_datetime64_any_dtype(series):
-            return pd.Timestamp(constant)
-        if not types.is_numeric_dtype(series):
-            return constant
-        number = float(constant)
-        if types.is_bool_dtype(series) or not isfinite(number):
-            raise ValueError
-        return int(number) if number.is_integer() else number
-    except ValueError:
-        raise TypeError(f"{series.name!r} does not hold text such as {constant!r}") from None
+                value = np.divide(left, right)
+        if operation in ("//", "%"):
+            value = np.floor(value)
+        if operation == "%":
+            value = left - right * value
+    return np.where(np.isfinite(value), value, np.nan)
