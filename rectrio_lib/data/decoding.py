@@ -12,7 +12,7 @@ from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import BmpImagePlugin, ExifTags, IcoImagePlugin, Image, ImageOps, PngImagePlugin
 
 from rectrio_lib.core.errors import ArgumentError
 
@@ -31,6 +31,10 @@ _ONE_LARGE = Lock()
 
 class UnreadableError(Exception):
     """A file that is refused; the message is its reason in the ledger."""
+
+
+class TooLargeError(UnreadableError):
+    """An image has more pixels than the limit."""
 
 
 def decode(
@@ -96,22 +100,58 @@ def reads_heif() -> bool:
     return True
 
 
+def formats_read() -> list[str]:
+    """Return the formats that are told by their content and read: Pillow's own, and HEIF where pillow-heif is there."""
+    return [*FORMATS, *["HEIF"] * reads_heif()]
+
+
+def refuse_large_icon(file: BinaryIO, limit: int) -> None:
+    """Raise TooLargeError for an icon with an image above the limit in it: Pillow decodes these as it opens them."""
+    start = file.tell()
+    if file.read(4) == b"\0\0\1\0":
+        file.seek(start)
+        for entry in IcoImagePlugin.IcoFile(file).entry:
+            file.seek(entry.offset)
+            is_png = file.read(8) == b"\x89PNG\r\n\x1a\n"
+            file.seek(entry.offset)
+            inner = (PngImagePlugin.PngImageFile if is_png else BmpImagePlugin.DibImageFile)(file)
+            refuse_large(inner.width * inner.height // (1 if is_png else 2), limit)  # a bitmap counts its mask too
+    file.seek(start)
+
+
+def refuse_large(pixels: int, limit: int) -> None:
+    """Raise TooLargeError if an image has more pixels than the limit."""
+    if pixels > limit:
+        raise TooLargeError(f"{pixels:,} pixels are above the limit of {limit:,}: RECTRIO_MAX_PIXELS raises it")
+
+
+def turn_of(opened: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright, as its EXIF data say."""
+    with suppress(Exception):  # damaged EXIF data make no damaged image
+        return TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+    return None
+
+
+def narrowed(image: Image.Image) -> Image.Image:
+    """Bring wide pixel types, 16 bits or more, to 8 bits of grey; leave others alone."""
+    wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    return Image.fromarray(_stretch(np.asarray(image))) if wide else image
+
+
 def _decode(
     file: BinaryIO, name: str, size: int, channels: int, limit: int, inspect: Callable | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     Image.MAX_IMAGE_PIXELS = None  # Pillow counts before it reduces; the limit below takes the place of its own
-    formats = [*FORMATS, *["HEIF"] * reads_heif(), *["TGA"] * name.lower().endswith(".tga")]  # TGA has no signature
+    formats = [*formats_read(), *["TGA"] * name.lower().endswith(".tga")]  # TGA has no signature
+    refuse_large_icon(file, limit)
     with Image.open(file, formats=formats) as opened:
         whole = opened.size
         opened.draft(None, (2 * size, 2 * size))
         pixels, drafted = opened.width * opened.height, opened.size != whole
-        if pixels > limit:
-            raise UnreadableError(f"{pixels:,} pixels are above the limit of {limit:,}: RECTRIO_MAX_PIXELS raises it")
+        refuse_large(pixels, limit)
         with _ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
             opened.load()
-            shape, turn = whole if drafted else opened.size, None
-            with suppress(Exception):  # damaged EXIF data make no damaged image
-                turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+            shape, turn = whole if drafted else opened.size, turn_of(opened)
             step = min(opened.size) // (2 * size) if pixels > LARGE_PIXELS else 1
             image = opened.reduce(step) if step > 1 and opened.mode in ("L", "RGB", "RGBA", "CMYK") else opened
             image = _to_bytes(image, "L" if channels == 1 else "RGB")
@@ -126,8 +166,7 @@ def _decode(
 
 def _to_bytes(image: Image.Image, mode: str) -> Image.Image:
     """Bring any pixel type to 8 bits of grey or colour."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_stretch(np.asarray(image)))
+    image = narrowed(image)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -232,6 +233,11 @@ def read_image(
 def content_hash(file: BinaryIO) -> str:
     """Return the image_id of a file: 64 bits of BLAKE2b over its bytes."""
     return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def content_id(data: bytes) -> str:
+    """Return the image_id of a file that was read into memory."""
+    return content_hash(BytesIO(data))
 
 
 def row_hash(pixels: np.ndarray) -> str:
