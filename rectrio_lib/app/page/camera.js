@@ -1,0 +1,82 @@
+/** @file A photograph as a query: the camera with a preview, or the device's own camera application. */
+
+import { $ } from './dom.js';
+
+let stream = null;
+let facing = 'environment';
+let give = () => {};
+
+const REASONS = {
+  NotAllowedError: 'The browser does not allow this page to use the camera.',
+  NotFoundError: 'No camera was found.',
+  NotReadableError: 'Another program uses the camera.',
+};
+
+function stop() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  $('#camera video').srcObject = null;
+}
+
+async function start() {
+  stop();
+  const dialog = $('#camera');
+  dialog.dataset.state = 'waiting';
+  try {
+    if (!navigator.mediaDevices) throw new DOMException('', 'InsecureContext');
+    const opened = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, width: { ideal: 1280 } } });
+    if (!dialog.open) return opened.getTracks().forEach((track) => track.stop());
+    stream = opened;
+    $('video', dialog).srcObject = stream;
+    await $('video', dialog).play();
+    dialog.dataset.state = 'live';
+    $('#shutter').disabled = false;
+    const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === 'videoinput');
+    $('#turn').hidden = cameras.length < 2;
+    $('#shutter').focus();
+  } catch (error) {
+    if (!dialog.open) return;
+    dialog.dataset.state = 'denied';
+    $('#no-camera').textContent = REASONS[error.name]
+      ?? 'A live picture needs HTTPS, or an address on this computer such as 127.0.0.1.';
+    $('#camera-app').focus();
+  }
+}
+
+function shoot() {
+  const video = $('#camera video');
+  const canvas = document.createElement('canvas');
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext('2d').drawImage(video, 0, 0);
+  canvas.toBlob((blob) => {
+    $('#camera').close();
+    give(new File([blob], 'photograph.jpg', { type: 'image/jpeg' }));
+  }, 'image/jpeg', 0.92);
+}
+
+/** Opens the camera and hands the photograph to `use`. @param {function(File): void} use */
+export function takePhoto(use) {
+  give = use;
+  $('#shutter').disabled = true;
+  $('#turn').hidden = true;
+  $('#camera').showModal();
+  start();
+}
+
+export function startCamera() {
+  $('#shutter').addEventListener('click', shoot);
+  $('#turn').addEventListener('click', () => {
+    facing = facing === 'environment' ? 'user' : 'environment';
+    start();
+  });
+  $('#camera').addEventListener('close', stop);
+  $('#camera-app').addEventListener('click', () => $('#captured').click());
+  $('#captured').addEventListener('change', ({ target }) => {
+    const [file] = target.files;
+    target.value = '';
+    if (!file) return;
+    $('#camera').close();
+    give(file);
+  });
+}

@@ -1,0 +1,77 @@
+/** @file Searches of the past: repeat one, delete one, delete all. */
+
+import * as api from './api.js';
+import { $, date, fill, h, iconButton } from './dom.js';
+import { confirmed, say } from './notices.js';
+import { repeat } from './state.js';
+
+let searches = [];
+let next = null;
+
+async function guarded(action) {
+  $('#history-problem').textContent = '';
+  try {
+    await action();
+  } catch (failure) {
+    $('#history-problem').textContent = failure.message;
+  }
+}
+
+async function load(before = null) {
+  const answer = await api.searches(before);
+  searches = before ? [...searches, ...answer.searches] : answer.searches;
+  next = answer.next;
+  render();
+}
+
+const onlyFiles = ({ like = [], without = [] }) => [...like, ...without].every(({ file }) => file != null);
+
+function again({ query }) {
+  $('#history').close();
+  const lost = repeat(query);
+  if (lost) say('Images that you upload for a search are not kept: add them again.');
+}
+
+function row(search) {
+  const { id, title, created, query, results } = search;
+  const kept = !onlyFiles(query) || query.where;
+  return h('li', { class: 'past' },
+    h('button', { type: 'button', class: 'repeat', disabled: !kept, 'data-key': `repeat ${id}`, onclick: () => again(search) },
+      h('strong', {}, title), h('span', { class: 'hint' }, date(created, true), !kept && ' · its image was not kept'),
+      query.where && h('span', { class: 'hint where' }, query.where),
+      results.length > 0 && h('span', { class: 'strip' }, results.slice(0, 6).map((image) => h('img', {
+        src: api.address(`thumbnails/${image}`), alt: '', width: 48, height: 48, loading: 'lazy',
+        onerror: ({ target }) => target.remove() })))),
+    iconButton('trash', `Delete the search ${title}`, () => guarded(async () => {
+      await api.forget(id);
+      searches = searches.filter((other) => other.id !== id);
+      render();
+      $('#history-close').focus();
+    }), { title: 'Delete this search' }));
+}
+
+function render() {
+  fill($('#history-list'), searches.map(row));
+  $('#history-none').hidden = searches.length > 0;
+  $('#history-all').hidden = !searches.length;
+  $('#history-more').hidden = next == null;
+}
+
+async function forgetAll() {
+  if (!await confirmed('Delete all your searches? This cannot be undone.', 'Delete all')) return;
+  await guarded(async () => {
+    await api.forget();
+    [searches, next] = [[], null];
+    render();
+    $('#history-close').focus();
+  });
+}
+
+export function startHistory() {
+  $('#open-history').addEventListener('click', () => {
+    $('#history').showModal();
+    guarded(load);
+  });
+  $('#history-more').addEventListener('click', () => guarded(() => load(next)));
+  $('#history-all').addEventListener('click', forgetAll);
+}

@@ -1,0 +1,96 @@
+/** @file Starts the page and connects its parts. */
+
+import * as api from './api.js';
+import { startCamera } from './camera.js';
+import { $, count } from './dom.js';
+import { forgetFacets, renderChosen, renderFilters, startFilters } from './filters.js';
+import { startHistory } from './history.js';
+import { say, warn } from './notices.js';
+import { nameParts, renderAbilities, renderQuery, startQuery } from './query.js';
+import { refresh, renderOrder, startResults } from './results.js';
+import { may, onChange, onCollection, read, reread, service } from './state.js';
+import { startUpload } from './upload.js';
+import { closeViewer, startViewer, view } from './viewer.js';
+
+async function loadAbout() {
+  try {
+    service.about = await api.about();
+  } catch {
+    return; // the search beside it says what is wrong, and comes back here once it is answered
+  }
+  const { collection, images, encoder } = service.about;
+  $('#collection').textContent = collection;
+  $('#images').textContent = count(images, 'image');
+  $('#images').title = `Encoder: ${encoder}`;
+  document.title = `${collection} · RecTrio`;
+  $('#add').hidden = !may('write');
+  warn(service.about);
+  renderAbilities();
+  renderOrder();
+}
+
+async function search() {
+  renderQuery();
+  renderChosen();
+  renderOrder();
+  const about = service.about ? null : loadAbout();
+  renderFilters();
+  await Promise.all([about, refresh()]);
+  if (!service.about) loadAbout();
+}
+
+/** Counts are stale: images were added, changed or deleted. */
+function recount(anew) {
+  forgetFacets();
+  renderFilters();
+  loadAbout();
+  if (anew) refresh();
+}
+
+function follow() {
+  const { show, changed, lost } = read();
+  if (changed) reread();
+  if (show) view(show, { address: false });
+  else closeViewer();
+  return lost;
+}
+
+function startTheme() {
+  const root = document.documentElement;
+  const system = window.matchMedia('(prefers-color-scheme: dark)');
+  const dark = () => (root.dataset.theme ?? (system.matches ? 'dark' : 'light')) === 'dark';
+  const render = () => $('#theme').setAttribute('aria-pressed', String(dark()));
+  $('#theme').addEventListener('click', () => {
+    root.dataset.theme = dark() ? 'light' : 'dark';
+    try {
+      localStorage.setItem('rectrio-theme', root.dataset.theme);
+    } catch {
+      // Not remembered where storage is forbidden.
+    }
+    render();
+  });
+  system.addEventListener('change', render);
+  render();
+}
+
+function startDialogs() {
+  for (const dialog of document.querySelectorAll('dialog')) {
+    for (const button of dialog.querySelectorAll('.close')) button.addEventListener('click', () => dialog.close());
+    dialog.addEventListener('close', () => document.body.append($('#toast')));
+    dialog.addEventListener('mousedown', (event) => { if (event.target === dialog) dialog.close(); });
+  }
+}
+
+const { show, lost } = read();
+[startTheme, startDialogs, startQuery, startCamera, startFilters, startViewer, startUpload, startHistory].forEach((start) => start());
+startResults(view);
+onChange(() => {
+  search();
+  nameParts();
+});
+onCollection(recount);
+window.addEventListener('popstate', follow);
+await search();
+nameParts();
+if (show) view(show, { address: false });
+if (lost) say('An image that you upload for a search is not kept after a reload: add it again.');

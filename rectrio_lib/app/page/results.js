@@ -1,0 +1,210 @@
+/** @file Results: the grid, its order, the least score, and further pages. */
+
+import * as api from './api.js';
+import { $, count, debounced, fill, h, icon, iconButton, number, score, titled, written } from './dom.js';
+import { titleOf } from './fields.js';
+import { calm, trouble, whisper } from './notices.js';
+import { like, without } from './query.js';
+import { PAGE, asked, change, may, request, service, state, where } from './state.js';
+import { addImages } from './upload.js';
+
+/** What is shown: every result so far and the offset of the next page. */
+export const shown = { results: [], next: null, total: 0, seconds: 0 };
+
+const DETAILS = ['category', 'colour', 'price', 'tags', 'created'];
+let open = () => {};
+let stopped = new AbortController();
+let following = false; // after "more" was pressed once, further pages come by scrolling
+
+function details({ metadata }) {
+  const lines = DETAILS.filter((name) => metadata[name] != null && metadata[name].length !== 0);
+  if (!lines.length) return null;
+  return h('dl', { class: 'details' }, lines.map((name) => h('div', {}, h('dt', {}, titled(name)),
+    h('dd', {}, written(name, metadata[name])))));
+}
+
+function card(result) {
+  const name = titleOf(result);
+  const value = result.score == null ? null : score(result.score);
+  const picture = h('img', { src: api.address(result.thumbnail), alt: '', loading: 'lazy', decoding: 'async',
+    draggable: 'false', width: 320, height: 320, onerror: ({ target }) => target.classList.add('broken') });
+  return h('li', { class: 'card', 'data-id': result.id },
+    h('button', { type: 'button', class: 'open', 'data-key': `open ${result.id}`,
+      'aria-label': value ? `${name}, score ${value}` : name, onclick: () => open(result.id) },
+    h('span', { class: 'picture' }, picture), details(result)),
+    h('div', { class: 'caption', 'aria-hidden': 'true' }, h('span', { class: 'label' }, name),
+      value && h('span', { class: 'score', title: 'Cosine similarity to the query' }, value)),
+    h('div', { class: 'actions' },
+      iconButton('similar', `More like this ${name}`, () => like(result), { title: 'More like this' }),
+      asked() && iconButton('minus', `Without this ${name}`, () => without(result), { title: 'Without this' })));
+}
+
+function status() {
+  const { results, total, next } = shown;
+  if (!results.length) return 'No results';
+  if (!asked()) return where() ? `${number(total)} match the filters` : `${count(total, 'image')}, newest first`;
+  if (state.minimum != null && next == null) return `${count(results.length, 'image')} of ${number(total)} score at least ${score(state.minimum)}`;
+  return `The best ${number(results.length)} of ${count(total, 'image')}`;
+}
+
+function empty() {
+  const action = (label, onclick) => h('button', { type: 'button', class: 'primary', onclick }, label);
+  if (asked() && state.minimum != null) {
+    return [h('h2', {}, `Nothing scores ${score(state.minimum)} or more`), h('p', {}, 'No image here is that close to your query.'),
+      action('Show the nearest anyway', () => change({ minimum: null }))];
+  }
+  if (where()) {
+    return [h('h2', {}, 'No image meets these filters'), h('p', {}, 'Remove one of them, or all.'),
+      action('Clear the filters', () => change({ filters: new Map(), rest: '' }))];
+  }
+  if (may('write')) {
+    return [h('h2', {}, 'This collection has no images yet'), h('p', {}, 'Add some: they can be found at once.'),
+      action('Add images', () => addImages([]))];
+  }
+  return [h('h2', {}, 'This collection has no images yet'), h('p', {}, 'Whoever runs this service can add some.')];
+}
+
+function render() {
+  const { results, next } = shown;
+  fill($('#grid'), results.map(card));
+  $('#grid').hidden = !results.length;
+  fill($('#empty'), results.length ? [] : [icon('empty'), ...empty()]);
+  $('#empty').hidden = results.length > 0;
+  $('#more').hidden = next == null;
+  $('#status').textContent = status();
+  renderOrder();
+}
+
+/** Sort and least score, as the state and the columns have them. */
+export function renderOrder() {
+  const columns = (service.about?.columns ?? []).filter((name) => !['tags', 'path', 'row'].includes(name));
+  if (state.sort !== 'score' && !columns.includes(state.sort)) columns.push(state.sort);
+  fill($('#sort'), h('option', { value: 'score' }, asked() ? 'Best match' : 'Newest'),
+    columns.map((name) => h('option', { value: name }, titled(name))));
+  $('#sort').value = state.sort;
+  $('#direction').hidden = state.sort === 'score';
+  const direction = state.descending ? 'Descending' : 'Ascending';
+  fill($('#direction'), icon(state.descending ? 'down' : 'up'), h('span', { class: 'unseen' }, `${direction} order`));
+  $('#direction').title = direction;
+  for (const part of document.querySelectorAll('.when-asked')) part.hidden = !asked();
+  $('#minimum').value = state.minimum ?? 0;
+  $('#distinct').checked = state.distinct != null;
+  renderMinimum();
+}
+
+function renderMinimum() {
+  const value = Number($('#minimum').value);
+  $('#minimum-value').textContent = value > 0 ? score(value) : 'any';
+  $('#minimum').setAttribute('aria-valuetext', value > 0 ? score(value) : 'any score');
+}
+
+function skeletons() {
+  fill($('#grid'), Array.from({ length: PAGE / 2 }, () => h('li', { class: 'card skeleton', 'aria-hidden': 'true' },
+    h('span', { class: 'picture' }), h('div', { class: 'caption' }, h('span', { class: 'label' })))));
+  $('#grid').hidden = false;
+  $('#empty').hidden = true;
+  $('#more').hidden = true;
+}
+
+/** Searches anew. What is shown stays, dimmed, until the answer is here. */
+export async function refresh() {
+  stopped.abort();
+  stopped = new AbortController();
+  const { signal } = stopped;
+  following = false;
+  const main = $('#results');
+  main.setAttribute('aria-busy', 'true');
+  if (!shown.results.length) skeletons();
+  $('#status').textContent = 'Searching …';
+  try {
+    const { body, files } = request();
+    const answer = await api.search(body, files, signal);
+    Object.assign(shown, answer);
+    calm();
+    render();
+    whisper(status());
+    main.removeAttribute('aria-busy');
+  } catch (failure) {
+    if (failure.name === 'AbortError') return;
+    failed(failure, refresh);
+  }
+}
+
+function failed(failure, retry) {
+  const main = $('#results');
+  if (failure.kind === 'refused') main.removeAttribute('aria-busy');
+  $('#status').textContent = failure.kind === 'refused' ? 'The search failed' : 'Waiting for the service';
+  if (!shown.results.length && failure.kind !== 'gone' && failure.kind !== 'busy') fill($('#grid'));
+  trouble(failure, failure.kind === 'session' ? null : retry);
+}
+
+/** Fetches the next page. @returns {Promise<boolean>} whether there was one */
+export async function more() {
+  if (shown.next == null || $('#more').disabled) return false;
+  const { signal } = stopped;
+  $('#more').disabled = true;
+  try {
+    const { body, files } = request(shown.next);
+    const { results, next } = await api.search(body, files, signal);
+    if (signal.aborted) return false;
+    const here = new Set(shown.results.map(({ id }) => id));
+    const added = results.filter(({ id }) => !here.has(id));
+    Object.assign(shown, { next, results: [...shown.results, ...added] });
+    $('#grid').append(...added.map(card));
+    $('#more').hidden = next == null;
+    $('#status').textContent = status();
+    whisper(`${count(added.length, 'more image')}`);
+    calm();
+    return true;
+  } catch (failure) {
+    if (failure.name !== 'AbortError') trouble(failure, more);
+    return false;
+  } finally {
+    $('#more').disabled = false;
+  }
+}
+
+/** Takes a deleted image away, or shows new metadata, without a search. */
+export function replaced(id, image) {
+  const place = shown.results.findIndex((result) => result.id === id);
+  if (place < 0) return;
+  if (image) Object.assign(shown.results[place], image);
+  else {
+    shown.results.splice(place, 1);
+    shown.total -= 1;
+  }
+  render();
+}
+
+function walk(event) {
+  const cards = [...$('#grid').querySelectorAll('.open')];
+  const place = cards.indexOf(document.activeElement);
+  if (place < 0) return;
+  const columns = getComputedStyle($('#grid')).gridTemplateColumns.split(' ').length;
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+  const next = cards[place + steps[event.key]];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+}
+
+/** @param {function(string): void} view opens an image */
+export function startResults(view) {
+  open = view;
+  skeletons();
+  $('#sort').addEventListener('change', ({ target }) => change({ sort: target.value, descending: target.value !== 'label' }));
+  $('#direction').addEventListener('click', () => change({ descending: !state.descending }));
+  const cut = debounced((value) => change({ minimum: value > 0 ? value : null }, { replace: true }), 250);
+  $('#minimum').addEventListener('input', ({ target }) => {
+    renderMinimum();
+    cut(Number(target.value));
+  });
+  $('#distinct').addEventListener('change', ({ target }) => change({ distinct: target.checked ? 0.98 : null }));
+  $('#more').addEventListener('click', () => {
+    following = true;
+    more();
+  });
+  new IntersectionObserver(([{ isIntersecting }]) => { if (isIntersecting && following) more(); },
+    { rootMargin: '400px' }).observe($('#end'));
+  $('#grid').addEventListener('keydown', walk);
+}

@@ -1,0 +1,108 @@
+/** @file Adding images to the collection, with the same metadata for all and a status for each. */
+
+import * as api from './api.js';
+import { $, count, fill, h, icon, iconButton } from './dom.js';
+import { changes, metadataFields, metadataOf } from './fields.js';
+import { say } from './notices.js';
+import { collectionChanged, may, service } from './state.js';
+
+const AT_ONCE = 8; // files of one request, so that progress is seen
+const STATES = { waiting: 'Ready', sending: 'Sending …', added: 'Added', known: 'Already in the collection', refused: 'Refused',
+  failed: 'Not sent' };
+const ICONS = { added: 'check', known: 'check', refused: 'warning', failed: 'warning' };
+
+let items = []; // {file, url, state, reason}
+let sending = false;
+
+const waiting = () => items.filter(({ state }) => state === 'waiting' || state === 'failed');
+
+/** Opens the dialog with these files. @param {Iterable<File>} files */
+export function addImages(files) {
+  if (!may('write')) return say('You may search this collection, but not add to it.');
+  if (!sending && !waiting().length) clear();
+  const most = service.about.most_bytes;
+  for (const file of files) {
+    const large = file.size > most;
+    items.push({ file, url: URL.createObjectURL(file), state: large ? 'refused' : 'waiting', reason: large ? 'The file is too large.' : null });
+  }
+  if (!$('#adding').open) $('#adding').showModal();
+  render();
+}
+
+function clear() {
+  items.forEach(({ url }) => URL.revokeObjectURL(url));
+  items = [];
+}
+
+function row(item) {
+  const { file, url, state, reason } = item;
+  return h('li', { class: `file ${state}` }, h('img', { src: url, alt: '', width: 44, height: 44, onerror: ({ target }) => target.classList.add('broken') }),
+    h('span', { class: 'name' }, file.name), h('span', { class: 'state' }, ICONS[state] && icon(ICONS[state]),
+      reason ? `${STATES[state]}: ${reason}` : STATES[state]),
+    state === 'waiting' && !sending && iconButton('close', `Leave out ${file.name}`, () => {
+      items = items.filter((other) => other !== item);
+      URL.revokeObjectURL(url);
+      render();
+      $('#add-choose').focus();
+    }));
+}
+
+function render() {
+  fill($('#add-files'), items.map(row));
+  const left = waiting().length;
+  const done = items.length - left;
+  $('#add-progress').hidden = !sending;
+  $('#add-progress').max = items.length;
+  $('#add-progress').value = items.filter(({ state }) => !['waiting', 'sending'].includes(state)).length;
+  $('#add-send').disabled = sending || !left;
+  $('#add-send').textContent = left ? `Add ${count(left, 'image')}` : 'Add images';
+  $('#add-choose').disabled = sending;
+  const number = (state) => items.filter((item) => item.state === state).length;
+  const told = [['added', 'added'], ['known', 'already there'], ['refused', 'refused'], ['failed', 'not sent']];
+  $('#add-summary').textContent = sending || !done ? '' : told.filter(([state]) => number(state))
+    .map(([state, text]) => `${number(state)} ${text}`).join(', ');
+}
+
+async function sendBatch(batch, metadata) {
+  batch.forEach((item) => Object.assign(item, { state: 'sending', reason: null }));
+  render();
+  let answers;
+  try {
+    answers = (await api.upload(batch.map(({ file }) => file), metadata)).images;
+  } catch (failure) {
+    answers = failure.problem?.images;
+    const state = failure.kind === 'refused' ? 'refused' : 'failed';
+    answers ??= batch.map(() => ({ status: state, reason: failure.message }));
+  }
+  batch.forEach((item, place) => Object.assign(item, { state: answers[place].status, reason: answers[place].reason }));
+  return answers.some(({ status }) => status === 'failed');
+}
+
+async function send(event) {
+  event.preventDefault();
+  const metadata = changes({}, metadataOf($('#add-form')));
+  const queue = waiting();
+  sending = true;
+  const size = Math.min(AT_ONCE, service.about.most_files);
+  for (let start = 0; start < queue.length; start += size) {
+    if (await sendBatch(queue.slice(start, start + size), metadata)) break;
+    render();
+  }
+  sending = false;
+  queue.filter(({ state }) => state === 'sending').forEach((item) => { item.state = 'waiting'; });
+  render();
+  if (items.some(({ state }) => state === 'added')) collectionChanged({ search: true });
+  $('#add-close').focus();
+}
+
+export function startUpload() {
+  $('#add-metadata').append(...metadataFields());
+  $('#add').addEventListener('click', () => addImages([]));
+  $('#add-choose').addEventListener('click', () => $('#add-chosen').click());
+  $('#add-chosen').addEventListener('change', ({ target }) => {
+    addImages(target.files);
+    target.value = '';
+  });
+  $('#add-form').addEventListener('submit', send);
+  $('#add-close').addEventListener('click', () => $('#adding').close());
+}

@@ -1,0 +1,158 @@
+/** @file The large view of one image: metadata, neighbours by the arrow keys, edit and delete. */
+
+import * as api from './api.js';
+import { $, date, fill, h, icon, number, score, titled, written } from './dom.js';
+import { changes, metadataFields, metadataOf, titleOf } from './fields.js';
+import { confirmed, say, trouble } from './notices.js';
+import { like, without } from './query.js';
+import { more, replaced, shown } from './results.js';
+import { asked, collectionChanged, may, showing } from './state.js';
+
+const EDITABLE = ['label', 'category', 'price', 'tags'];
+const SIZES = ['width', 'height'];
+let image = null;
+
+const place = () => shown.results.findIndex(({ id }) => id === image.id);
+
+/** Shows an image; one that is not among the results is fetched. */
+export async function view(id, { address = true } = {}) {
+  const dialog = $('#viewer');
+  const found = shown.results.find((result) => result.id === id);
+  try {
+    image = found ?? await api.image(id);
+  } catch (failure) {
+    if (address) showing(null, { replace: true });
+    if (failure.status === 404) say('This image is not in the collection any more.');
+    else if (dialog.open) problem(failure);
+    else trouble(failure, () => view(id));
+    return;
+  }
+  if (address) showing(id, { replace: dialog.open });
+  render();
+  if (!dialog.open) dialog.showModal();
+}
+
+export function closeViewer() {
+  if ($('#viewer').open) $('#viewer').close();
+}
+
+function lines() {
+  const { width, height, ...rest } = image.metadata;
+  const names = [...new Set([...EDITABLE, ...Object.keys(rest)])].filter((name) => {
+    const value = rest[name];
+    return name !== 'label' && value != null && value !== '' && !(Array.isArray(value) && !value.length);
+  });
+  const pairs = names.map((name) => [titled(name), name === 'created' ? date(rest[name], true) : written(name, rest[name])]);
+  if (width && height) pairs.push(['Size', `${number(width)} × ${number(height)} pixels`]);
+  pairs.push(['Id', image.id]);
+  return h('dl', { class: 'metadata' }, pairs.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+}
+
+function render() {
+  $('#viewer-problem').textContent = '';
+  const at = place();
+  const name = titleOf(image);
+  const picture = $('#viewer-image');
+  picture.src = api.address(image.view);
+  picture.alt = name;
+  $('#viewer-title').textContent = name;
+  const value = at >= 0 ? image.score : null;
+  $('#viewer-score').textContent = value == null ? '' : `Score ${score(value)}`;
+  $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${number(shown.results.length)}${shown.next == null ? '' : '+'}`;
+  $('#previous').disabled = at <= 0;
+  $('#next').disabled = at < 0 || (at === shown.results.length - 1 && shown.next == null);
+  const act = (action) => () => {
+    const chosen = image;
+    image = null; // the focus goes to the new results, not back to the card
+    closeViewer();
+    action(chosen);
+    $('#status').focus();
+    window.scrollTo({ top: 0 });
+  };
+  fill($('#viewer-actions'),
+    h('button', { type: 'button', class: 'primary', 'data-key': 'like', onclick: act(like) }, icon('similar'), 'More like this'),
+    asked() && h('button', { type: 'button', 'data-key': 'without', onclick: act(without) }, icon('minus'), 'Without this'));
+  fill($('#viewer-body'), lines());
+  $('#viewer-owner').hidden = !may('write');
+}
+
+async function step(by) {
+  const at = place();
+  if (at < 0 || at + by < 0) return;
+  if (at + by >= shown.results.length && !await more()) return;
+  if (!$('#viewer').open || !shown.results[at + by]) return;
+  view(shown.results[at + by].id);
+  if ($('#previous').disabled || $('#next').disabled) $('#viewer').focus();
+}
+
+function editor() {
+  return h('form', { class: 'editor', onsubmit: save }, metadataFields(image.metadata),
+    h('div', { class: 'row' }, h('button', { type: 'submit', class: 'primary' }, 'Save'),
+      h('button', { type: 'button', onclick: () => {
+        render();
+        $('#edit').focus();
+      } }, 'Cancel')));
+}
+
+async function save(event) {
+  event.preventDefault();
+  const { id } = image;
+  const changed = changes(image.metadata, metadataOf(event.target));
+  try {
+    if (Object.keys(changed).length) {
+      const updated = await api.update(id, changed);
+      Object.assign(image, updated);
+      replaced(id, updated);
+      collectionChanged();
+      say('Saved.');
+    }
+    render();
+    $('#edit').focus();
+  } catch (failure) {
+    problem(failure);
+  }
+}
+
+/** A modal dialog hides the banner, so what went wrong in it is said in it. */
+function problem(failure) {
+  $('#viewer-problem').textContent = failure.message;
+}
+
+async function discard() {
+  const { id } = image;
+  const at = place();
+  if (!await confirmed('Delete this image from the collection? This cannot be undone.', 'Delete the image')) return;
+  try {
+    await api.remove(id);
+  } catch (failure) {
+    return problem(failure);
+  }
+  replaced(id, null);
+  collectionChanged();
+  say('Deleted.');
+  const next = at < 0 ? null : shown.results[Math.min(at, shown.results.length - 1)];
+  if (next) view(next.id);
+  else closeViewer();
+}
+
+export function startViewer() {
+  const dialog = $('#viewer');
+  $('#previous').addEventListener('click', () => step(-1));
+  $('#next').addEventListener('click', () => step(1));
+  $('#edit').addEventListener('click', () => {
+    fill($('#viewer-body'), editor());
+    $('#viewer-body input').focus();
+  });
+  $('#delete').addEventListener('click', discard);
+  dialog.addEventListener('keydown', (event) => {
+    if (event.target.closest('input') || $('#confirm').open) return;
+    if (event.key === 'ArrowLeft') step(-1);
+    if (event.key === 'ArrowRight') step(1);
+  });
+  dialog.addEventListener('close', () => {
+    showing(null, { replace: true });
+    $('#viewer-image').removeAttribute('src');
+    const card = [...$('#grid').children].find(({ dataset }) => dataset.id === image?.id);
+    $('.open', card ?? $('#empty'))?.focus();
+  });
+}
