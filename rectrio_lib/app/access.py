@@ -84,7 +84,7 @@ def list_keys(engine: Engine) -> list[dict[str, Any]]:
     """Return name, scopes, rate, and when it was made and ends, of every key, by name."""
     with Session(engine) as session:
         rows = session.exec(select(KeyRow).where(col(KeyRow.secret_hash).startswith("key:")).order_by(KeyRow.name))
-        return [row.model_dump(include={"name", "scopes", "rate", "created", "expires"}) for row in rows]
+        return [{name: getattr(row, name) for name in ("name", "scopes", "rate", "created", "expires")} for row in rows]
 
 
 def remove_key(engine: Engine, name: str) -> None:
