@@ -124,7 +124,7 @@ def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # nothing begins by itself: `writing` takes the write lock before it reads
-    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
         connection.execute(f"PRAGMA {setting}")
 
 

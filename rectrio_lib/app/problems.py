@@ -17,7 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from rectrio_lib.app.batching import BusyError
 from rectrio_lib.app.schemas import Problem
+from rectrio_lib.app.uploads import UploadError
 from rectrio_lib.core import errors
 
 MEDIA_TYPE = "application/problem+json"
@@ -60,6 +62,10 @@ def of(error: Exception) -> ProblemResponse:
         return _of_http(error)
     if isinstance(error, RequestValidationError):
         return problem(422, _invalid(error))
+    if isinstance(error, UploadError):
+        return problem(error.status, str(error))
+    if isinstance(error, BusyError):
+        return problem(503, "Too many queries wait: try again in a moment.", Retry_After="1")
     if isinstance(error, errors.ArgumentError | errors.RecallOutOfReachError):
         return problem(400, FOLDERS.sub("", str(error)))
     if isinstance(error, errors.MissingArtefactError):
@@ -97,7 +103,8 @@ def _invalid(error: RequestValidationError) -> str:
 
 def install(app: FastAPI) -> None:
     """Let an application answer every error with a problem, and say so in its OpenAPI description."""
-    for kind in (HTTPException, RequestValidationError, errors.RectrioError, sql.SQLAlchemyError, OSError, Exception):
+    own = (UploadError, BusyError, errors.RectrioError)
+    for kind in (HTTPException, RequestValidationError, *own, sql.SQLAlchemyError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
     app.openapi = partial(_described, app)
 

@@ -48,7 +48,9 @@ class SearchRequest(Strict):
     minimum: float | None = Field(None, ge=-1, le=1, description="Only results of at least this score.")
     sort: str = Field("score", pattern=SORT, description="score, or a column: then the best 1,000 matches are sorted.")
     descending: bool = True
-    distinct: float | None = Field(None, ge=-1, le=1, description="Drop results more similar than this to a better one.")
+    distinct: float | None = Field(
+        None, ge=-1, le=1, description="Drop results more similar than this to a better one."
+    )
     mmr: float | None = Field(None, ge=0, le=1, description="Relevance (1) against variety (0).")
 
 

@@ -27,19 +27,25 @@ def answer(
         options: which results count, and in which order.
         exclude: positions that are not results of the query, int64 (Q, E).
     """
-    if not isinstance(k, Integral) or k < 1:
-        raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
-    size = index.count(options.where)
-    part = _Part(index, options.where, options.minimum, size)
     if options.combine:
         vectors, ids, exclude = _mean(vectors), [" + ".join(ids)], exclude.reshape(1, -1)
-    if options.expand and size:
+    return Results(ids, *nearest(index, vectors, k, options, exclude), index.rows)
+
+
+def nearest(
+    index: VectorIndex, vectors: np.ndarray, k: int, options: Options, exclude: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and positions (Q, k) as the options say, best first; NaN and -1 where there are fewer."""
+    if not isinstance(k, Integral) or k < 1:
+        raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
+    part = _Part(index, options.where, options.minimum, index.count(options.where))
+    if options.expand and part.size:
         scores, near = part.nearest(vectors, options.expand, exclude)
         neighbours = index.vectors_at(near.clip(min=0))  # (Q, expand, dim); a score of NaN weighs nothing
         vectors = rerank.expand_queries(vectors, neighbours, scores, options.alpha)
     if options.reciprocal is options.distinct is options.mmr is None:
-        return Results(ids, *part.nearest(vectors, k, exclude), index.rows)
-    return Results(ids, *_chosen(part, vectors, k, exclude, options), index.rows)
+        return part.nearest(vectors, k, exclude)
+    return _chosen(part, vectors, k, exclude, options)
 
 
 @dataclass(frozen=True)

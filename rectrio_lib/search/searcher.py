@@ -105,17 +105,11 @@ class Searcher:
             weights = np.append(weights, np.full(len(unwanted), WITHOUT, np.float32))
         if len(weights) != len(names) + len(words):
             raise ArgumentError(f"{len(weights)} weights for {len(names) + len(words)} parts: give one each.")
-        if not np.isfinite(weights).all() or not (weights > 0).any():
-            given = ", ".join(f"{weight:g}" for weight in weights) or "none"
-            raise ArgumentError(f"Weights should be finite and one of them positive, not {given}.")
         parts = np.concatenate([vectors, encode_texts(self.encoder, words)]) if words else vectors
-        total = weights / abs(weights).sum() @ parts
-        length = np.linalg.norm(total)
-        if length < NO_DIRECTION:
-            raise ArgumentError("The parts of this query cancel each other: change one of them, or its weight.")
+        mean = weighted_mean(parts, weights)
         shown = [*(Path(name).name for name in names), *(repr(shortened(word)) for word in words)]
         name = " ".join(f"{weight:+g} {part}" for weight, part in zip(weights, shown, strict=True))
-        return [name], (total / length)[None]
+        return [name], mean[None]
 
     def _encode_images(self, images: Image | Sequence[Image]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return names (Q), vectors (Q, dim), and positions in the index int64 (Q, 1), -1 for images from elsewhere."""
@@ -188,6 +182,22 @@ def search_vectors(
     check_encoder(index, encoder_hash)
     ids = [str(i) for i in range(len(vectors))] if query_ids is None else list(query_ids)
     return answer(index, vectors, k, ids, Options(**options), np.empty((len(vectors), 0), np.int64))
+
+
+def weighted_mean(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Join the parts of one query, (P, dim), to one unit vector (dim,); negative weights turn away.
+
+    Raises:
+        ArgumentError: if no weight is positive, one is not finite, or the parts cancel each other.
+    """
+    if not np.isfinite(weights).all() or not (weights > 0).any():
+        given = ", ".join(f"{weight:g}" for weight in weights) or "none"
+        raise ArgumentError(f"Weights should be finite and one of them positive, not {given}.")
+    total = weights / abs(weights).sum() @ vectors
+    length = np.linalg.norm(total)
+    if length < NO_DIRECTION:
+        raise ArgumentError("The parts of this query cancel each other: change one of them, or its weight.")
+    return total / length
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""One generation of a served collection: its index, encoder and rows, which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from threading import Lock
+
+import numpy as np
+
+from rectrio_lib.app.batching import Batcher
+from rectrio_lib.app.catalogue import Catalogue, frame_of, record_of
+from rectrio_lib.app.database import ImageRow
+from rectrio_lib.app.pictures import Pictures
+from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.index.live import LiveIndex
+from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.searcher import encode_texts
+
+
+class Generation:
+    """A collection as it was built last, with what was added, changed and removed since.
+
+    A query is encoded and answered by one generation; a new build makes the next one, and this one ends when nobody
+    uses it any more.
+
+    Args:
+        collection: as opened.
+        catalogue: its rows in the database, in step with the index already, see `Catalogue.sync`.
+        pictures: its pixels.
+        batch: largest number of queries that are encoded at once; 1 switches batching off.
+
+    Attributes:
+        live: what is searched.
+        stale: uploads whose vectors another encoder made; they are found once they are encoded again.
+    """
+
+    def __init__(self, collection: Collection, catalogue: Catalogue, pictures: Pictures, batch: int):
+        self.collection, self.catalogue, self.pictures = collection, catalogue, pictures
+        self.images, self.texts = Batcher(self._encode_images, batch), Batcher(self._encode_texts, batch)
+        self._encoder_lock, self._apply_lock = Lock(), Lock()
+        names = collection.index.rows["image_id"].tolist()
+        rows = {row.image_id: row for row in catalogue.since(0)}
+        self._seen = max((row.sequence for row in rows.values()), default=0)
+        built = set(names)
+        later = [row for name, row in rows.items() if name not in built]
+        fresh = [row for row in later if self._belongs(row)]
+        self.stale = {row.image_id: row for row in later if not row.removed and not self._belongs(row)}
+        frame = frame_of([record_of(rows[name]) for name in names] + [record_of(row) for row in fresh])
+        removed = np.array([rows[name].removed for name in names], bool)
+        self._columns = list(frame.columns)
+        self.live = LiveIndex(collection.index, frame.iloc[: len(names)].reset_index(drop=True), removed)
+        self._add(fresh)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder of the index; loaded when first needed, which takes seconds."""
+        with self._encoder_lock:
+            return self.collection.encoder
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the metadata."""
+        return self._columns
+
+    def catch_up(self) -> bool:
+        """Take in what changed in the database since; tell whether a new column needs a new generation."""
+        with self._apply_lock:
+            rows = self.catalogue.since(self._seen)
+            if not rows:
+                return False
+            there = self.live.current.positions([row.image_id for row in rows])
+            self.live.remove([row.image_id for row in rows if row.removed])
+            kept = [row for row in rows if not row.removed]
+            self.live.update([self._record(row) for row in kept if row.image_id in there])
+            self._add([row for row in kept if row.image_id not in there and self._belongs(row)])
+            self.stale |= {r.image_id: r for r in kept if r.image_id not in there and not self._belongs(r)}
+            self._seen = rows[-1].sequence
+            return any(key not in self._columns for row in kept for key in row.extra)
+
+    def _add(self, rows: Sequence[ImageRow]) -> None:
+        if rows:
+            vectors = np.stack([np.frombuffer(row.vector, np.float16) for row in rows]).astype(np.float32)
+            self.live.add(vectors, [self._record(row) for row in rows])
+            for row in rows:
+                self.stale.pop(row.image_id, None)
+
+    def _record(self, row: ImageRow) -> dict:
+        return dict.fromkeys(self._columns) | record_of(row)
+
+    def _belongs(self, row: ImageRow) -> bool:
+        """Tell whether an image has a vector that the encoder of this index made, and is not removed."""
+        return row.vector is not None and row.encoder_hash == self.collection.index.encoder_hash and not row.removed
+
+    def _encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self.encoder.encode(np.stack(images))
+
+    def _encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return encode_texts(self.encoder, texts)
+
+    async def close(self) -> None:
+        """Stop encoding."""
+        await self.images.close()
+        await self.texts.close()

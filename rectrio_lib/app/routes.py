@@ -1,0 +1,285 @@
+"""The routes of the service, and the application that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import Engine, text
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import rectrio_lib
+from rectrio_lib.app import metrics, problems, querying, schemas, shield, upkeep
+from rectrio_lib.app.access import Access, Caller, allow
+from rectrio_lib.app.service import Service
+from rectrio_lib.app.uploads import MOST_BYTES
+from rectrio_lib.search.collection import Collection
+
+PAGE = Path(__file__).parent / "page"
+MOST_FILES = 64  # of one upload
+FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}  # an id names content, which never changes
+Searching, Writing = Annotated[Caller, Depends(allow("search"))], Annotated[Caller, Depends(allow("write"))]
+METADATA = TypeAdapter(schemas.Metadata | Annotated[list[schemas.Metadata], "one for each file"])
+routes = APIRouter()
+
+
+def create_app(
+    collection: Collection,
+    engine: Engine,
+    host: str = "127.0.0.1",
+    allowed_hosts: Iterable[str] = (),
+    redis_url: str = "",
+    batch: int = 32,
+    frames: Iterable[str] = (),
+    **access: Any,
+) -> FastAPI:
+    """Return the application that serves a collection.
+
+    Args:
+        collection: as opened.
+        engine: see `database.open_database`.
+        host: the address that it will listen on; beyond this machine keys are required.
+        allowed_hosts: further names that it goes by.
+        redis_url: where several processes count rates together.
+        batch: most queries that are encoded at once; 1 switches batching off.
+        frames: origins that may show the page in a frame.
+        **access: further arguments of `Access`.
+    """
+    service = Service(collection, engine, batch)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(upkeep.keep_up(service)), asyncio.create_task(asyncio.to_thread(service.warm_up))]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.close()
+
+    app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, redoc_url=None)
+    app.state.service = service
+    app.include_router(routes)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.add_middleware(metrics.Counted)
+    problems.install(app)
+    app.state.access = Access(engine, host, allowed_hosts, redis_url, **access)
+    app.state.access.install(app)
+    shield.install(app, host, allowed_hosts, frames=frames)
+    return app
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+Served = Annotated[Service, Depends(_service)]
+
+
+@routes.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The page."""
+    return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+_json, _files = "application/json", "multipart/form-data"
+_query = {"$ref": "#/components/schemas/SearchRequest"}
+_list_of_files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+SEARCH_BODY = {"requestBody": {"required": True, "content": {
+    _json: {"schema": _query},
+    _files: {
+        "schema": {"type": "object", "properties": {"query": _query, "files": _list_of_files}, "required": ["files"]},
+        "encoding": {"query": {"contentType": _json}},
+    },
+}}}  # fmt: skip
+
+
+@routes.post("/search", response_model=schemas.SearchAnswer, openapi_extra=SEARCH_BODY)
+async def search(request: Request, service: Served, caller: Searching) -> JSONResponse:
+    """Find images by images of the collection, words, uploaded files, or a mix of these.
+
+    Files come as `multipart/form-data`: `files`, and `query` as JSON, whose parts refer to them by number. Without
+    `query` the files are what is searched for.
+    """
+    kind, files = request.headers.get("content-type", "").partition(";")[0].strip().lower(), []
+    if kind == _files:
+        async with request.form(max_files=schemas.MOST_PARTS, max_fields=4) as form:
+            files = [await file.read() for file in form.getlist("files") if isinstance(file, UploadFile)]
+            given = form.get("query") or {"like": [{"file": number} for number in range(len(files))]}
+            given = await given.read() if isinstance(given, UploadFile) else given
+    elif kind == _json:
+        given = await request.body()
+    else:
+        raise HTTPException(415, f"Send the query as {_json}, or with files as {_files}.")
+    query = _valid(schemas.SearchRequest, given)
+    answer = await service.search(query, files, caller.name)
+    return Response(answer.__pydantic_serializer__.to_json(answer), media_type=_json)
+
+
+def _valid(model: Any, given: Any) -> Any:
+    """Return what was sent, as a model; RequestValidationError if it is none."""
+    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    try:
+        return adapter.validate_json(given) if isinstance(given, str | bytes) else adapter.validate_python(given)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+
+
+UPLOAD_BODY = {"requestBody": {"required": True, "content": {_files: {
+    "schema": {"type": "object", "required": ["files"], "properties": {
+        "files": _list_of_files,
+        "metadata": {"oneOf": [
+            {"$ref": "#/components/schemas/Metadata"},
+            {"type": "array", "items": {"$ref": "#/components/schemas/Metadata"}},
+        ]},
+    }},
+    "encoding": {"metadata": {"contentType": _json}},
+}}}}  # fmt: skip
+
+
+@routes.post(
+    "/upload", response_model=schemas.UploadAnswer, openapi_extra=UPLOAD_BODY, status_code=201,
+    responses={200: {"model": schemas.UploadAnswer, "description": "All of them were there already."}},
+)  # fmt: skip
+async def upload(request: Request, service: Served, caller: Writing) -> Response:
+    """Add images to the collection; they can be found when the call returns. The same bytes are the same image.
+
+    `metadata` is a JSON object for all files, or a list with one for each.
+    """
+    async with request.form(max_files=MOST_FILES, max_fields=4) as form:
+        files = [(f.filename or "image", await f.read()) for f in form.getlist("files") if isinstance(f, UploadFile)]
+        given = form.get("metadata") or {}
+        given = await given.read() if isinstance(given, UploadFile) else given
+    if not files:
+        raise HTTPException(422, "There is no file in this request: send at least one as `files`.")
+    said = _valid(METADATA, given)
+    said = said if isinstance(said, list) else [said] * len(files)
+    if len(said) != len(files):
+        raise HTTPException(422, f"{len(said)} objects of metadata for {len(files)} files: give one, or one for each.")
+    images, refusals = await service.upload(files, said)
+    if all(image.status == "refused" for image in images):
+        return problems.problem(refusals[0].status, str(refusals[0]), images)
+    added = any(image.status == "added" for image in images)
+    return JSONResponse(schemas.UploadAnswer(images=images).model_dump(), 201 if added else 200)
+
+
+def _record(service: Served, image_id: schemas.ImageId, caller: Searching) -> dict:
+    snapshot = service.now.live.current
+    places = snapshot.positions([image_id])
+    if not places:
+        raise HTTPException(404, f"There is no image {image_id} in this collection.")
+    return snapshot.records([places[image_id]])[0]
+
+
+Record = Annotated[dict, Depends(_record)]
+
+
+@routes.get("/images/{image_id}")
+async def image(record: Record) -> schemas.Image:
+    """What is known of an image."""
+    return querying.image(record)
+
+
+_jpeg = {200: {"content": {"image/jpeg": {}}, "description": "The picture."}}
+
+
+@routes.get("/images/{image_id}/view", response_class=Response, responses=_jpeg)
+def view(record: Record, service: Served) -> Response:
+    """The image, at most 1,600 pixels wide and high, without the metadata of its file."""
+    return Response(service.now.pictures.view(record), media_type="image/jpeg", headers=FOREVER)
+
+
+@routes.get("/thumbnails/{image_id}", response_class=Response, responses=_jpeg)
+def thumbnail(record: Record, service: Served) -> Response:
+    """The middle square of an image, small."""
+    return Response(service.now.pictures.thumbnail(record), media_type="image/jpeg", headers=FOREVER)
+
+
+@routes.patch("/images/{image_id}")
+async def change(image_id: schemas.ImageId, said: schemas.Metadata, service: Served, caller: Writing) -> schemas.Image:
+    """Change what is said of an image: null deletes, `extra` is merged."""
+    await service.change(image_id, said)
+    snapshot = service.now.live.current
+    return querying.image(snapshot.records(list(snapshot.positions([image_id]).values()))[0])
+
+
+@routes.delete("/images/{image_id}", status_code=204)
+async def remove(image_id: schemas.ImageId, service: Served, caller: Writing) -> None:
+    """Take an image out of the collection. An uploaded file is deleted; one of the collection's folder stays there."""
+    await service.remove(image_id)
+
+
+@routes.get("/facets")
+async def facets(
+    service: Served, caller: Searching, where: Annotated[str | None, Query(max_length=schemas.LONGEST_WHERE)] = None
+) -> schemas.Facets:
+    """The columns, their values and ranges, among the images that meet a condition."""
+    return await asyncio.to_thread(querying.facets, service.now.live.current, where or None)
+
+
+@routes.get("/history")
+def history(
+    service: Served, caller: Searching, limit: Annotated[int, Query(ge=1, le=100)] = 30,
+    before: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
+) -> schemas.History:  # fmt: skip
+    """The caller's own searches, newest first."""
+    return service.searches.list(caller.name, limit, before)
+
+
+@routes.delete("/history", status_code=204)
+async def forget(service: Served, caller: Searching) -> None:
+    """Delete all of the caller's searches."""
+    await service.searches.flush()
+    await asyncio.to_thread(service.searches.delete, caller.name)
+
+
+@routes.delete("/history/{search_id}", status_code=204)
+async def forget_one(search_id: schemas.ImageId, service: Served, caller: Searching) -> None:
+    """Delete one of the caller's searches."""
+    await service.searches.flush()
+    if not await asyncio.to_thread(service.searches.delete, caller.name, search_id):
+        raise HTTPException(404, f"There is no search {search_id} in your history.")
+
+
+@routes.get("/about")
+async def about(service: Served, caller: Searching) -> schemas.About:
+    """What is served, and what the caller may do."""
+    now, index = service.now, service.now.collection
+    return schemas.About(
+        collection=service.name, images=len(now.live.current), encoder=index.encoder_name, texts=service.texts,
+        random_weights=index.random_weights, generated_images=index.generated_images, scopes=sorted(caller.scopes),
+        user=caller.name, columns=now.columns, most_bytes=MOST_BYTES, most_files=MOST_FILES,
+        version=rectrio_lib.__version__,
+    )  # fmt: skip
+
+
+@routes.get("/health")
+async def health() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
+
+
+@routes.get("/ready")
+def ready(service: Served) -> dict[str, str]:
+    """Whether searches can be answered: the database is there, and the encoder is loaded."""
+    with service.catalogue.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    if service.cold:
+        raise HTTPException(503, service.cold, {"Retry-After": "2"})
+    return {"status": "ready"}
+
+
+@routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def figures(service: Served, caller: Annotated[Caller, Depends(allow("admin"))]) -> Response:
+    """Figures for Prometheus."""
+    metrics.IMAGES.set(len(service.now.live.current))
+    metrics.TAIL.set(len(service.now.live.current.tail))
+    return Response(metrics.text(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,245 @@
+"""The service behind the routes: one collection, kept up to date with the database and with newly built indexes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+from sqlalchemy import Engine
+
+from rectrio_lib.app import querying, upkeep
+from rectrio_lib.app.catalogue import Catalogue
+from rectrio_lib.app.database import ImageRow
+from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.history import Searches
+from rectrio_lib.app.metrics import measured
+from rectrio_lib.app.pictures import Pictures
+from rectrio_lib.app.schemas import Metadata, Part, SearchAnswer, SearchRequest, Uploaded
+from rectrio_lib.app.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
+from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, RectrioError
+from rectrio_lib.data.image_files import content_id
+from rectrio_lib.index.live import Snapshot
+from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.searcher import WITHOUT, weighted_mean
+
+LOG = logging.getLogger(__name__)
+SHOWN = 100  # results that the history keeps
+
+
+class Service:
+    """A served collection.
+
+    SQL is the truth: a change is committed there first, and reaches the index by the sequence of changes, the same way
+    whether this process made it or another one. See `catalogue` and `generation`.
+
+    Args:
+        collection: as opened.
+        engine: see `database.open_database`.
+        batch: largest number of queries encoded at once.
+
+    Attributes:
+        now: the present generation.
+        cold: why nothing can be encoded; empty once the encoder is loaded.
+    """
+
+    def __init__(self, collection: Collection, engine: Engine, batch: int = 32):
+        self.name, self.workspace, self.batch, self._folder = (
+            collection.name, collection.workspace, batch, collection.folder,
+        )  # fmt: skip
+        self.catalogue, self.searches = Catalogue(engine, collection.name), Searches(engine, collection.name)
+        self.uploads = Uploads(self.workspace.outputs / "uploads" / collection.name)
+        self._card = self.workspace.path("indexes", self.name) / "card.json"
+        self._stamp, self._changing, self.cold = self._stamp_of_card(), asyncio.Lock(), "The encoder is being loaded."
+        self.now = self._generation(collection)
+
+    def _generation(self, collection: Collection) -> Generation:
+        self.catalogue.sync(collection.index.rows, collection.folder)
+        return Generation(collection, self.catalogue, Pictures(collection, self.uploads.folder), self.batch)
+
+    # --- queries
+
+    async def search(self, request: SearchRequest, files: Sequence[bytes], owner: str) -> SearchAnswer:
+        """Answer a query; the parts of it that are files refer to `files` by number.
+
+        Raises:
+            ArgumentError: if the query does not fit the collection.
+            MissingArtefactError: if an image of the query is not in the collection.
+            UploadError: if a file is no readable image.
+            BusyError: if too many queries wait.
+        """
+        begun, now = time.perf_counter(), self.now
+        snapshot = now.live.current
+        parts, own = [*request.like, *request.without], []
+        vectors = await asyncio.gather(*(self._vector(now, snapshot, part, files, own) for part in parts))
+        query = None
+        if parts:
+            weights = [part.weight for part in request.like] + [WITHOUT * part.weight for part in request.without]
+            alone = len(parts) == 1 and request.like
+            query = vectors[0] if alone else weighted_mean(np.stack(vectors), np.array(weights, np.float32))
+        with measured("search"):
+            plain = query is not None and request.where is request.distinct is request.mmr is None
+            answer = (snapshot, request, query, own)
+            if plain and request.sort == "score":  # a fraction of a millisecond: a thread would take longer
+                results, total, more = querying.search(*answer)
+            else:
+                results, total, more = await asyncio.to_thread(querying.search, *answer)
+        shown = [result.id for result in results[:SHOWN]]
+        search = self.searches.record(owner, request, shown) if parts and not request.offset else None
+        return SearchAnswer.model_construct(
+            results=results, total=total, next=request.offset + request.k if more else None, search=search,
+            seconds=round(time.perf_counter() - begun, 4), random_weights=now.collection.random_weights,
+        )  # fmt: skip
+
+    async def _vector(
+        self, now: Generation, snapshot: Snapshot, part: Part, files: Sequence[bytes], own: list[int]
+    ) -> np.ndarray:
+        """Return the vector of one part of a query; note its position in `own` if the collection holds it."""
+        if part.text is not None:
+            with measured("encode text"):
+                return await now.texts(part.text)
+        if part.id is not None:
+            name = part.id
+        else:
+            if part.file >= len(files):
+                raise ArgumentError(f"The query speaks of file {part.file}, but {len(files)} came; they count from 0.")
+            name = content_id(files[part.file])
+        place = snapshot.positions([name])
+        if name in place:
+            own.append(place[name])
+            return snapshot.vectors_at(np.array([place[name]]))[0]
+        if part.id is not None:
+            raise MissingArtefactError(f"There is no image {part.id} in this collection.")
+        return await self._encode(now, files[part.file])
+
+    async def _encode(self, now: Generation, data: bytes) -> np.ndarray:
+        with measured("decode"):
+            pixels = await asyncio.to_thread(self._pixels, now, data)
+        with measured("encode image"):
+            return await now.images(pixels)
+
+    @staticmethod
+    def _pixels(now: Generation, data: bytes) -> np.ndarray:
+        wanted = now.encoder.preprocessing
+        return read_query(data, wanted["size"], wanted["channels"])
+
+    @property
+    def texts(self) -> bool:
+        """Whether words can be searched for."""
+        card = self.workspace.cards("encoders").get(self.now.collection.encoder_name, {})
+        return bool(card.get("texts"))
+
+    # --- changes
+
+    async def upload(
+        self, files: Sequence[tuple[str, bytes]], said: Sequence[Metadata]
+    ) -> tuple[list[Uploaded], list[UploadError]]:
+        """Store images and make them findable; return what became of each, and why some were refused."""
+        now = self.now
+        outcomes = await asyncio.gather(
+            *(self._accept(now, name, data) for name, data in files), return_exceptions=True
+        )
+        fresh: dict[str, tuple[CleanImage, np.ndarray, Metadata]] = {}
+        answers, refusals = [], []
+        for (name, _), outcome, metadata in zip(files, outcomes, said, strict=True):
+            answer = Uploaded(name=display_name(name), status="known", id=None)
+            if isinstance(outcome, UploadError):
+                refusals.append(outcome)
+                answer.status, answer.reason = "refused", str(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            elif isinstance(outcome, str):
+                answer.id = outcome
+            else:
+                answer.id = outcome[0].image_id
+                if answer.id not in fresh:
+                    answer.status, fresh[answer.id] = "added", (*outcome, metadata)
+            answers.append(answer)
+        if fresh:
+            await asyncio.to_thread(self._keep, now, list(fresh.values()))
+            await self.catch_up()
+        return answers, refusals
+
+    async def _accept(self, now: Generation, name: str, data: bytes) -> str | tuple[CleanImage, np.ndarray]:
+        """Return the id of an image that is there already, or a checked image with its vector."""
+        name_of_content = content_id(data)
+        if now.live.current.positions([name_of_content]):
+            return name_of_content
+        clean = await asyncio.to_thread(check_image, data, name)
+        return clean, await self._encode(now, data)
+
+    def _keep(self, now: Generation, images: Sequence[tuple[CleanImage, np.ndarray, Metadata]]) -> None:
+        """Write files, then rows: killed in between, nothing is promised and a file lies about that nobody sees."""
+        rows = []
+        for clean, vector, said in images:
+            file = self.uploads.save(clean)
+            values = said.model_dump(exclude_none=True)
+            rows.append(ImageRow(
+                image_id=clean.image_id, path=file.relative_to(self.uploads.folder).as_posix(), uploaded=True,
+                width=clean.width, height=clean.height, vector=vector.astype(np.float16).tobytes(),
+                encoder_hash=now.collection.index.encoder_hash, **values,
+            ))  # fmt: skip
+        self.catalogue.add(rows)
+
+    async def change(self, image_id: str, said: Metadata) -> None:
+        """Change what is said of an image; MissingArtefactError if it is not there."""
+        values = said.model_dump(exclude_unset=True)
+        if await asyncio.to_thread(self.catalogue.change, image_id, values) is None:
+            raise MissingArtefactError(f"There is no image {image_id} in this collection.")
+        await self.catch_up()
+
+    async def remove(self, image_id: str) -> None:
+        """Take an image out; an uploaded file is deleted, one of the folder stays. MissingArtefactError if absent."""
+        row = await asyncio.to_thread(self.catalogue.remove, image_id)
+        if row is None:
+            raise MissingArtefactError(f"There is no image {image_id} in this collection.")
+        await self.catch_up()
+        if row.uploaded:
+            await asyncio.to_thread(self.uploads.delete, image_id)
+
+    async def catch_up(self) -> None:
+        """Let the index learn what changed in the database."""
+        if await asyncio.to_thread(self.now.catch_up):
+            await self.reload()
+
+    # --- new generations
+
+    async def reload(self) -> None:
+        """Open the collection as it is on disk now, beside the present one, and put it in its place."""
+        async with self._changing:
+            before, stamp = self.now, self._stamp_of_card()
+            opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
+            self.now, self._stamp = await asyncio.to_thread(self._generation, opened), stamp
+            await before.close()
+
+    async def reindex(self) -> None:
+        """Build a new index of everything, beside the present one, and swap."""
+        await asyncio.to_thread(upkeep.reindex, self.now)
+        await self.reload()
+
+    def rebuilt_elsewhere(self) -> bool:
+        """Tell whether another process has replaced the index since it was opened."""
+        return self._stamp_of_card() not in (None, self._stamp)
+
+    def warm_up(self) -> None:
+        """Load the encoder, which takes seconds; without it only images of the collection can be searched for."""
+        try:
+            self.now.encoder  # noqa: B018
+            self.cold = ""
+        except RectrioError as error:
+            self.cold = str(error)
+            LOG.warning("%s", error)
+
+    async def close(self) -> None:
+        """Stop, after what waits is written."""
+        await self.searches.flush()
+        await self.now.close()
+
+    def _stamp_of_card(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            found = self._card.stat()
+            return found.st_mtime_ns, found.st_ino
+        return None

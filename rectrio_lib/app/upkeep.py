@@ -1,0 +1,86 @@
+"""What a service does between requests: it follows other processes, and finishes what was left for later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
+
+from rectrio_lib.app import colours
+from rectrio_lib.app.generation import Generation
+from rectrio_lib.core.errors import DataError, RectrioError
+from rectrio_lib.index import factory
+from rectrio_lib.index.index import Index
+
+if TYPE_CHECKING:
+    from rectrio_lib.app.service import Service
+
+LOG = logging.getLogger(__name__)
+POLL_SECONDS = 1  # until another process's changes are seen
+COLOURED, COLOUR_SIDE = 64, 64  # images whose colours are found between two looks at the database, and their size
+ENCODED = 32  # stale uploads that are encoded again at once
+
+
+async def keep_up(service: Service) -> None:
+    """Look after changes of other processes, full tails, stale vectors and missing colours, until cancelled."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        try:
+            if service.rebuilt_elsewhere():
+                await service.reload()
+            await service.catch_up()
+            if service.now.live.tail_is_full:
+                await service.reindex()
+            if service.now.stale:
+                await asyncio.to_thread(encode_again, service.now)
+            await asyncio.to_thread(find_colours, service.now)
+        except (RectrioError, SQLAlchemyError, OSError) as error:
+            LOG.warning("Not up to date with the database or the index: %s", error)
+
+
+def encode_again(now: Generation) -> None:
+    """Encode uploads of an older encoder with the present one."""
+    rows = list(now.stale.values())[:ENCODED]
+    wanted, vectors = now.encoder.preprocessing, {}
+    for row in rows:
+        record = {"image_id": row.image_id, "path": row.path, "uploaded": row.uploaded}
+        with suppress(RectrioError):
+            pixels = now.pictures.pixels(record, wanted["size"], wanted["channels"])
+            vectors[row.image_id] = now.encoder.encode(pixels[None])[0].astype(np.float16)
+    for row in rows:
+        if row.image_id not in vectors:
+            LOG.warning("The upload %s cannot be read any more, so that it is not found.", row.image_id)
+            now.stale.pop(row.image_id)
+    if vectors:
+        now.catalogue.set_vectors(vectors, now.collection.index.encoder_hash)
+
+
+def find_colours(now: Generation) -> None:
+    """Find the dominant colours of some images that have none yet."""
+    snapshot = now.live.current
+    lacking = np.flatnonzero(snapshot.rows["colour"].isna().to_numpy() & ~snapshot.removed)[:COLOURED]
+    found = {}
+    for record in snapshot.records(lacking.tolist()):
+        try:
+            found[record["image_id"]] = colours.dominant(now.pictures.pixels(record, COLOUR_SIDE))
+        except RectrioError:
+            found[record["image_id"]] = ""
+    if found:
+        now.catalogue.set_colours(found)
+
+
+def reindex(now: Generation) -> None:
+    """Build and save an index of all images of a generation that are not removed, with the metadata of its rows."""
+    snapshot, index = now.live.current, now.collection.index
+    kept = np.flatnonzero(~snapshot.removed)
+    if not len(kept):
+        raise DataError("The collection holds no image any more, and an index of none cannot be built.")
+    rows = snapshot.rows.iloc[kept].reset_index(drop=True)
+    kind = "auto" if index.kind in factory.candidates("auto", index.dim, len(kept)) else index.kind
+    built = Index.build(kind, snapshot.vectors_at(kept), rows, index.encoder_hash, index.recall or 0.95)
+    built.made_from = index.made_from
+    built.save(now.collection.name, now.collection.workspace)
