@@ -26,7 +26,7 @@ EXTRAS = ("clip", "dev", "lab")  # what the lock and environment.yml install
 TOP_LEVEL = {
     *("notebooks", "rectrio_lib", "data", "outputs", "tests", ".ci", ".github"),
     *("README.md", "LICENSE", "CITATION.cff", "Makefile", ".gitignore", ".gitattributes"),
-    *("pyproject.toml", "requirements.lock", "environment.yml"),
+    *("pyproject.toml", "requirements.lock", "environment.yml", "Dockerfile", ".dockerignore", "compose.yaml"),
 }
 TREES = {path.relative_to(LIBRARY): ast.parse(path.read_text(encoding="utf-8")) for path in LIBRARY.rglob("*.py")}
 
