@@ -78,7 +78,7 @@ class Catalogue:
                 session.merge(image)
 
     def change(self, image_id: str, values: Record) -> ImageRow | None:
-        """Change keys of EDITABLE, and `extra`, which is merged; None deletes. Return the row, None if it is not there."""
+        """Change keys of EDITABLE, and `extra`, which is merged; None deletes. Return the row; None if it is absent."""
         with writing(self.engine) as session:
             row = session.get(ImageRow, (self.collection, image_id))
             if row is None or row.removed:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from sqlalchemy import Engine
 
 from rectrio_lib.app.batching import Batcher
 from rectrio_lib.app.catalogue import Catalogue, frame_of, record_of
@@ -51,6 +53,13 @@ class Generation:
         self._columns = list(frame.columns)
         self.live = LiveIndex(collection.index, frame.iloc[: len(names)].reset_index(drop=True), removed)
         self._add(fresh)
+
+    @classmethod
+    def of(cls, collection: Collection, engine: Engine, batch: int = 1) -> Generation:
+        """Bring the database in step with the index of a collection, and return both together."""
+        catalogue = Catalogue(engine, collection.name)
+        catalogue.sync(collection.index.rows, collection.folder)
+        return cls(collection, catalogue, Pictures(collection, uploads_of(collection)), batch)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -102,3 +111,8 @@ class Generation:
         """Stop encoding."""
         await self.images.close()
         await self.texts.close()
+
+
+def uploads_of(collection: Collection) -> Path:
+    """Return the folder of the images that were uploaded to a collection."""
+    return collection.workspace.outputs / "uploads" / collection.name

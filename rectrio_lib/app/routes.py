@@ -270,7 +270,7 @@ async def health() -> dict[str, str]:
 @routes.get("/ready")
 def ready(service: Served) -> dict[str, str]:
     """Whether searches can be answered: the database is there, and the encoder is loaded."""
-    with service.catalogue.engine.connect() as connection:
+    with service.engine.connect() as connection:
         connection.execute(text("SELECT 1"))
     if service.cold:
         raise HTTPException(503, service.cold, {"Retry-After": "2"})

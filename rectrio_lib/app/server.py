@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -10,14 +11,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
-from rectrio_lib.app import shield
 from rectrio_lib.app.database import open_database
 from rectrio_lib.app.routes import create_app
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.search.collection import Collection
 
 START_SECONDS = 60
+SERVED = "RECTRIO_SERVED"  # tells the processes of a service what it is
+QUIET = {"log_level": "warning", "server_header": False}
 NOTEBOOKS = ("http://localhost:*", "http://127.0.0.1:*", "https://*.googleusercontent.com", "vscode-webview:")
 
 
@@ -35,10 +38,9 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ArgumentError(
-            f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port."
-        ) from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentError(f"{host}:{port} cannot be listened on ({reason}): choose another --port.") from error
 
 
 def address_of(listening: socket.socket, host: str) -> str:
@@ -52,6 +54,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     allowed_hosts: Iterable[str] = (),
+    workers: int = 1,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve a collection until Ctrl-C.
@@ -61,20 +64,29 @@ def serve(
         host: to listen on; beyond this machine callers need keys.
         port: to listen on; 0 takes any that is free.
         allowed_hosts: further names that the service goes by, such as that of a proxy.
+        workers: processes that serve; each holds encoder and index once more, and sees the others' changes in a second.
         started: called with the address once it answers; where keys are needed it opens a session, once.
 
     Raises:
         ArgumentError: if the address cannot be listened on, or keys are needed and there is none.
     """
-    app = make_app(collection, host, allowed_hosts=allowed_hosts)
-    listening = listen(host, port)
+    settings = {"host": host, "allowed_hosts": list(allowed_hosts), "workers": workers}
+    app, listening = make_app(collection, **settings), listen(host, port)
     address = address_of(listening, host)
-    if not shield.is_loopback(host):
+    if app.state.access.required:
         address += f"session?token={app.state.access.new_link('page')}"
-    server = _Server(
-        uvicorn.Config(app, log_level="warning", server_header=False, proxy_headers=True), started, address
-    )
-    server.run(sockets=[listening])
+    if workers == 1:
+        return _Server(uvicorn.Config(app, **QUIET), started, address).run(sockets=[listening])
+    os.environ[SERVED] = json.dumps({"name": collection.name, "folder": str(collection.folder or ""), **settings})
+    config = uvicorn.Config(f"{__name__}:app_of_worker", factory=True, workers=workers, **QUIET)
+    started(address)
+    Multiprocess(config, uvicorn.Server(config).run, [listening]).run()
+
+
+def app_of_worker() -> Any:
+    """Return the application of one of several processes, as `serve` described it."""
+    settings = json.loads(os.environ[SERVED])
+    return make_app(Collection.open(settings.pop("name"), settings.pop("folder") or None), **settings)
 
 
 class _Server(uvicorn.Server):
@@ -100,7 +112,7 @@ class Served:
         app = make_app(collection, frames=NOTEBOOKS)
         listening = listen("127.0.0.1", port)
         self.address, self.port = address_of(listening, "127.0.0.1"), listening.getsockname()[1]
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+        self._server = uvicorn.Server(uvicorn.Config(app, **QUIET))
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
         end = time.monotonic() + START_SECONDS

@@ -12,12 +12,10 @@ import numpy as np
 from sqlalchemy import Engine
 
 from rectrio_lib.app import querying, upkeep
-from rectrio_lib.app.catalogue import Catalogue
 from rectrio_lib.app.database import ImageRow
-from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.generation import Generation, uploads_of
 from rectrio_lib.app.history import Searches
 from rectrio_lib.app.metrics import measured
-from rectrio_lib.app.pictures import Pictures
 from rectrio_lib.app.schemas import Metadata, Part, SearchAnswer, SearchRequest, Uploaded
 from rectrio_lib.app.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, RectrioError
@@ -47,18 +45,12 @@ class Service:
     """
 
     def __init__(self, collection: Collection, engine: Engine, batch: int = 32):
-        self.name, self.workspace, self.batch, self._folder = (
-            collection.name, collection.workspace, batch, collection.folder,
-        )  # fmt: skip
-        self.catalogue, self.searches = Catalogue(engine, collection.name), Searches(engine, collection.name)
-        self.uploads = Uploads(self.workspace.outputs / "uploads" / collection.name)
+        self.name, self.engine, self.batch, self._folder = collection.name, engine, batch, collection.folder
+        self.workspace, self.searches = collection.workspace, Searches(engine, collection.name)
+        self.uploads = Uploads(uploads_of(collection))
         self._card = self.workspace.path("indexes", self.name) / "card.json"
         self._stamp, self._changing, self.cold = self._stamp_of_card(), asyncio.Lock(), "The encoder is being loaded."
-        self.now = self._generation(collection)
-
-    def _generation(self, collection: Collection) -> Generation:
-        self.catalogue.sync(collection.index.rows, collection.folder)
-        return Generation(collection, self.catalogue, Pictures(collection, self.uploads.folder), self.batch)
+        self.now = Generation.of(collection, engine, batch)
 
     # --- queries
 
@@ -182,18 +174,18 @@ class Service:
                 width=clean.width, height=clean.height, vector=vector.astype(np.float16).tobytes(),
                 encoder_hash=now.collection.index.encoder_hash, **values,
             ))  # fmt: skip
-        self.catalogue.add(rows)
+        self.now.catalogue.add(rows)
 
     async def change(self, image_id: str, said: Metadata) -> None:
         """Change what is said of an image; MissingArtefactError if it is not there."""
         values = said.model_dump(exclude_unset=True)
-        if await asyncio.to_thread(self.catalogue.change, image_id, values) is None:
+        if await asyncio.to_thread(self.now.catalogue.change, image_id, values) is None:
             raise MissingArtefactError(f"There is no image {image_id} in this collection.")
         await self.catch_up()
 
     async def remove(self, image_id: str) -> None:
         """Take an image out; an uploaded file is deleted, one of the folder stays. MissingArtefactError if absent."""
-        row = await asyncio.to_thread(self.catalogue.remove, image_id)
+        row = await asyncio.to_thread(self.now.catalogue.remove, image_id)
         if row is None:
             raise MissingArtefactError(f"There is no image {image_id} in this collection.")
         await self.catch_up()
@@ -212,7 +204,7 @@ class Service:
         async with self._changing:
             before, stamp = self.now, self._stamp_of_card()
             opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
-            self.now, self._stamp = await asyncio.to_thread(self._generation, opened), stamp
+            self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, self.batch), stamp
             await before.close()
 
     async def reindex(self) -> None:

@@ -128,6 +128,8 @@ def build(
 
 for command in (collections.index, collections.embed, collections.search, collections.info):
     app.command()(command)
+for command in (serve.serve, serve.reindex):
+    app.command()(command)
 app.add_typer(serve.keys, name="keys")
 
 

@@ -1,8 +1,11 @@
-"""The commands about the service: who may use it."""
+"""The commands about the service: start it, build its index anew, and say who may use it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +21,63 @@ Name = Annotated[str, typer.Argument(help="Who gets it: letters, digits and . _ 
 Scope = Annotated[str, typer.Option(help="search, write and admin, joined by commas.")]
 Rate = Annotated[str, typer.Option(help="How many requests it is good for, such as 60/minute.", show_default=False)]
 Days = Annotated[float | None, typer.Option(help="How long it is valid; else until it is removed.", show_default=False)]
+
+
+def serve(
+    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
+    host: Annotated[str, typer.Option(help="To listen on; beyond this machine callers need keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="To listen on; 0: any that is free.")] = 8000,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A further name of the service, such as that of a proxy.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; each holds encoder and index once more.")] = 1,
+    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Serve some products or drawings, without training.")] = False,
+) -> None:
+    """Open a page, and a REST API, on a collection: search, upload, filter."""
+    with _packages():
+        from rectrio_lib.app import server
+    from rectrio_lib.search.collection import Collection
+
+    if demo:
+        from rectrio_lib.report.demo import NAME, run_demo
+
+        run_demo()
+        name = NAME
+    shop = Collection.open(name, folder)
+    if shop.random_weights:
+        say("STAND-IN: the vectors come from random weights. Results mean nothing.", err=True)
+
+    def started(address: str) -> None:
+        say(f"Serving    {shop.name}: {len(shop.index):,} images")
+        say(f"Page       {address}")
+        say(f"API        {address.partition('session?')[0]}docs")
+        say("Ctrl-C ends it.", err=True)
+
+    server.serve(shop, host, port, allowed_host or (), workers, started)
+
+
+def reindex(
+    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
+) -> None:
+    """Build the index of a served collection anew, with what was uploaded and without what was removed."""
+    with _packages():
+        from rectrio_lib.app import generation, upkeep
+    from rectrio_lib.search.collection import Collection
+
+    shop = Collection.open(name)
+    upkeep.reindex(generation.Generation.of(shop, database()))
+    say(f"Index      {shop.name}: {Collection.open(shop.name).index.info()}")
+
+
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Turn a missing package of the service into a sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        said = "The service needs packages that are not installed: pip install 'rectrio[app]'."
+        raise MissingPackageError(f"{said} (Missing: {error.name}.)") from error
 
 
 @keys.command("add")
@@ -73,11 +133,8 @@ def remove_key(name: Name) -> None:
 
 def database() -> Engine:
     """Open the database of the service, which RECTRIO_DATABASE names; MissingPackageError without its packages."""
-    try:
+    with _packages():
         from rectrio_lib.app.database import open_database
-    except ModuleNotFoundError as error:
-        said = "The service needs packages that are not installed: pip install 'rectrio[app]'."
-        raise MissingPackageError(f"{said} (Missing: {error.name}.)") from error
     return open_database(os.environ.get("RECTRIO_DATABASE", ""))
 
 

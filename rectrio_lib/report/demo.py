@@ -40,6 +40,9 @@ def run_demo() -> Path:
     decision = f"{source}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
     LOG.log(logging.WARNING if drawn else logging.INFO, decision)
     shop = collection.Collection.build(folder, collection.BACKBONE, NAME, allow_random_weights=True)
+    if drawn:
+        shop.index.made_from["generated_images"] = True  # which the page of the service says
+        shop.index.save(NAME, workspace)
     return page.write_page(shop, open_store(shop.encoder_name, NAME), shop.report, decision, drawn)
 
 

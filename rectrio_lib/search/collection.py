@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.embeddings.writer import writing
@@ -18,6 +18,7 @@ from rectrio_lib.search import building, provenance
 from rectrio_lib.search.changes import Changeable
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
+    from rectrio_lib.app.server import Served
     from rectrio_lib.embeddings.embed import Report
     from rectrio_lib.embeddings.store import EmbeddingStore
     from rectrio_lib.encoders.base import Encoder
@@ -166,6 +167,22 @@ class Collection(Changeable):
             "folder": str(self.folder or ""),
             "columns": ", ".join(map(str, self.index.rows.columns)),
         }
+
+    def serve(self, port: int = 0, height: int = 800) -> Served:
+        """Serve the collection from a thread of this process; in a notebook its page is shown below the cell.
+
+        Args:
+            port: to listen on, at 127.0.0.1; 0 takes any that is free.
+            height: of the page in a notebook, in pixels.
+
+        Raises:
+            MissingPackageError: if the packages of the service are not installed.
+        """
+        try:
+            from rectrio_lib.app.server import Served
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("The service needs packages: pip install 'rectrio[app]'.") from error
+        return Served(self, port, height)
 
     def positions(self, names: Sequence[str]) -> dict[str, int]:
         """Return where images lie in `index.rows`, by image_id or path; copies by any of their paths."""
