@@ -7,6 +7,7 @@ import { trouble } from './notices.js';
 import { change, state, where } from './state.js';
 
 const FEW = 8;
+const NEAR_COPY = 0.98; // images more similar than this count as copies
 const FIRST = ['label', 'category', 'colour', 'price', 'tags', 'created'];
 const COLOURS = { black: '#1b1b1d', white: '#ffffff', grey: '#8d9096', gray: '#8d9096', red: '#d7263d', orange: '#f28c28',
   yellow: '#f5cf3b', green: '#3c9d4e', blue: '#2f6fde', purple: '#8a4fbf', pink: '#f291b8', brown: '#8a5a34' };
@@ -164,6 +165,7 @@ function described(name, { values: chosen, from, to, dates }) {
 
 /** The filters in use, as chips above the results. */
 export function renderChosen() {
+  $('#distinct').checked = state.distinct != null;
   const remove = (text, key, action) => h('li', {}, h('button', { type: 'button', class: 'filter-chip', 'data-key': key,
     'aria-label': `Remove the filter ${text}`, onclick: action }, h('span', {}, text), icon('close')));
   const chips = [...state.filters].map(([name, one]) => remove(described(name, one), `chip ${name}`, () => set(name, null)));
@@ -182,6 +184,7 @@ export function renderChosen() {
 /** On a phone the filters are a sheet: the same form, moved into a dialog. */
 export function startFilters() {
   const sheet = $('#filter-sheet');
+  $('#distinct').addEventListener('change', ({ target }) => change({ distinct: target.checked ? NEAR_COPY : null }));
   $('#open-filters').addEventListener('click', () => {
     $('.sheet-body', sheet).append($('#filter-form'));
     sheet.showModal();

@@ -30,7 +30,7 @@ const TITLES = {
   refused: 'This did not work',
 };
 const HELP = {
-  gone: 'Your query is kept. Is `rectrio serve` still running?',
+  gone: 'Your query is kept. Check that the service is still running.',
   session: 'Open the one-time link that the server printed when it started.',
 };
 

@@ -84,7 +84,7 @@ export function renderQuery() {
   fill($('#chips'), state.parts.map(chip));
   $('#chips').hidden = !asked();
   $('#clear').hidden = !asked();
-  $('#words').placeholder = asked() ? 'Add words' : 'Describe what you look for';
+  $('#words').placeholder = asked() ? 'Add words' : 'Describe an image';
   document.body.classList.toggle('asked', asked());
 }
 

@@ -11,16 +11,15 @@ import { addImages } from './upload.js';
 /** What is shown: every result so far and the offset of the next page. */
 export const shown = { results: [], next: null, total: 0, seconds: 0 };
 
-const DETAILS = ['category', 'colour', 'price', 'tags', 'created'];
+const DETAILS = [['category', 'colour', 'price'], ['tags'], ['created']]; // what each line tells
 let open = () => {};
 let stopped = new AbortController();
 let following = false; // after "more" was pressed once, further pages come by scrolling
 
 function details({ metadata }) {
-  const lines = DETAILS.filter((name) => metadata[name] != null && metadata[name].length !== 0);
-  if (!lines.length) return null;
-  return h('dl', { class: 'details' }, lines.map((name) => h('div', {}, h('dt', {}, titled(name)),
-    h('dd', {}, written(name, metadata[name])))));
+  const told = (name) => metadata[name] != null && metadata[name].length !== 0;
+  const lines = DETAILS.map((names) => names.filter(told).map((name) => written(name, metadata[name])).join(' · '));
+  return lines.some(Boolean) && h('span', { class: 'details' }, lines.filter(Boolean).map((line) => h('span', {}, line)));
 }
 
 function card(result) {
@@ -47,8 +46,13 @@ function status() {
   return `The best ${number(results.length)} of ${count(total, 'image')}`;
 }
 
-function empty() {
+function empty(failure) {
   const action = (label, onclick) => h('button', { type: 'button', class: 'primary', onclick }, label);
+  if (failure?.kind === 'session') return [h('h2', {}, 'This page needs a session'), h('p', {}, failure.message)];
+  if (failure) {
+    return [h('h2', {}, 'This cannot be searched for'), h('p', {}, failure.message),
+      (asked() || where()) && action('Start anew', () => change({ parts: [], filters: new Map(), rest: '', sort: 'score' }))];
+  }
   if (asked() && state.minimum != null) {
     return [h('h2', {}, `Nothing scores ${score(state.minimum)} or more`), h('p', {}, 'No image here is that close to your query.'),
       action('Show the nearest anyway', () => change({ minimum: null }))];
@@ -64,14 +68,14 @@ function empty() {
   return [h('h2', {}, 'This collection has no images yet'), h('p', {}, 'Whoever runs this service can add some.')];
 }
 
-function render() {
+function render(failure = null) {
   const { results, next } = shown;
   fill($('#grid'), results.map(card));
   $('#grid').hidden = !results.length;
-  fill($('#empty'), results.length ? [] : [icon('empty'), ...empty()]);
+  fill($('#empty'), results.length ? [] : [icon(failure ? 'warning' : 'empty'), ...empty(failure)]);
   $('#empty').hidden = results.length > 0;
   $('#more').hidden = next == null;
-  $('#status').textContent = status();
+  $('#status').textContent = failure ? 'No results' : status();
   renderOrder();
 }
 
@@ -88,7 +92,6 @@ export function renderOrder() {
   $('#direction').title = direction;
   for (const part of document.querySelectorAll('.when-asked')) part.hidden = !asked();
   $('#minimum').value = state.minimum ?? 0;
-  $('#distinct').checked = state.distinct != null;
   renderMinimum();
 }
 
@@ -126,16 +129,20 @@ export async function refresh() {
     main.removeAttribute('aria-busy');
   } catch (failure) {
     if (failure.name === 'AbortError') return;
-    failed(failure, refresh);
+    failed(failure);
   }
 }
 
-function failed(failure, retry) {
-  const main = $('#results');
-  if (failure.kind === 'refused') main.removeAttribute('aria-busy');
-  $('#status').textContent = failure.kind === 'refused' ? 'The search failed' : 'Waiting for the service';
-  if (!shown.results.length && failure.kind !== 'gone' && failure.kind !== 'busy') fill($('#grid'));
-  trouble(failure, failure.kind === 'session' ? null : retry);
+function failed(failure) {
+  if (failure.kind === 'gone' || failure.kind === 'busy') {
+    $('#status').textContent = 'Waiting for the service';
+    return trouble(failure, refresh);
+  }
+  $('#results').removeAttribute('aria-busy');
+  Object.assign(shown, { results: [], next: null, total: 0 });
+  render(failure);
+  if (failure.kind === 'session') trouble(failure);
+  else calm();
 }
 
 /** Fetches the next page. @returns {Promise<boolean>} whether there was one */
@@ -199,7 +206,6 @@ export function startResults(view) {
     renderMinimum();
     cut(Number(target.value));
   });
-  $('#distinct').addEventListener('change', ({ target }) => change({ distinct: target.checked ? 0.98 : null }));
   $('#more').addEventListener('click', () => {
     following = true;
     more();

@@ -58,7 +58,8 @@ function render() {
   $('#viewer-title').textContent = name;
   const value = at >= 0 ? image.score : null;
   $('#viewer-score').textContent = value == null ? '' : `Score ${score(value)}`;
-  $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${number(shown.results.length)}${shown.next == null ? '' : '+'}`;
+  const all = shown.next == null ? shown.results.length : `${number(shown.results.length)}+`;
+  $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${all}`;
   $('#previous').disabled = at <= 0;
   $('#next').disabled = at < 0 || (at === shown.results.length - 1 && shown.next == null);
   const act = (action) => () => {
@@ -140,6 +141,7 @@ export function startViewer() {
   $('#previous').addEventListener('click', () => step(-1));
   $('#next').addEventListener('click', () => step(1));
   $('#edit').addEventListener('click', () => {
+    $('#viewer-owner').hidden = true;
     fill($('#viewer-body'), editor());
     $('#viewer-body input').focus();
   });
