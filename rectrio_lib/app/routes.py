@@ -3,78 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.staticfiles import StaticFiles
 
 import rectrio_lib
-from rectrio_lib.app import metrics, problems, querying, schemas, shield, upkeep
-from rectrio_lib.app.access import Access, Caller, allow
+from rectrio_lib.app import metrics, problems, querying, schemas
+from rectrio_lib.app.access import Caller, allow
 from rectrio_lib.app.service import Service
 from rectrio_lib.app.uploads import MOST_BYTES
-from rectrio_lib.search.collection import Collection
 
 PAGE = Path(__file__).parent / "page"
 MOST_FILES = 64  # of one upload
 FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}  # an id names content, which never changes
 Searching, Writing = Annotated[Caller, Depends(allow("search"))], Annotated[Caller, Depends(allow("write"))]
+QUERY = TypeAdapter(schemas.SearchRequest)
 METADATA = TypeAdapter(schemas.Metadata | Annotated[list[schemas.Metadata], "one for each file"])
 routes = APIRouter()
-
-
-def create_app(
-    collection: Collection,
-    engine: Engine,
-    host: str = "127.0.0.1",
-    allowed_hosts: Iterable[str] = (),
-    redis_url: str = "",
-    batch: int = 32,
-    frames: Iterable[str] = (),
-    **access: Any,
-) -> FastAPI:
-    """Return the application that serves a collection.
-
-    Args:
-        collection: as opened.
-        engine: see `database.open_database`.
-        host: the address that it will listen on; beyond this machine keys are required.
-        allowed_hosts: further names that it goes by.
-        redis_url: where several processes count rates together.
-        batch: most queries that are encoded at once; 1 switches batching off.
-        frames: origins that may show the page in a frame.
-        **access: further arguments of `Access`.
-    """
-    service = Service(collection, engine, batch)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(upkeep.keep_up(service)), asyncio.create_task(asyncio.to_thread(service.warm_up))]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await service.close()
-
-    app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, redoc_url=None)
-    app.state.service = service
-    app.include_router(routes)
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
-    app.add_middleware(metrics.Counted)
-    problems.install(app)
-    app.state.access = Access(engine, host, allowed_hosts, redis_url, **access)
-    app.state.access.install(app)
-    shield.install(app, host, allowed_hosts, frames=frames)
-    return app
 
 
 def _service(request: Request) -> Service:
@@ -90,6 +42,12 @@ async def page() -> FileResponse:
     return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
 
+@routes.get("/docs", include_in_schema=False)
+async def docs() -> FileResponse:
+    """The description of the API, to read and to try."""
+    return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
+
+
 _json, _files = "application/json", "multipart/form-data"
 _query = {"$ref": "#/components/schemas/SearchRequest"}
 _list_of_files = {"type": "array", "items": {"type": "string", "format": "binary"}}
@@ -102,7 +60,7 @@ SEARCH_BODY = {"requestBody": {"required": True, "content": {
 }}}  # fmt: skip
 
 
-@routes.post("/search", response_model=schemas.SearchAnswer, openapi_extra=SEARCH_BODY)
+@routes.post("/search", tags=["search"], response_model=schemas.SearchAnswer, openapi_extra=SEARCH_BODY)
 async def search(request: Request, service: Served, caller: Searching) -> JSONResponse:
     """Find images by images of the collection, words, uploaded files, or a mix of these.
 
@@ -119,14 +77,13 @@ async def search(request: Request, service: Served, caller: Searching) -> JSONRe
         given = await request.body()
     else:
         raise HTTPException(415, f"Send the query as {_json}, or with files as {_files}.")
-    query = _valid(schemas.SearchRequest, given)
+    query = _valid(QUERY, given)
     answer = await service.search(query, files, caller.name)
     return Response(answer.__pydantic_serializer__.to_json(answer), media_type=_json)
 
 
-def _valid(model: Any, given: Any) -> Any:
+def _valid(adapter: TypeAdapter, given: Any) -> Any:
     """Return what was sent, as a model; RequestValidationError if it is none."""
-    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     try:
         return adapter.validate_json(given) if isinstance(given, str | bytes) else adapter.validate_python(given)
     except ValidationError as error:
@@ -146,7 +103,7 @@ UPLOAD_BODY = {"requestBody": {"required": True, "content": {_files: {
 
 
 @routes.post(
-    "/upload", response_model=schemas.UploadAnswer, openapi_extra=UPLOAD_BODY, status_code=201,
+    "/upload", tags=["images"], response_model=schemas.UploadAnswer, openapi_extra=UPLOAD_BODY, status_code=201,
     responses={200: {"model": schemas.UploadAnswer, "description": "All of them were there already."}},
 )  # fmt: skip
 async def upload(request: Request, service: Served, caller: Writing) -> Response:
@@ -182,7 +139,7 @@ def _record(service: Served, image_id: schemas.ImageId, caller: Searching) -> di
 Record = Annotated[dict, Depends(_record)]
 
 
-@routes.get("/images/{image_id}")
+@routes.get("/images/{image_id}", tags=["images"])
 async def image(record: Record) -> schemas.Image:
     """What is known of an image."""
     return querying.image(record)
@@ -191,19 +148,19 @@ async def image(record: Record) -> schemas.Image:
 _jpeg = {200: {"content": {"image/jpeg": {}}, "description": "The picture."}}
 
 
-@routes.get("/images/{image_id}/view", response_class=Response, responses=_jpeg)
+@routes.get("/images/{image_id}/view", tags=["images"], response_class=Response, responses=_jpeg)
 def view(record: Record, service: Served) -> Response:
     """The image, at most 1,600 pixels wide and high, without the metadata of its file."""
     return Response(service.now.pictures.view(record), media_type="image/jpeg", headers=FOREVER)
 
 
-@routes.get("/thumbnails/{image_id}", response_class=Response, responses=_jpeg)
+@routes.get("/thumbnails/{image_id}", tags=["images"], response_class=Response, responses=_jpeg)
 def thumbnail(record: Record, service: Served) -> Response:
     """The middle square of an image, small."""
     return Response(service.now.pictures.thumbnail(record), media_type="image/jpeg", headers=FOREVER)
 
 
-@routes.patch("/images/{image_id}")
+@routes.patch("/images/{image_id}", tags=["images"])
 async def change(image_id: schemas.ImageId, said: schemas.Metadata, service: Served, caller: Writing) -> schemas.Image:
     """Change what is said of an image: null deletes, `extra` is merged."""
     await service.change(image_id, said)
@@ -211,13 +168,13 @@ async def change(image_id: schemas.ImageId, said: schemas.Metadata, service: Ser
     return querying.image(snapshot.records(list(snapshot.positions([image_id]).values()))[0])
 
 
-@routes.delete("/images/{image_id}", status_code=204)
+@routes.delete("/images/{image_id}", tags=["images"], status_code=204)
 async def remove(image_id: schemas.ImageId, service: Served, caller: Writing) -> None:
     """Take an image out of the collection. An uploaded file is deleted; one of the collection's folder stays there."""
     await service.remove(image_id)
 
 
-@routes.get("/facets")
+@routes.get("/facets", tags=["search"])
 async def facets(
     service: Served, caller: Searching, where: Annotated[str | None, Query(max_length=schemas.LONGEST_WHERE)] = None
 ) -> schemas.Facets:
@@ -225,7 +182,7 @@ async def facets(
     return await asyncio.to_thread(querying.facets, service.now.live.current, where or None)
 
 
-@routes.get("/history")
+@routes.get("/history", tags=["history"])
 def history(
     service: Served, caller: Searching, limit: Annotated[int, Query(ge=1, le=100)] = 30,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
@@ -234,14 +191,14 @@ def history(
     return service.searches.list(caller.name, limit, before)
 
 
-@routes.delete("/history", status_code=204)
+@routes.delete("/history", tags=["history"], status_code=204)
 async def forget(service: Served, caller: Searching) -> None:
     """Delete all of the caller's searches."""
     await service.searches.flush()
     await asyncio.to_thread(service.searches.delete, caller.name)
 
 
-@routes.delete("/history/{search_id}", status_code=204)
+@routes.delete("/history/{search_id}", tags=["history"], status_code=204)
 async def forget_one(search_id: schemas.ImageId, service: Served, caller: Searching) -> None:
     """Delete one of the caller's searches."""
     await service.searches.flush()
@@ -249,7 +206,7 @@ async def forget_one(search_id: schemas.ImageId, service: Served, caller: Search
         raise HTTPException(404, f"There is no search {search_id} in your history.")
 
 
-@routes.get("/about")
+@routes.get("/about", tags=["service"])
 async def about(service: Served, caller: Searching) -> schemas.About:
     """What is served, and what the caller may do."""
     now, index = service.now, service.now.collection
@@ -261,13 +218,13 @@ async def about(service: Served, caller: Searching) -> schemas.About:
     )  # fmt: skip
 
 
-@routes.get("/health")
+@routes.get("/health", tags=["service"])
 async def health() -> dict[str, str]:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
-@routes.get("/ready")
+@routes.get("/ready", tags=["service"])
 def ready(service: Served) -> dict[str, str]:
     """Whether searches can be answered: the database is there, and the encoder is loaded."""
     with service.engine.connect() as connection:
@@ -277,7 +234,7 @@ def ready(service: Served) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@routes.get("/metrics", tags=["service"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def figures(service: Served, caller: Annotated[Caller, Depends(allow("admin"))]) -> Response:
     """Figures for Prometheus."""
     metrics.IMAGES.set(len(service.now.live.current))

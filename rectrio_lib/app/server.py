@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from rectrio_lib.app.application import create_app
 from rectrio_lib.app.database import open_database
-from rectrio_lib.app.routes import create_app
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.search.collection import Collection
 
@@ -37,10 +37,13 @@ def listen(host: str, port: int) -> socket.socket:
         ArgumentError: if the address is in use, or not of this machine.
     """
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError(f"{host}:{port} cannot be listened on ({reason}): choose another --port.") from error
+    # asyncio does so only for sockets that it opened itself; without, every answer waits 40 ms for an acknowledgement
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def address_of(listening: socket.socket, host: str) -> str:

@@ -1,0 +1,65 @@
+"""The application: routes, page and documentation, behind access and shield."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy import Engine
+from starlette.staticfiles import StaticFiles
+
+import rectrio_lib
+from rectrio_lib.app import metrics, problems, shield, upkeep
+from rectrio_lib.app.access import Access
+from rectrio_lib.app.routes import PAGE, routes
+from rectrio_lib.app.service import Service
+from rectrio_lib.search.collection import Collection
+
+
+def create_app(
+    collection: Collection,
+    engine: Engine,
+    host: str = "127.0.0.1",
+    allowed_hosts: Iterable[str] = (),
+    redis_url: str = "",
+    batch: int = 32,
+    frames: Iterable[str] = (),
+    **access: Any,
+) -> FastAPI:
+    """Return the application that serves a collection.
+
+    Args:
+        collection: as opened.
+        engine: see `database.open_database`.
+        host: the address that it will listen on; beyond this machine keys are required.
+        allowed_hosts: further names that it goes by.
+        redis_url: where several processes count rates together.
+        batch: most queries that are encoded at once; 1 switches batching off.
+        frames: origins that may show the page in a frame.
+        **access: further arguments of `Access`.
+    """
+    service = Service(collection, engine, batch)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(upkeep.keep_up(service)), asyncio.create_task(asyncio.to_thread(service.warm_up))]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.close()
+
+    app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(routes)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/docs", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs")
+    app.add_middleware(metrics.Counted)
+    problems.install(app)
+    app.state.access = Access(engine, host, allowed_hosts, redis_url, **access)
+    app.state.access.install(app)
+    shield.install(app, host, allowed_hosts, frames=frames)
+    return app

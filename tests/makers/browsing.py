@@ -1,0 +1,157 @@
+"""A service on a port of this machine, and a browser that opens its page."""
+
+import io
+import json
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+import uvicorn
+
+from makers.folders import save_classes
+from makers.images import photograph
+from makers.texts import dual
+from rectrio_lib.app.database import open_database
+from rectrio_lib.app.application import create_app
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders.registry import save_encoder
+from rectrio_lib.search.collection import Collection
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+AXE = Path(__file__).parents[1] / "app" / "axe" / "axe.min.js"
+EACH = 20  # cats, and as many dogs; cat 0 costs nothing, the last dog 390
+
+
+def build_animals(root: Path) -> Collection:
+    """Cats and dogs: price 0, 10, 20, …, every second one on sale, one more each day of 2025; words can be asked."""
+    folder = save_classes(root / "photos", EACH)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    table = pd.DataFrame({"file_name": names, "price": [10.0 * number for number in range(len(names))]})
+    table["tags"] = ["summer; sale" if number % 2 else "summer" for number in range(len(names))]
+    table["created"] = pd.date_range("2025-01-01", periods=len(names), freq="D").strftime("%Y-%m-%d")
+    table.to_csv(folder / "metadata.csv", index=False)
+    workspace = Workspace(root)
+    save_encoder(dual(vocabulary=["cat", "dog", "red"], channels=3), "dual", workspace=workspace)
+    return Collection.build(folder, "dual", "photos", "flat", workspace=workspace)
+
+
+class Server:
+    """Serves a collection on a free port of this machine; may stop, and come back on the same port."""
+
+    def __init__(self, collection: Collection):
+        self.collection, self.engine = collection, open_database(workspace=collection.workspace)
+        self.port, self.server, self.thread = 0, None, None
+
+    def start(self):
+        listening = socket.create_server(("127.0.0.1", self.port))
+        self.port = listening.getsockname()[1]
+        app = create_app(self.collection, self.engine)
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=([listening],), daemon=True)
+        self.thread.start()
+        while not self.server.started and self.thread.is_alive():
+            time.sleep(0.01)
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}/"
+
+    def ask(self, path, method="GET", body=None):
+        """Return what the API answers, without the page."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            text = answer.read()
+            return json.loads(text) if text else None
+
+
+def picture(seed: int, side: int = 64, name: str = "") -> dict:
+    """A JPEG as a file to choose; that of a seed looks like the collection's image of this number."""
+    data = io.BytesIO()
+    photograph(seed, side).save(data, "JPEG", quality=95)
+    return {"name": name or f"{seed}.jpg", "mimeType": "image/jpeg", "buffer": data.getvalue()}
+
+
+def hand_over(page, kind: str, files: list[dict], target: str = "body"):
+    """Paste or drop files, as the events that a browser makes of it."""
+    plain = [{**file, "buffer": list(file["buffer"])} for file in files]
+    page.evaluate(
+        """([kind, files, target]) => {
+          const carried = new DataTransfer();
+          for (const { name, mimeType, buffer } of files) {
+            carried.items.add(new File([new Uint8Array(buffer)], name, { type: mimeType }));
+          }
+          const options = { bubbles: true, cancelable: true };
+          const element = document.querySelector(target);
+          if (kind === 'paste') {
+            element.dispatchEvent(new ClipboardEvent('paste', { ...options, clipboardData: carried }));
+          } else {
+            for (const name of kind === 'drop' ? ['dragover', 'drop'] : [kind]) {
+              element.dispatchEvent(new DragEvent(name, { ...options, dataTransfer: carried }));
+            }
+          }
+        }""",
+        [kind, plain, target],
+    )
+
+
+def faults(page) -> list[str]:
+    """Serious and critical faults that axe-core finds on the page as it is."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+
+
+RECORD = """
+window.queries = [];
+const send = window.fetch;
+window.fetch = (url, options = {}) => {
+  const { body } = options;
+  if (String(url).endsWith('/search')) window.queries.push(body instanceof FormData ? body.get('query') : body);
+  return send(url, options);
+};
+"""  # the browser does not hand out bodies that hold files
+
+
+class Watch:
+    """What a page asks for, and what it complains of."""
+
+    def __init__(self, page):
+        self.page, self.hosts, self.complaints = page, set(), []
+        page.add_init_script(RECORD)
+        page.on("request", self._asked)
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _asked(self, request):
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("blob", "data"):
+            self.hosts.add(parts.hostname)
+
+    @property
+    def searches(self):
+        """The queries of the searches since the page was loaded, oldest first."""
+        return [json.loads(query) for query in self.page.evaluate("window.queries")]
+
+
+def luminance(page, selector="body") -> float:
+    """How light the background of an element is, from 0 to 255."""
+    colour = page.locator(selector).evaluate("element => getComputedStyle(element).backgroundColor")
+    return float(np.mean([float(part) for part in colour.strip("rgba()").split(",")[:3]]))

@@ -1,0 +1,46 @@
+"""A small collection of drawn photographs, and the application that serves it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from starlette.testclient import TestClient
+
+from makers.folders import save_classes, save_photographs
+from rectrio_lib.app.application import create_app
+from rectrio_lib.app.database import open_database
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders.base import RawPixels
+from rectrio_lib.encoders.registry import save_encoder
+from rectrio_lib.search.collection import Collection
+
+
+def build_collection(root: Path, each: int = 6, kind: str = "flat", size: int = 8) -> Collection:
+    """Cats and dogs, with prices and tags from a table beside them."""
+    folder = save_classes(root / "photos", each)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    table = {"file_name": names, "price": [10.0 * number for number in range(len(names))]}
+    table["tags"] = ["summer; sale" if number % 2 else "summer" for number in range(len(names))]
+    pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
+    workspace = Workspace(root)
+    save_encoder(RawPixels(3, size), "pixels", workspace=workspace)
+    return Collection.build(folder, "pixels", "photos", kind, workspace=workspace)
+
+
+def application(collection: Collection, **options):
+    """The application on SQLite, for clients of this machine."""
+    return create_app(collection, open_database(workspace=collection.workspace), **options)
+
+
+def client(app) -> TestClient:
+    return TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50_000))
+
+
+def new_images(folder: Path, *numbers: int) -> list:
+    """Photographs that are not in the collection, as the parts of an upload."""
+    save_photographs(folder, numbers, suffix="png")
+    return [("files", (f"{number:02}.png", (folder / f"{number:02}.png").read_bytes())) for number in numbers]
+
+
+def said(**metadata) -> dict:
+    return {"metadata": json.dumps(metadata)}
