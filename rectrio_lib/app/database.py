@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, Engine, Index, LargeBinary, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError as BadUrlError
+from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Column, Field, Session, SQLModel
 
-from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.errors import ArgumentError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace
 
 BUSY_SECONDS = 10  # that a writer waits for another one
@@ -106,16 +107,19 @@ def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:
 
     Raises:
         ArgumentError: if the URL is no address of a database.
+        MissingPackageError: if the packages for this database are not installed.
     """
     home = (workspace or Workspace()).outputs / "service.sqlite"
     home.parent.mkdir(parents=True, exist_ok=True)
     try:
         address = make_url(url or f"sqlite:///{home}")
-    except BadUrlError as error:
+        sqlite = address.get_backend_name() == "sqlite"
+        options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}} if sqlite else {}
+        engine = create_engine(address, pool_pre_ping=not sqlite, **options)
+    except (BadUrlError, NoSuchModuleError) as error:
         raise ArgumentError("RECTRIO_DATABASE should look like postgresql+psycopg://user@host/name.") from error
-    sqlite = address.get_backend_name() == "sqlite"
-    options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}} if sqlite else {}
-    engine = create_engine(address, pool_pre_ping=not sqlite, **options)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"{error.name} is missing: pip install 'rectrio[postgres]'.") from error
     if sqlite:
         event.listen(engine, "connect", _set_up_sqlite)
     _migrate(engine)

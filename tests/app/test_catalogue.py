@@ -1,0 +1,134 @@
+"""The images of a collection in SQL."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rectrio_lib.app.catalogue import Catalogue, frame_of, record_of
+from rectrio_lib.app.database import ImageRow, open_database
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Workspace
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    return Catalogue(open_database(workspace=Workspace(tmp_path)), "photos")
+
+
+def rows(*names, **columns):
+    return pd.DataFrame({"image_id": names, "path": [f"{name}.png" for name in names], **columns})
+
+
+def by_id(catalogue):
+    return {row.image_id: row for row in catalogue.since(0)}
+
+
+def uploaded(name, **values):
+    return ImageRow(image_id=name, path=f"{name}.jpg", uploaded=True, vector=b"12", encoder_hash="e", **values)
+
+
+def test_columns_become_what_they_are(catalogue):
+    table = rows(
+        "a", "b", label=["cat", ""], price=["3.5", "much"], tags=["red; summer", None], width=[640, 0],
+        date=["2024-03-05", None], brand=["Acme", None], sold=[True, False], weight=[np.int64(3), np.nan],
+    )  # fmt: skip
+    catalogue.sync(table)
+    a, b = by_id(catalogue)["a"], by_id(catalogue)["b"]
+    assert (a.label, a.price, a.tags, a.width) == ("cat", 3.5, ["red", "summer"], 640)
+    assert a.created == datetime(2024, 3, 5, tzinfo=UTC)
+    assert a.extra == {"brand": "Acme", "sold": True, "weight": 3.0}
+    assert (b.label, b.price, b.tags, b.width) == (None, None, [], None)
+    assert b.extra == {"sold": False}
+
+
+def test_the_age_of_a_file_is_its_date(catalogue, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    made = datetime.fromtimestamp((tmp_path / "a.png").stat().st_mtime, UTC)
+    catalogue.sync(rows("a", "gone"), tmp_path)
+    assert by_id(catalogue)["a"].created == made
+    assert by_id(catalogue)["gone"].created.year >= 2026
+
+
+def test_a_new_build_follows_the_folder_and_keeps_what_people_did(catalogue):
+    catalogue.sync(rows("a", "b", "c", "d", label=["cat"] * 4))
+    catalogue.add([uploaded("u")])
+    catalogue.change("a", {"label": "tiger"})
+    catalogue.remove("d")
+    catalogue.sync(rows("a", "b", "e", label=["dog"] * 3))
+    found = by_id(catalogue)
+    assert {name: row.label for name, row in found.items()} == {
+        "a": "tiger", "b": "dog", "d": "cat", "e": "dog", "u": None,
+    }  # fmt: skip
+    assert [name for name, row in found.items() if row.removed] == ["d"]
+    catalogue.sync(rows("d", label=["cat"]))
+    assert by_id(catalogue)["d"].removed
+
+
+def test_nothing_new_writes_nothing(catalogue):
+    table = rows("a", "b", label=["cat", "dog"], price=[1.0, np.nan], brand=["x", "y"])
+    catalogue.sync(table)
+    last = catalogue.last()
+    catalogue.sync(table)
+    assert catalogue.last() == last
+    assert catalogue.since(last) == []
+
+
+def test_every_change_takes_the_next_number(catalogue):
+    catalogue.sync(rows("a", "b"))
+    first = catalogue.last()
+    catalogue.add([uploaded("u"), uploaded("v")])
+    assert [row.image_id for row in catalogue.since(first)] == ["u", "v"]
+    middle = catalogue.last()
+    catalogue.change("a", {"price": 5.0})
+    catalogue.remove("u")
+    assert [(row.image_id, row.removed) for row in catalogue.since(middle)] == [("a", False), ("u", True)]
+    assert catalogue.last() == middle + 2
+
+
+def test_changes_are_merged_and_none_deletes(catalogue):
+    catalogue.sync(rows("a", label=["cat"], brand=["Acme"]))
+    catalogue.change("a", {"tags": ["x"], "extra": {"size": 3, "brand": None}})
+    row = catalogue.change("a", {"label": None, "price": 2.0})
+    assert (row.label, row.price, row.tags, row.extra) == (None, 2.0, ["x"], {"size": 3})
+    assert catalogue.change("a", {"tags": None}).tags == []
+
+
+def test_an_absent_image_is_neither_changed_nor_removed(catalogue):
+    catalogue.add([uploaded("u")])
+    assert catalogue.change("no", {"label": "x"}) is None
+    assert catalogue.remove("u").removed
+    assert catalogue.remove("u") is None
+    assert catalogue.change("u", {"label": "x"}) is None
+
+
+def test_a_removed_image_comes_back(catalogue):
+    catalogue.add([uploaded("u", label="old")])
+    catalogue.remove("u")
+    catalogue.add([uploaded("u", label="new")])
+    row = by_id(catalogue)["u"]
+    assert (row.removed, row.label) == (False, "new")
+
+
+def test_collections_do_not_see_each_other(catalogue):
+    other = Catalogue(catalogue.engine, "other")
+    other.sync(rows("a", label=["theirs"]))
+    catalogue.sync(rows("a", "b", label=["ours"] * 2))
+    other.sync(rows("a", label=["theirs"]))
+    assert (len(by_id(catalogue)), len(by_id(other))) == (2, 1)
+    assert by_id(catalogue)["a"].label == "ours"
+
+
+def test_a_user_column_does_not_hide_ours():
+    row = ImageRow(image_id="a", path="a", collection="c", sequence=1, extra={"uploaded": "x", "brand": "y"})
+    record = record_of(row)
+    assert (record["uploaded"], record["brand"]) == (False, "y")
+    assert frame_of([record])["price"].dtype == np.float64
+    assert len(frame_of([])) == 0
+
+
+def test_a_wrong_address_is_refused(tmp_path):
+    for url in ("nonsense", "mysql+nothing://x"):
+        with pytest.raises(ArgumentError):
+            open_database(url, Workspace(tmp_path))
