@@ -16,8 +16,8 @@ import uvicorn
 from makers.folders import save_classes
 from makers.images import photograph
 from makers.texts import dual
-from rectrio_lib.app.database import open_database
 from rectrio_lib.app.application import create_app
+from rectrio_lib.app.database import open_database
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
@@ -106,11 +106,12 @@ def hand_over(page, kind: str, files: list[dict], target: str = "body"):
     )
 
 
-def faults(page) -> list[str]:
-    """Serious and critical faults that axe-core finds on the page as it is."""
+def faults(page, *rules: str) -> list[str]:
+    """Serious and critical faults that axe-core finds on the page as it is, by all its rules or these."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]}"
         for fault in found

@@ -43,7 +43,7 @@ export async function renderFilters() {
     if (turn !== latest) return;
     const counts = (name) => (own[filtered.indexOf(name)] ?? now).columns.find((column) => column.name === name);
     const rank = ({ name }) => (FIRST.indexOf(name) + 1 || FIRST.length + 1);
-    const columns = all.columns.filter((column) => NAME.test(column.name) && useful(column));
+    const columns = all.columns.filter(useful);
     columns.sort((a, b) => rank(a) - rank(b));
     fill($('#filters'), columns.map((column, place) => section(column, counts(column.name), place)));
     $('#filters-none').hidden = columns.length > 0;
@@ -53,8 +53,13 @@ export async function renderFilters() {
   renderChosen();
 }
 
-const useful = ({ kind, distinct, minimum }) => (['number', 'date'].includes(kind) ? distinct > 1 && minimum != null
-  : distinct > 1 || kind === 'tags' || kind === 'colour');
+/** Whether choosing in a column can make a difference. */
+function useful({ name, kind, distinct, minimum, maximum }) {
+  if (!NAME.test(name)) return false;
+  if (kind === 'date') return minimum != null && minimum.slice(0, 10) !== maximum.slice(0, 10);
+  if (kind === 'number') return minimum != null && minimum < maximum;
+  return distinct > 1 || kind === 'tags' || kind === 'colour';
+}
 
 const filter = (name) => state.filters.get(name) ?? {};
 

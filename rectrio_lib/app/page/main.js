@@ -5,7 +5,7 @@ import { startCamera } from './camera.js';
 import { $, count } from './dom.js';
 import { forgetFacets, renderChosen, renderFilters, startFilters } from './filters.js';
 import { startHistory } from './history.js';
-import { say, warn } from './notices.js';
+import { onCalm, say, warn } from './notices.js';
 import { nameParts, renderAbilities, renderQuery, startQuery } from './query.js';
 import { refresh, renderOrder, startResults } from './results.js';
 import { may, onChange, onCollection, read, reread, service } from './state.js';
@@ -36,7 +36,6 @@ async function search() {
   const about = service.about ? null : loadAbout();
   renderFilters();
   await Promise.all([about, refresh()]);
-  if (!service.about) loadAbout();
 }
 
 /** Counts are stale: images were added, changed or deleted. */
@@ -89,6 +88,10 @@ onChange(() => {
   nameParts();
 });
 onCollection(recount);
+onCalm(() => {
+  loadAbout();
+  renderFilters();
+});
 window.addEventListener('popstate', follow);
 await search();
 nameParts();

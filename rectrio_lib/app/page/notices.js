@@ -22,6 +22,7 @@ export const whisper = (message) => { $('#whisper').textContent = message; };
 let timer;
 let attempts = 0;
 let again = null;
+const listeners = [];
 
 const TITLES = {
   gone: 'The service does not answer',
@@ -73,12 +74,16 @@ function now() {
 /** Takes the banner away: all is well. */
 export function calm() {
   clearInterval(timer);
-  const back = !$('#trouble').hidden && $('#trouble').dataset.kind === 'gone';
+  const { hidden, dataset } = $('#trouble');
   attempts = 0;
   again = null;
   $('#trouble').hidden = true;
-  if (back) say('The service is back.');
+  if (!hidden && dataset.kind === 'gone') say('The service is back.');
+  if (!hidden) listeners.forEach((listener) => listener());
 }
+
+/** Calls `listener` when trouble is over, to fetch what failed meanwhile. */
+export const onCalm = (listener) => listeners.push(listener);
 
 window.addEventListener('online', now);
 

@@ -64,7 +64,7 @@ function chip({ kind, value, without: away, weight }, place) {
     address ? h('img', { src: address, alt: '', width: 40, height: 40, draggable: 'false' }) : icon('words'),
     away && h('span', { class: 'sign' }, 'without'),
     h('span', { class: 'name' }, name, weight !== 1 && ` × ${weight}`),
-    h('button', {
+    (away || state.parts.filter((one) => !one.without).length > 1) && h('button', {
       type: 'button', class: 'chip-button', 'aria-pressed': String(away), 'aria-label': `Without ${name}`,
       title: away ? 'Search for what is like this' : 'Turn away from what is like this', 'data-key': `sign ${place}`,
       onclick: () => change({ parts: replaced({ without: !away }) }),

@@ -5,13 +5,15 @@ import { $, count, debounced, fill, h, icon, iconButton, number, score, titled, 
 import { titleOf } from './fields.js';
 import { calm, trouble, whisper } from './notices.js';
 import { like, without } from './query.js';
-import { PAGE, asked, change, may, request, service, state, where } from './state.js';
+import { PAGE, asked, change, likes, may, request, service, state, where } from './state.js';
 import { addImages } from './upload.js';
 
 /** What is shown: every result so far and the offset of the next page. */
 export const shown = { results: [], next: null, total: 0, seconds: 0 };
 
 const DETAILS = [['category', 'colour', 'price'], ['tags'], ['created']]; // what each line tells
+const UNSORTED = ['image_id', 'path', 'row', 'tags', 'uploaded'];
+
 let open = () => {};
 let stopped = new AbortController();
 let following = false; // after "more" was pressed once, further pages come by scrolling
@@ -49,6 +51,9 @@ function status() {
 function empty(failure) {
   const action = (label, onclick) => h('button', { type: 'button', class: 'primary', onclick }, label);
   if (failure?.kind === 'session') return [h('h2', {}, 'This page needs a session'), h('p', {}, failure.message)];
+  if (failure?.kind === 'open') {
+    return [h('h2', {}, 'What should the results look like?'), h('p', {}, failure.message)];
+  }
   if (failure) {
     return [h('h2', {}, 'This cannot be searched for'), h('p', {}, failure.message),
       (asked() || where()) && action('Start anew', () => change({ parts: [], filters: new Map(), rest: '', sort: 'score' }))];
@@ -81,7 +86,7 @@ function render(failure = null) {
 
 /** Sort and least score, as the state and the columns have them. */
 export function renderOrder() {
-  const columns = (service.about?.columns ?? []).filter((name) => !['tags', 'path', 'row'].includes(name));
+  const columns = (service.about?.columns ?? []).filter((name) => !UNSORTED.includes(name));
   if (state.sort !== 'score' && !columns.includes(state.sort)) columns.push(state.sort);
   fill($('#sort'), h('option', { value: 'score' }, asked() ? 'Best match' : 'Newest'),
     columns.map((name) => h('option', { value: name }, titled(name))));
@@ -120,6 +125,7 @@ export async function refresh() {
   if (!shown.results.length) skeletons();
   $('#status').textContent = 'Searching …';
   try {
+    if (asked() && !likes()) throw new api.Failure('open', 'Add an image or words. What it should not look like is noted above.');
     const { body, files } = request();
     const answer = await api.search(body, files, signal);
     Object.assign(shown, answer);

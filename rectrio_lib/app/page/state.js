@@ -36,6 +36,9 @@ export const part = (kind, value, without = false, weight = 1) => ({ kind, value
 export const where = () => build(state.filters, state.rest);
 export const asked = () => state.parts.length > 0;
 
+/** Whether something is looked for: "without" alone has no direction. */
+export const likes = () => state.parts.some(({ without }) => !without);
+
 /** The request of the state, and the files that its parts number. */
 export function request(offset = 0) {
   const sent = [];
