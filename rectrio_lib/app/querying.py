@@ -57,7 +57,7 @@ def search(
     shown = positions[first:last]
     described = zip(snapshot.records(shown.tolist()), scores[first:last].tolist(), strict=True)
     results = [
-        Result.model_construct(**image_fields(record), rank=rank, score=None if np.isnan(score) else round(score, 6))
+        Result.model_construct(**image_fields(record), rank=rank, score=None if np.isnan(score) else score)
         for rank, (record, score) in enumerate(described, first + 1)
     ]
     return results, total, len(positions) > last

@@ -164,7 +164,7 @@ class History(BaseModel):
     """The caller's searches, newest first."""
 
     searches: list[Searched]
-    next: int | None = Field(description="The `before` of the next page; null on the last.")
+    next: str | None = Field(description="The `before` of the next page; null on the last.")
 
 
 class Problem(BaseModel):

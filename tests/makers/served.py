@@ -1,6 +1,7 @@
 """A small collection of drawn photographs, and the application that serves it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,12 @@ def build_collection(root: Path, each: int = 6, kind: str = "flat", size: int = 
     workspace = Workspace(root)
     save_encoder(RawPixels(3, size), "pixels", workspace=workspace)
     return Collection.build(folder, "pixels", "photos", kind, workspace=workspace)
+
+
+def copied(template: Path, root: Path) -> Collection:
+    """Return a copy of a built collection that may be changed."""
+    shutil.copytree(template, root, dirs_exist_ok=True)
+    return Collection.open("photos", root / "photos", Workspace(root))
 
 
 def application(collection: Collection, **options):

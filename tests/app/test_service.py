@@ -1,0 +1,364 @@
+"""The service end to end: what its API promises, on a small collection."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from makers.images import save_photograph
+from makers.served import application, build_collection, client, copied, new_images, said
+
+from rectrio_lib.app import upkeep
+from rectrio_lib.app.database import open_database
+from rectrio_lib.app.generation import Generation
+from rectrio_lib.search.collection import Collection
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return build_collection(tmp_path_factory.mktemp("template")).workspace.root
+
+
+@pytest.fixture
+def collection(template, tmp_path):
+    return copied(template, tmp_path)
+
+
+@pytest.fixture
+def api(collection):
+    with client(application(collection)) as opened:
+        yield opened
+
+
+def search(api, **query):
+    answer = api.post("/search", json=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(answer):
+    return [result["id"] for result in answer["results"]]
+
+
+def id_of(collection, path):
+    rows = collection.index.rows
+    return rows.loc[rows["path"] == path, "image_id"].item()
+
+
+def test_search_by_id_is_the_search_of_the_library(api, collection):
+    name = id_of(collection, "cat/02.png")
+    answer = search(api, like=[{"id": name}], k=5)
+    expected = collection.search(name, k=5).frame()
+    assert ids(answer) == expected["image_id"].tolist()
+    np.testing.assert_allclose([r["score"] for r in answer["results"]], expected["score"], atol=1e-5)
+    assert [r["rank"] for r in answer["results"]] == [1, 2, 3, 4, 5]
+    assert answer["total"] == 12
+    assert answer["results"][0]["metadata"]["label"] in ("cat", "dog")
+
+
+def test_a_file_of_the_collection_is_known_by_its_content(api, collection):
+    data = (collection.folder / "cat/02.png").read_bytes()
+    answer = api.post("/search", files={"files": ("anything.jpg", data)}).json()
+    assert ids(answer) == ids(search(api, like=[{"id": id_of(collection, "cat/02.png")}]))
+
+
+def test_a_new_file_is_encoded_as_an_index_encodes_it(api, collection, tmp_path):
+    file = tmp_path / "new.png"
+    save_photograph(file, 90)
+    parts = {"files": ("new.png", file.read_bytes())}
+    answer = api.post("/search", files=parts, data={"query": '{"like": [{"file": 0}]}'})
+    expected = collection.search(file, k=12).frame()
+    assert ids(answer.json()) == expected["image_id"].tolist()
+    np.testing.assert_allclose([r["score"] for r in answer.json()["results"]], expected["score"], atol=1e-3)
+
+
+def test_a_mix_weighs_its_parts_and_turns_away(api, collection):
+    a, b = id_of(collection, "cat/00.png"), id_of(collection, "dog/50.png")
+    answer = search(api, like=[{"id": a, "weight": 3}], without=[{"id": b}], k=12)
+    vectors = collection.index.vectors_at(np.arange(12))
+    rows = collection.index.rows["image_id"].tolist()
+    query = 3 * vectors[rows.index(a)] - 0.5 * vectors[rows.index(b)]
+    order = np.argsort(-(vectors @ query), kind="stable")
+    assert ids(answer) == [rows[at] for at in order if rows[at] not in (a, b)]
+
+
+def test_pages_follow_each_other_without_gap_or_repetition(api, collection):
+    query = {"like": [{"id": id_of(collection, "cat/00.png")}]}
+    whole = ids(search(api, **query, k=11))
+    pages, offset = [], 0
+    while offset is not None:
+        answer = search(api, **query, k=4, offset=offset)
+        pages += ids(answer)
+        offset = answer["next"]
+    assert pages == whole
+    assert len(set(pages)) == 11
+    for options in ({"mmr": 0.5}, {"distinct": 0.9999}, {"sort": "price"}):
+        both = ids(search(api, **query, **options, k=4)) + ids(search(api, **query, **options, k=4, offset=4))
+        assert both == ids(search(api, **query, **options, k=8))
+
+
+def test_conditions_minimum_and_sorting(api, collection):
+    query = {"like": [{"id": id_of(collection, "cat/00.png")}]}
+    answer = search(api, **query, where="label == 'dog' and price >= 80 and 'sale' in tags")
+    assert {r["metadata"]["path"] for r in answer["results"]} == {"dog/53.png", "dog/55.png"}
+    assert answer["total"] == 2
+    scores = [r["score"] for r in search(api, **query)["results"]]
+    assert len(search(api, **query, minimum=scores[3])["results"]) == 4
+    prices = [r["metadata"]["price"] for r in search(api, **query, sort="price", descending=False)["results"]]
+    assert prices == [10.0 * number for number in range(1, 12)]
+
+
+def test_without_a_query_the_newest_are_listed(api, collection, tmp_path):
+    api.post("/upload", files=new_images(tmp_path / "new", 90))
+    answer = search(api, k=3)
+    assert answer["results"][0]["metadata"]["uploaded"] is True
+    assert [r["score"] for r in answer["results"]] == [None] * 3
+    assert (answer["total"], answer["next"], answer["search"]) == (13, 3, None)
+
+
+def test_an_upload_is_findable_when_the_call_returns_and_again_after_a_restart(api, collection, tmp_path):
+    files = new_images(tmp_path / "new", 90, 91)
+    answer = api.post("/upload", files=files, data=said(label="bird", price=3, tags=["small"], extra={"brand": "Acme"}))
+    assert answer.status_code == 201
+    names = [image["id"] for image in answer.json()["images"]]
+    assert [image["status"] for image in answer.json()["images"]] == ["added", "added"]
+    where = "label == 'bird' and 'small' in tags and brand == 'Acme' and price == 3"
+    for opened in (api, client(application(Collection.open("photos", workspace=collection.workspace)))):
+        with opened if opened is not api else client(application(collection)) as again:
+            assert sorted(ids(search(again, where=where))) == sorted(names)
+            assert ids(search(again, like=[{"id": names[0]}], where=where)) == [names[1]]
+            found = again.post("/search", files={"files": files[0][1]}, data={"query": json.dumps(
+                {"like": [{"file": 0}], "k": 1})}).json()  # fmt: skip
+            assert found["results"][0]["id"] != names[0]  # itself is no answer
+    assert api.get(f"/thumbnails/{names[0]}").headers["content-type"] == "image/jpeg"
+    assert api.get(f"/images/{names[0]}/view").content[:2] == b"\xff\xd8"
+
+
+def test_the_same_bytes_are_the_same_image(api, collection, tmp_path):
+    files = new_images(tmp_path / "new", 90)
+    first = api.post("/upload", files=files * 3)
+    assert [image["status"] for image in first.json()["images"]] == ["added", "known", "known"]
+    again = api.post("/upload", files=files)
+    assert (again.status_code, again.json()["images"][0]["status"]) == (200, "known")
+    of_folder = (collection.folder / "cat/00.png").read_bytes()
+    known = api.post("/upload", files={"files": ("x.png", of_folder)}).json()["images"][0]
+    assert (known["status"], known["id"]) == ("known", id_of(collection, "cat/00.png"))
+    assert search(api)["total"] == 13
+
+
+def test_good_files_of_an_upload_are_kept_and_bad_ones_named(api, tmp_path):
+    files = [*new_images(tmp_path / "new", 90), ("files", ("<script>.png", b"no image"))]
+    answer = api.post("/upload", files=files)
+    assert answer.status_code == 201
+    statuses = [(image["name"], image["status"]) for image in answer.json()["images"]]
+    assert statuses == [("90.png", "added"), ("<script>.png", "refused")]
+    refused = api.post("/upload", files=files[1:])
+    assert (refused.status_code, refused.headers["content-type"]) == (415, "application/problem+json")
+    assert refused.json()["images"][0]["status"] == "refused"
+    assert search(api)["total"] == 13
+
+
+@pytest.mark.parametrize(
+    ("metadata", "files"),
+    [("{", 1), ("[]", 1), ('[{"label": "a"}]', 2), ('{"price": "much"}', 1), ('{"unknown": 1}', 1), ("{}", 0),
+     ('{"price": NaN}', 1), ('{"extra": {"a b": 1}}', 1)],
+)  # fmt: skip
+def test_wrong_uploads_change_nothing(api, tmp_path, metadata, files):
+    parts = new_images(tmp_path / "new", *range(90, 90 + files)) or {"other": ("x.png", b"x")}
+    assert api.post("/upload", files=parts, data={"metadata": metadata}).status_code == 422
+    assert search(api)["total"] == 12
+
+
+def test_metadata_changes_are_seen_at_once(api, collection):
+    name = id_of(collection, "cat/02.png")
+    changed = api.patch(f"/images/{name}", json={"label": "tiger", "tags": ["big"], "extra": {"zoo": True}})
+    assert changed.json()["metadata"]["label"] == "tiger"
+    assert ids(search(api, where="label == 'tiger' and 'big' in tags and zoo")) == [name]
+    columns = {column["name"]: column for column in api.get("/facets").json()["columns"]}
+    assert {value["value"]: value["count"] for value in columns["label"]["values"]} == {"dog": 6, "cat": 5, "tiger": 1}
+    assert api.patch(f"/images/{name}", json={"label": None}).json()["metadata"].get("label") is None
+    assert api.patch("/images/0123", json={"label": "x"}).status_code == 404
+
+
+def test_removed_images_are_gone_everywhere_and_files_of_the_folder_stay(api, collection, tmp_path):
+    name, other = id_of(collection, "cat/02.png"), id_of(collection, "cat/03.png")
+    uploaded = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
+    stored = list((collection.workspace.outputs / "uploads").rglob(f"{uploaded}.*"))
+    assert len(stored) == 1
+    for image in (name, uploaded):
+        assert api.delete(f"/images/{image}").status_code == 204
+        assert api.delete(f"/images/{image}").status_code == 404
+        for path in (f"/images/{image}", f"/thumbnails/{image}", f"/images/{image}/view"):
+            assert api.get(path).status_code == 404
+    assert not {name, uploaded} & set(ids(search(api, like=[{"id": other}], k=20)))
+    assert api.post("/search", json={"like": [{"id": name}]}).status_code == 404
+    assert (collection.folder / "cat/02.png").is_file()
+    assert not stored[0].exists()
+    back = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]
+    assert (back["status"], back["id"]) == ("added", uploaded)
+    assert uploaded in ids(search(api, like=[{"id": other}], k=20))
+
+
+def test_facets_tell_kinds_and_ranges(api):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # colours are found in the background
+        answer = api.get("/facets").json()
+        columns = {column["name"]: column for column in answer["columns"]}
+        if columns.get("colour", {}).get("count") == 12:
+            break
+        time.sleep(0.2)
+    assert {name: column["kind"] for name, column in columns.items()} == {
+        "label": "category", "price": "number", "colour": "colour", "tags": "tags", "created": "date",
+        "width": "number", "height": "number",
+    }  # fmt: skip
+    assert (columns["price"]["minimum"], columns["price"]["maximum"]) == (0, 110)
+    assert columns["tags"]["values"] == [{"value": "summer", "count": 12}, {"value": "sale", "count": 6}]
+    assert sum(value["count"] for value in columns["colour"]["values"]) == 12
+    fewer = api.get("/facets", params={"where": "price < 30"}).json()
+    assert fewer["total"] == 3
+
+
+def test_the_history_is_the_callers_own_and_can_be_deleted(api, collection):
+    names = [id_of(collection, f"cat/0{number}.png") for number in range(3)]
+    searches = [search(api, like=[{"id": name}], k=2)["search"] for name in names]
+    deadline = time.monotonic() + 10
+    while len(found := api.get("/history").json()["searches"]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [entry["id"] for entry in found] == searches[::-1]
+    assert found[0]["query"]["like"][0]["id"] == names[2]
+    assert (found[0]["title"], len(found[0]["results"])) == ("1 image", 2)
+    page = api.get("/history", params={"limit": 2}).json()
+    rest = api.get("/history", params={"limit": 2, "before": page["next"]}).json()
+    assert [entry["id"] for entry in page["searches"] + rest["searches"]] == searches[::-1]
+    assert rest["next"] is None
+    assert api.delete(f"/history/{searches[1]}").status_code == 204
+    assert api.delete(f"/history/{searches[1]}").status_code == 404
+    assert len(api.get("/history").json()["searches"]) == 2
+    assert api.delete("/history").status_code == 204
+    assert api.get("/history").json()["searches"] == []
+    home = collection.workspace.outputs
+    left = b"".join(file.read_bytes() for file in home.glob("service.sqlite*"))
+    assert not any(name.encode() in left for name in searches)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [({"k": 0}, 422), ({"k": 201}, 422), ({"like": [{}]}, 422), ({"like": [{"id": "a", "text": "b"}]}, 422),
+     ({"typo": 1}, 422), ({"like": [{"id": "../../etc/passwd"}]}, 422), ({"where": "nothing == 1"}, 400),
+     ({"where": "__import__('os')"}, 400), ({"where": "label.upper() == 'X'"}, 400), ({"where": "9**9**9 > 1"}, 400),
+     ({"where": "(" * 500}, 400), ({"where": "x" * 3000}, 422), ({"sort": "nothing"}, 400), ({"sort": "tags"}, 400),
+     ({"like": [{"id": "absent"}]}, 404), ({"like": [{"file": 0}]}, 400), ({"like": [{"text": "red"}]}, 400),
+     ({"minimum": 2}, 422), ({"offset": -1}, 422), ({"like": [{"id": "x", "weight": 0}]}, 422)],
+)  # fmt: skip
+def test_wrong_queries_are_answered_with_a_sentence(api, query, status):
+    answer = api.post("/search", json=query)
+    assert answer.status_code == status
+    problem = answer.json()
+    assert (problem["status"], answer.headers["content-type"]) == (status, "application/problem+json")
+    assert len(problem["detail"]) > 10
+    assert "Traceback" not in problem["detail"]
+
+
+def test_only_unwanted_parts_still_find_something(api, collection):
+    answer = api.post("/search", json={"without": [{"id": id_of(collection, "cat/00.png")}]})
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 400:
+        assert "positive" in answer.json()["detail"]
+
+
+def test_broken_bodies_are_refused(api):
+    assert api.post("/search", content="{", headers={"content-type": "application/json"}).status_code == 422
+    assert api.post("/search", content="a", headers={"content-type": "text/plain"}).status_code == 415
+    assert api.post("/search", content="a", headers={"content-type": "multipart/form-data"}).status_code == 400
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    assert api.post("/search", content="--y\r\nno", headers=form).status_code in (400, 422)
+    assert api.post("/search", files={"files": ("a.png", b"")}).status_code == 422
+
+
+def test_a_new_index_takes_over_what_was_uploaded_and_leaves_out_what_was_removed(api, collection, tmp_path):
+    added = api.post("/upload", files=new_images(tmp_path / "new", 90), data=said(label="bird"))
+    uploaded = added.json()["images"][0]["id"]
+    removed = id_of(collection, "cat/02.png")
+    api.delete(f"/images/{removed}")
+    before = search(api, like=[{"id": uploaded}], k=20)
+    fresh = Collection.open("photos", workspace=collection.workspace)
+    upkeep.reindex(Generation.of(fresh, open_database(workspace=collection.workspace)))  # as another process does
+    service = api.app.state.service
+    deadline = time.monotonic() + 20
+    while len(service.now.live.current.tail) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(service.now.live.current.main_rows) == 12
+    after = search(api, like=[{"id": uploaded}], k=20)
+    assert ids(after) == ids(before)
+    assert api.get(f"/images/{uploaded}").json()["metadata"]["label"] == "bird"
+    opened = Collection.open("photos", workspace=collection.workspace)
+    assert uploaded in set(opened.index.rows["image_id"])
+    assert removed not in set(opened.index.rows["image_id"])
+
+
+def test_two_services_on_one_database_see_each_others_changes(api, collection, tmp_path):
+    other = client(application(Collection.open("photos", workspace=collection.workspace)))
+    with other:
+        name = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
+        gone = id_of(collection, "dog/50.png")
+        other.delete(f"/images/{gone}")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if other.get(f"/images/{name}").status_code == 200 and api.get(f"/images/{gone}").status_code == 404:
+                break
+            time.sleep(0.1)
+        assert other.get(f"/images/{name}").status_code == 200
+        assert api.get(f"/images/{gone}").status_code == 404
+
+
+def test_another_encoder_never_mixes_with_this_one(api, collection, tmp_path):
+    from rectrio_lib.encoders.base import RawPixels
+    from rectrio_lib.encoders.registry import save_encoder
+
+    uploaded = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
+    save_encoder(RawPixels(3, 12), "finer", workspace=collection.workspace)
+    Collection.build(collection.folder, "finer", "photos", "flat", workspace=collection.workspace)
+    service = api.app.state.service
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if service.now.collection.index.dim == 3 * 12 * 12 and uploaded in service.now.live.current.places:
+            break
+        time.sleep(0.1)
+    assert service.now.live.current.vectors_at(np.array([0])).shape == (1, 432)
+    assert uploaded in ids(search(api, like=[{"id": id_of(collection, "cat/00.png")}], k=20))  # encoded again
+
+
+def test_status_and_figures(api):
+    assert api.get("/health").json() == {"status": "ok"}
+    deadline = time.monotonic() + 20
+    while api.get("/ready").status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert api.get("/ready").json() == {"status": "ready"}
+    search(api)
+    figures = api.get("/metrics").text
+    assert 'rectrio_requests_total{method="POST",route="/search",status="200"}' in figures
+    assert "rectrio_images 12.0" in figures
+    about = api.get("/about").json()
+    assert (about["collection"], about["images"], about["texts"], about["user"]) == ("photos", 12, False, "local")
+
+
+def test_page_and_description_come_from_here(api):
+    page = api.get("/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert api.get("/docs").status_code == 200
+    assert api.get("/docs/swagger-ui-bundle.js").status_code == 200
+    assert "https://" not in api.get("/docs").text
+    paths = set(api.get("/openapi.json").json()["paths"])
+    assert {"/upload", "/search", "/facets", "/history", "/images/{image_id}", "/health", "/ready"} <= paths
+    for path in ("/page/../routes.py", "/page/%2e%2e/routes.py", "/images/..%2f..%2fservice.sqlite/view"):
+        assert api.get(path).status_code in (404, 422)
+
+
+def test_a_missing_file_is_a_sentence(api, collection):
+    name = id_of(collection, "cat/02.png")
+    (collection.folder / "cat/02.png").unlink()
+    answer = api.get(f"/images/{name}/view")
+    assert answer.status_code in (404, 503)
+    assert str(collection.folder) not in answer.text
+    assert api.get(f"/images/{name}").status_code == 200
