@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 
-from rectrio_lib.app.database import KeyRow, SearchRow, now
+from rectrio_lib.app.database import KeyRow, SearchRow, now, writing
 from rectrio_lib.app.shield import NO_KEY, Gate, Rates, is_loopback, read_rate
 from rectrio_lib.core.errors import ArgumentError
 
@@ -75,7 +75,7 @@ def new_link(
     engine: Engine, name: str, scopes: str | Iterable[str], rate: str = "", minutes: float = LINK_MINUTES
 ) -> str:
     """Return a token that opens one session of the page, once: at `session?token=…`, relative to the page."""
-    with Session(engine) as session, session.begin():
+    with writing(engine) as session:
         session.execute(delete(KeyRow).where(col(KeyRow.expires) < now()))
     return _add(engine, "link", name, scopes, rate, now() + timedelta(minutes=minutes))
 
@@ -89,7 +89,7 @@ def list_keys(engine: Engine) -> list[dict[str, Any]]:
 
 def remove_key(engine: Engine, name: str) -> None:
     """Remove a key, the links and sessions made in its name, and their history; ArgumentError if there is none."""
-    with Session(engine) as session, session.begin():
+    with writing(engine) as session:
         removed = session.execute(delete(KeyRow).where(_named(KeyRow.name, name))).rowcount
         session.execute(delete(SearchRow).where(_named(SearchRow.owner, name)))
     if not removed:
@@ -110,7 +110,7 @@ def _add(engine: Engine, kind: str, name: str, scopes: str | Iterable[str], rate
         )
     read_rate(rate)
     secret = f"rectrio_{secrets.token_urlsafe(32)}"
-    with Session(engine) as session, session.begin():
+    with writing(engine) as session:
         row = KeyRow(name=name, secret_hash=_hash(kind, secret), scopes=",".join(chosen), rate=rate, expires=ends)
         session.add(row)
     return secret
@@ -181,7 +181,7 @@ class Access:
         """
         guarded = not is_loopback(host) or bool(tuple(allowed_hosts))
         self.engine, self.required = engine, guarded if required is None else required
-        if self.required and not list_keys(engine):
+        if self.required and not any(key["expires"] is None or key["expires"] > now() for key in list_keys(engine)):
             raise ArgumentError(f"Whoever reaches {host} needs a key, and there is none yet: {MAKE_ONE}.")
         self.rate = (STRANGERS if self.required else "") if rate is None else rate
         read_rate(self.rate)
@@ -216,7 +216,7 @@ class Access:
     def _open_session(self, request: Request, token: Annotated[str, Query(max_length=128)]) -> RedirectResponse:
         """Exchange the token of a one-time link for a session of the page."""
         secret = secrets.token_urlsafe(32)
-        with Session(self.engine) as session, session.begin():
+        with writing(self.engine) as session:
             given = col(KeyRow.secret_hash) == _hash("link", token)
             row = session.exec(select(KeyRow).where(given, col(KeyRow.expires) > now())).first()
             if row is None or not session.execute(delete(KeyRow).where(col(KeyRow.id) == row.id)).rowcount:
@@ -233,7 +233,7 @@ class Access:
 
     def _end_session(self, request: Request) -> Response:
         """End the session of this browser."""
-        with Session(self.engine) as session, session.begin():
+        with writing(self.engine) as session:
             cookie = request.cookies.get(COOKIE, "")
             session.execute(delete(KeyRow).where(col(KeyRow.secret_hash) == _hash("session", cookie)))
         answer = Response(status_code=204)

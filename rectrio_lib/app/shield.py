@@ -7,16 +7,17 @@ import math
 import socket
 import time
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from limits import RateLimitItem, parse_many
-from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import ConfigurationError
-from limits.storage import storage_from_string
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import MovingWindowRateLimiter
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,7 +45,7 @@ HEADERS = {
 }
 PROBES = frozenset({"/health", "/ready"})  # need no key, and no rate counts them
 NO_KEY = "This needs a key (`rectrio keys add`), as `Authorization: Bearer KEY`; or a link from `rectrio keys link`."
-REDIS = {"implementation": "redispy", "socket_timeout": 1, "socket_connect_timeout": 1}
+REDIS = {"socket_timeout": 1, "socket_connect_timeout": 1}
 log = logging.getLogger(__name__)
 
 
@@ -211,29 +212,36 @@ class Rates:
         """Prepare counting; see `Access`."""
         if workers > 1 and not redis_url:
             log.warning("%d processes count rates each by itself: RECTRIO_REDIS=redis://… lets them share.", workers)
-        self._spare = MovingWindowRateLimiter(storage_from_string("async+memory://"))
-        try:
-            redis = storage_from_string(f"async+{redis_url}", key_prefix="rectrio", **REDIS) if redis_url else None
-        except (ConfigurationError, ValueError) as error:
-            raise ArgumentError(
-                f"{redis_url!r:.100} is no redis: write redis://host:6379; pip install redis."
-            ) from error
-        self._limiter = MovingWindowRateLimiter(redis) if redis else self._spare
+        self._here, self._shared = MovingWindowRateLimiter(MemoryStorage()), None
+        if redis_url:
+            try:
+                self._shared = MovingWindowRateLimiter(storage_from_string(redis_url, key_prefix="rectrio", **REDIS))
+            except (ConfigurationError, ValueError) as error:
+                said = f"{redis_url!r:.100} is no redis: write redis://host:6379; pip install redis."
+                raise ArgumentError(said) from error
 
     async def count(self, rate: str, *who: str) -> None:
         """Count a request; refuse it with 429 if there were too many."""
         for item in read_rate(rate):
-            limiter = self._limiter
-            try:
-                counted = await limiter.hit(item, *who)
-            except limiter.storage.base_exceptions as error:
-                log.warning("redis does not answer (%s): this process counts by itself.", type(error).__name__)
-                limiter = self._spare
-                counted = await limiter.hit(item, *who)
-            if not counted:
-                free, _ = await limiter.get_window_stats(item, *who)
-                wait = max(1, math.ceil(free - time.time()))
+            hit = partial(self._hit, item, *who)
+            wait = await run_in_threadpool(hit) if self._shared else hit()
+            if wait:
                 raise HTTPException(429, f"More than {item}: try again in {wait} s.", {"Retry-After": str(wait)})
+
+    def _hit(self, item: RateLimitItem, *who: str) -> int:
+        """Count, and return for how many seconds there were too many: 0 if there were not."""
+        if self._shared:
+            try:
+                return _hit(self._shared, item, *who)
+            except self._shared.storage.base_exceptions as error:
+                log.warning("redis does not answer (%s): this process counts by itself.", type(error).__name__)
+        return _hit(self._here, item, *who)
+
+
+def _hit(limiter: MovingWindowRateLimiter, item: RateLimitItem, *who: str) -> int:
+    if limiter.hit(item, *who):
+        return 0
+    return max(1, math.ceil(limiter.get_window_stats(item, *who).reset_time - time.time()))
 
 
 @cache

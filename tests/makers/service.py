@@ -1,31 +1,73 @@
-"""A small collection of drawn photographs, and the service that serves it."""
+"""A small application behind the real gate and shield, and the databases that these need."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
-import pandas as pd
+from fastapi import Body, Depends, FastAPI, File, Request, UploadFile
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
 
-from makers.folders import save_classes
+from rectrio_lib.app import access, problems, shield
 from rectrio_lib.app.database import open_database
-from rectrio_lib.app.routes import create_app
-from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.encoders.base import RawPixels
-from rectrio_lib.encoders.registry import save_encoder
-from rectrio_lib.search.collection import Collection
 
 
-def build_collection(root: Path, each: int = 6, kind: str = "flat") -> Collection:
-    """Cats and dogs, with prices and tags from a table beside them."""
-    folder = save_classes(root / "photos", each)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
-    table = {"file_name": names, "price": [10.0 * number for number in range(len(names))]}
-    table["tags"] = ["summer; sale" if number % 2 else "summer" for number in range(len(names))]
-    pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
-    workspace = Workspace(root)
-    save_encoder(RawPixels(3, 8), "pixels", workspace=workspace)
-    return Collection.build(folder, "pixels", "photos", kind, workspace=workspace)
+def database(folder: Path) -> Engine:
+    return open_database(f"sqlite:///{folder / 'service.sqlite'}")
 
 
-def make_service(root: Path, each: int = 6, **options):
-    """Return the application on SQLite, its clients being of this machine."""
-    collection = build_collection(root, each)
-    return create_app(collection, open_database(workspace=collection.workspace), **options)
+def small_app(
+    engine: Engine,
+    host: str = "127.0.0.1",
+    allowed_hosts: tuple[str, ...] = (),
+    shielded: dict | None = None,
+    **options: Any,
+) -> FastAPI:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/")
+    async def page() -> str:
+        return "page"
+
+    @app.get("/health")
+    async def health() -> str:
+        return "well"
+
+    @app.get("/who")
+    async def who(caller: Annotated[access.Caller, Depends(access.allow("search"))]) -> dict:
+        return {"name": caller.name, "scopes": sorted(caller.scopes)}
+
+    @app.post("/write")
+    async def write(_: Annotated[access.Caller, Depends(access.allow("write"))]) -> str:
+        return "written"
+
+    @app.post("/json")
+    async def json_body(
+        values: Annotated[list[int], Body()], _: Annotated[Any, Depends(access.allow("search"))]
+    ) -> int:
+        return sum(values)
+
+    @app.post("/files")
+    async def files(file: Annotated[UploadFile, File()], _: Annotated[Any, Depends(access.allow("write"))]) -> int:
+        return len(await file.read())
+
+    @app.post("/stream")
+    async def stream(request: Request) -> int:
+        return sum([len(chunk) async for chunk in request.stream()])
+
+    @app.get("/fails")
+    async def fails() -> None:
+        raise app.state.error
+
+    app.state.access = access.Access(engine, host, allowed_hosts, **options)
+    app.state.access.install(app)
+    shield.install(app, host, allowed_hosts, **(shielded or {}))
+    return app
+
+
+def browser(app: FastAPI, address: str = "http://127.0.0.1", client: str = "127.0.0.1", **options: Any) -> TestClient:
+    return TestClient(app, base_url=address, client=(client, 50_000), **options)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
