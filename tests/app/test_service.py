@@ -11,6 +11,8 @@ from makers.served import application, build_collection, client, copied, new_ima
 from rectrio_lib.app import upkeep
 from rectrio_lib.app.database import open_database
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.encoders.base import RawPixels
+from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
 
 
@@ -311,21 +313,20 @@ def test_two_services_on_one_database_see_each_others_changes(api, collection, t
         assert api.get(f"/images/{gone}").status_code == 404
 
 
-def test_another_encoder_never_mixes_with_this_one(api, collection, tmp_path):
-    from rectrio_lib.encoders.base import RawPixels
-    from rectrio_lib.encoders.registry import save_encoder
-
-    uploaded = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
-    save_encoder(RawPixels(3, 12), "finer", workspace=collection.workspace)
-    Collection.build(collection.folder, "finer", "photos", "flat", workspace=collection.workspace)
-    service = api.app.state.service
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if service.now.collection.index.dim == 3 * 12 * 12 and uploaded in service.now.live.current.places:
-            break
-        time.sleep(0.1)
-    assert service.now.live.current.vectors_at(np.array([0])).shape == (1, 432)
-    assert uploaded in ids(search(api, like=[{"id": id_of(collection, "cat/00.png")}], k=20))  # encoded again
+def test_another_encoder_never_mixes_with_this_one(tmp_path):
+    collection = build_collection(tmp_path)
+    with client(application(collection)) as api:
+        uploaded = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
+        save_encoder(RawPixels(3, 12), "finer", workspace=collection.workspace)
+        Collection.build(collection.folder, "finer", "photos", "flat", workspace=collection.workspace)
+        service = api.app.state.service
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if service.now.collection.index.dim == 3 * 12 * 12 and uploaded in service.now.live.current.places:
+                break
+            time.sleep(0.1)
+        assert service.now.live.current.vectors_at(np.array([12])).shape == (1, 432)  # the upload, encoded again
+        assert uploaded in ids(search(api, like=[{"id": id_of(collection, "cat/00.png")}], k=20))
 
 
 def test_status_and_figures(api):

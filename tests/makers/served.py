@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 from starlette.testclient import TestClient
 
 from makers.folders import save_classes, save_photographs
@@ -51,3 +53,10 @@ def new_images(folder: Path, *numbers: int) -> list:
 
 def said(**metadata) -> dict:
     return {"metadata": json.dumps(metadata)}
+
+
+
+def png(image: Image.Image) -> bytes:
+    written = BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
