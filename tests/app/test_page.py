@@ -1,6 +1,7 @@
 """The page, driven in a real browser against the real service."""
 
 import ast
+import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +170,19 @@ def test_file_that_is_no_image_is_not_sent(visit):
     assert len(page.watch.searches) == 1
 
 
+def test_large_photograph_is_made_smaller_before_it_is_sent(visit):
+    page = visit()
+    large = picture(3, 2000, "large.png")
+    assert len(large["buffer"]) > 1 << 20
+    with page.expect_request(lambda request: request.url.endswith("/search")) as sent:
+        page.locator("#chosen").set_input_files([large])
+    assert int(sent.value.all_headers()["content-length"]) < 400_000
+    expect(page.locator("#status")).to_have_text("The best 24 of 40 images")
+    assert scores(page)[0] > 0.97
+    size = page.locator("#chips img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert size == [1024, 1024]
+
+
 def test_image_can_be_pasted(visit):
     page = visit()
     with new_search(page):
@@ -314,6 +328,9 @@ def test_least_score_cuts_off_and_then_offers_the_nearest(visit):
         page.get_by_label("Least score").fill(str(middle))
     assert 0 < len(scores(page)) < 24 and min(scores(page)) >= middle
     assert page.watch.searches[-1]["minimum"] == middle
+    with new_search(page):
+        page.get_by_label("Hide near copies").check()
+    assert page.watch.searches[-1]["distinct"] == 0.98
     with new_search(page):
         page.get_by_label("Least score").fill("1")
     expect(page.get_by_role("heading", name="Nothing scores 1.00 or more")).to_be_visible()
@@ -524,10 +541,50 @@ def test_images_are_added_with_metadata_and_each_file_has_a_status(visit, server
     server.ask(f"images/{added}", "DELETE")
 
 
+def test_many_images_are_sent_in_parts_and_what_was_not_sent_can_be_sent_again(visit, server):
+    page, sizes = visit(complains=True), []
+
+    def count_and_break_the_second(route):
+        sizes.append(route.request.post_data_buffer or b"")
+        if len(sizes) == 2:
+            return route.abort()
+        names = [f"{number}.jpg" for number in range(8 if len(sizes) < 3 else 4)]
+        answer = [{"name": name, "status": "known", "id": "0"} for name in names]
+        return route.fulfill(json={"images": answer})
+
+    page.route("**/upload", count_and_break_the_second)
+    page.get_by_role("button", name="Add images").click()
+    dialog = page.locator("#adding")
+    page.locator("#add-chosen").set_input_files([picture(number) for number in range(12)])
+    dialog.get_by_role("button", name="Leave out 0.jpg").click()
+    page.locator("#add-chosen").set_input_files([picture(0)])
+    dialog.get_by_role("button", name="Add 12 images").click()
+    expect(dialog.locator("#add-summary")).to_contain_text("8 already there")
+    dialog.get_by_role("button", name="Add 4 images").click()
+    expect(dialog.locator("#add-summary")).to_have_text("12 already there")
+    assert len(sizes) == 3
+    box = dialog.bounding_box()
+    page.mouse.click(box["x"] + 6, box["y"] + 6)  # its own margin
+    expect(dialog).to_be_visible()
+    page.mouse.click(box["x"] - 20, box["y"] + 20)
+    expect(dialog).to_be_hidden()
+
+
+def test_empty_collection_offers_to_add_images(visit):
+    nothing = {"results": [], "total": 0, "next": None, "search": None, "seconds": 0, "random_weights": False}
+
+    def empty(page):
+        page.route("**/search", lambda route: route.fulfill(json=nothing))
+        page.route("**/facets", lambda route: route.fulfill(json={"total": 0, "columns": []}))
+
+    page = visit(prepare=empty)
+    expect(page.get_by_role("heading", name="This collection has no images yet")).to_be_visible()
+    page.locator("#empty").get_by_role("button", name="Add images").click()
+    expect(page.locator("#adding")).to_be_visible()
+
+
 def add(page, server, seed, **metadata):
     """Add an image by the API and return its id."""
-    import json
-
     fields = {"files": picture(seed), "metadata": json.dumps(metadata)}
     return page.request.post(f"{server.address}upload", multipart=fields).json()["images"][0]["id"]
 
@@ -661,6 +718,11 @@ def test_keyboard_alone_is_enough(visit):
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
     expect(second.locator(".open")).to_be_focused()
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    expect(page.locator("#chips .name")).to_have_text(["“cat”"])
+    second.locator(".open").focus()
     page.keyboard.press("Tab")
     name = second.get_attribute("data-id")
     with new_search(page):
@@ -738,7 +800,7 @@ def test_without_a_session_the_page_says_where_to_get_one(visit):
             page.route(f"**/{path}", lambda route: route.fulfill(status=401, json=detail))
 
     page = visit(complains=True, prepare=unknown)
-    expect(page.locator("#trouble")).to_contain_text("one-time link")
+    expect(page.locator("#empty")).to_contain_text("one-time link")
     expect(cards(page)).to_have_count(0)
 
 

@@ -77,10 +77,10 @@ class Server:
 
 
 def picture(seed: int, side: int = 64, name: str = "") -> dict:
-    """A JPEG as a file to choose; that of a seed looks like the collection's image of this number."""
-    data = io.BytesIO()
-    photograph(seed, side).save(data, "JPEG", quality=95)
-    return {"name": name or f"{seed}.jpg", "mimeType": "image/jpeg", "buffer": data.getvalue()}
+    """A JPEG to choose, or a PNG by its name; that of a seed looks like the collection's image of this number."""
+    data, kind = io.BytesIO(), "png" if name.endswith(".png") else "jpeg"
+    photograph(seed, side).save(data, kind, quality=95)
+    return {"name": name or f"{seed}.jpg", "mimeType": f"image/{kind}", "buffer": data.getvalue()}
 
 
 def hand_over(page, kind: str, files: list[dict], target: str = "body"):

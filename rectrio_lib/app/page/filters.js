@@ -29,6 +29,12 @@ function facets(condition) {
   return answers.get(condition);
 }
 
+/** The same, but nothing where the condition is refused: the search says why. */
+const counted = (condition) => facets(condition).catch((failure) => {
+  if (failure.kind === 'refused') return { columns: [] };
+  throw failure;
+});
+
 let latest = 0;
 
 /** Loads and shows. A column that is filtered counts its values as if it were not, so that more can be chosen. */
@@ -36,9 +42,9 @@ export async function renderFilters() {
   const turn = latest += 1;
   try {
     const filtered = [...state.filters.keys()];
-    const [all, now, ...own] = await Promise.all([facets(''), facets(where()), ...filtered.map((name) => {
+    const [all, now, ...own] = await Promise.all([facets(''), counted(where()), ...filtered.map((name) => {
       const others = new Map([...state.filters].filter(([other]) => other !== name));
-      return facets(build(others, state.rest));
+      return counted(build(others, state.rest));
     })]);
     if (turn !== latest) return;
     const counts = (name) => (own[filtered.indexOf(name)] ?? now).columns.find((column) => column.name === name);
@@ -46,7 +52,7 @@ export async function renderFilters() {
     const columns = all.columns.filter(useful);
     columns.sort((a, b) => rank(a) - rank(b));
     fill($('#filters'), columns.map((column, place) => section(column, counts(column.name), place)));
-    $('#filters-none').hidden = columns.length > 0;
+    $('#filters-none').hidden = columns.length > 0 || !all.total;
   } catch (failure) {
     if (failure.kind === 'refused') trouble(failure, renderFilters);
   }
@@ -74,7 +80,7 @@ function section(column, now, place) {
   const { name, kind } = column;
   const body = { number: range, date: days }[kind] ?? values;
   const chosen = state.filters.has(name);
-  return h('details', { open: open.get(name) ?? (chosen || place < 5), 'data-column': name,
+  return h('details', { open: open.get(name) ?? (chosen || place < FIRST.length), 'data-column': name,
     ontoggle: ({ target }) => open.set(name, target.open) },
   h('summary', { 'data-key': `section ${name}` }, h('span', {}, titled(name)), chosen && h('span', { class: 'dot' },
     h('span', { class: 'unseen' }, 'filtered')), icon('down')),

@@ -7,7 +7,7 @@ import { forgetFacets, renderChosen, renderFilters, startFilters } from './filte
 import { startHistory } from './history.js';
 import { onCalm, say, warn } from './notices.js';
 import { nameParts, renderAbilities, renderQuery, startQuery } from './query.js';
-import { refresh, renderOrder, startResults } from './results.js';
+import { refresh, renderAbout, renderOrder, startResults } from './results.js';
 import { may, onChange, onCollection, read, reread, service } from './state.js';
 import { startUpload } from './upload.js';
 import { closeViewer, startViewer, view } from './viewer.js';
@@ -26,14 +26,17 @@ async function loadAbout() {
   $('#add').hidden = !may('write');
   warn(service.about);
   renderAbilities();
-  renderOrder();
+  renderAbout();
 }
+
+/** Shows the results once it is known what they mean, so that nothing moves; in any case after a moment. */
+const uncover = () => document.body.classList.remove('starting');
 
 async function search() {
   renderQuery();
   renderChosen();
   renderOrder();
-  const about = service.about ? null : loadAbout();
+  const about = service.about ? null : loadAbout().finally(uncover);
   renderFilters();
   await Promise.all([about, refresh()]);
 }
@@ -76,7 +79,10 @@ function startDialogs() {
   for (const dialog of document.querySelectorAll('dialog')) {
     for (const button of dialog.querySelectorAll('.close')) button.addEventListener('click', () => dialog.close());
     dialog.addEventListener('close', () => document.body.append($('#toast')));
-    dialog.addEventListener('mousedown', (event) => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener('mousedown', ({ target, clientX: x, clientY: y }) => {
+      const { left, right, top, bottom } = dialog.getBoundingClientRect();
+      if (target === dialog && (x < left || x > right || y < top || y > bottom)) dialog.close();
+    });
   }
 }
 
@@ -88,10 +94,15 @@ onChange(() => {
   nameParts();
 });
 onCollection(recount);
+$('.skip').addEventListener('click', (event) => {
+  event.preventDefault(); // the part of the address after the # is the query
+  $('#results').focus();
+});
 onCalm(() => {
   loadAbout();
   renderFilters();
 });
+setTimeout(uncover, 400);
 window.addEventListener('popstate', follow);
 await search();
 nameParts();

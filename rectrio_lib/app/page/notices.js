@@ -27,12 +27,10 @@ const listeners = [];
 const TITLES = {
   gone: 'The service does not answer',
   busy: 'The service is busy',
-  session: 'This page needs a session',
   refused: 'This did not work',
 };
 const HELP = {
   gone: 'Your query is kept. Check that the service is still running.',
-  session: 'Open the one-time link that the server printed when it started.',
 };
 
 /**
@@ -54,7 +52,7 @@ export function trouble(failure, retry = null) {
     h('p', {}, h('strong', {}, `${title}. `), detail, waits && clock),
     retry && h('button', { type: 'button', class: 'quiet', 'data-key': 'retry', onclick: now },
       waits ? 'Try now' : 'Try again'),
-    !waits && failure.kind !== 'session' && h('button', { type: 'button', class: 'quiet', onclick: calm }, 'Close'));
+    !waits && h('button', { type: 'button', class: 'quiet', onclick: calm }, 'Close'));
   $('#trouble').dataset.kind = failure.kind;
   $('#trouble').hidden = false;
   if (!waits) return;

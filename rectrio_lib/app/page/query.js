@@ -2,8 +2,9 @@
 
 import * as api from './api.js';
 import { takePhoto } from './camera.js';
-import { $, bytes, count, fill, h, icon } from './dom.js';
+import { $, count, fill, h, icon } from './dom.js';
 import { titleOf } from './fields.js';
+import { forQuery } from './images.js';
 import { say } from './notices.js';
 import { MOST_PARTS, asked, change, clearQuery, files, keepFile, may, part, service, state } from './state.js';
 import { addImages } from './upload.js';
@@ -13,22 +14,10 @@ const known = new Map(); // id → image, for the chips
 /** Remembers an image of the collection, so that its chip has a picture and a name at once. */
 export const remember = (image) => known.set(image.id, image);
 
-/** Which of the files are images small enough to send; says why the others are not. */
-export function usable(list) {
-  const most = service.about?.most_bytes ?? Infinity;
-  const images = [...list].filter((file) => file.type.startsWith('image/'));
-  const small = images.filter((file) => file.size <= most);
-  if (images.length < list.length) say(`${count(list.length - images.length, 'file is not an image', 'files are not images')}.`);
-  if (small.length < images.length) {
-    say(`${count(images.length - small.length, 'image is', 'images are')} larger than ${bytes(most)}, the most this service takes.`);
-  }
-  return small;
-}
-
-/** Searches for images that look like these, together with what is asked already. */
-export function ask(list) {
+/** Searches for images that look like these, together with what is asked already. @param {Iterable<File>} list */
+export async function ask(list) {
+  const images = await forQuery([...list]);
   const room = MOST_PARTS - state.parts.length;
-  const images = usable(list);
   if (images.length > room) say(`A query has at most ${MOST_PARTS} parts: the first ${count(room, 'image')} were taken.`);
   const added = images.slice(0, room).map((file) => part('file', keepFile(file)));
   if (added.length) change({ parts: [...state.parts, ...added] });

@@ -12,9 +12,11 @@ import { addImages } from './upload.js';
 export const shown = { results: [], next: null, total: 0, seconds: 0 };
 
 const DETAILS = [['category', 'colour', 'price'], ['tags'], ['created']]; // what each line tells
+const WORDS = ['label', 'category', 'colour']; // sorted from a to z, others from high to low
 const UNSORTED = ['image_id', 'path', 'row', 'tags', 'uploaded'];
 
 let open = () => {};
+let why = null; // the search failed
 let stopped = new AbortController();
 let following = false; // after "more" was pressed once, further pages come by scrolling
 
@@ -50,7 +52,10 @@ function status() {
 
 function empty(failure) {
   const action = (label, onclick) => h('button', { type: 'button', class: 'primary', onclick }, label);
-  if (failure?.kind === 'session') return [h('h2', {}, 'This page needs a session'), h('p', {}, failure.message)];
+  if (failure?.kind === 'session') {
+    return [h('h2', {}, 'This page needs a session'), h('p', {}, 'Open the one-time link that the server printed when it started, '
+      + 'or one that “rectrio keys link” makes.')];
+  }
   if (failure?.kind === 'open') {
     return [h('h2', {}, 'What should the results look like?'), h('p', {}, failure.message)];
   }
@@ -77,11 +82,22 @@ function render(failure = null) {
   const { results, next } = shown;
   fill($('#grid'), results.map(card));
   $('#grid').hidden = !results.length;
-  fill($('#empty'), results.length ? [] : [icon(failure ? 'warning' : 'empty'), ...empty(failure)]);
   $('#empty').hidden = results.length > 0;
+  why = failure;
+  renderEmpty();
   $('#more').hidden = next == null;
   $('#status').textContent = failure ? 'No results' : status();
   renderOrder();
+}
+
+function renderEmpty() {
+  fill($('#empty'), $('#empty').hidden ? [] : [icon(why ? 'warning' : 'empty'), ...empty(why)]);
+}
+
+/** What depends on what the service says of itself. */
+export function renderAbout() {
+  renderOrder();
+  renderEmpty();
 }
 
 /** Sort and least score, as the state and the columns have them. */
@@ -122,8 +138,10 @@ export async function refresh() {
   following = false;
   const main = $('#results');
   main.setAttribute('aria-busy', 'true');
-  if (!shown.results.length) skeletons();
-  $('#status').textContent = 'Searching …';
+  if (!shown.results.length) {
+    skeletons();
+    $('#status').textContent = 'Searching …';
+  }
   try {
     if (asked() && !likes()) throw new api.Failure('open', 'Add an image or words. What it should not look like is noted above.');
     const { body, files } = request();
@@ -147,8 +165,7 @@ function failed(failure) {
   $('#results').removeAttribute('aria-busy');
   Object.assign(shown, { results: [], next: null, total: 0 });
   render(failure);
-  if (failure.kind === 'session') trouble(failure);
-  else calm();
+  calm();
 }
 
 /** Fetches the next page. @returns {Promise<boolean>} whether there was one */
@@ -205,7 +222,7 @@ function walk(event) {
 export function startResults(view) {
   open = view;
   skeletons();
-  $('#sort').addEventListener('change', ({ target }) => change({ sort: target.value, descending: target.value !== 'label' }));
+  $('#sort').addEventListener('change', ({ target }) => change({ sort: target.value, descending: !WORDS.includes(target.value) }));
   $('#direction').addEventListener('click', () => change({ descending: !state.descending }));
   const cut = debounced((value) => change({ minimum: value > 0 ? value : null }, { replace: true }), 250);
   $('#minimum').addEventListener('input', ({ target }) => {

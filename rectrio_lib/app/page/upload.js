@@ -3,10 +3,11 @@
 import * as api from './api.js';
 import { $, count, fill, h, icon, iconButton } from './dom.js';
 import { changes, metadataFields, metadataOf } from './fields.js';
+import { imagesOf, tooLarge } from './images.js';
 import { say } from './notices.js';
 import { collectionChanged, may, service } from './state.js';
 
-const AT_ONCE = 8; // files of one request, so that progress is seen
+const AT_ONCE = 8; // files of one request at most, so that progress is seen
 const STATES = { waiting: 'Ready', sending: 'Sending …', added: 'Added', known: 'Already in the collection', refused: 'Refused',
   failed: 'Not sent' };
 const ICONS = { added: 'check', known: 'check', refused: 'warning', failed: 'warning' };
@@ -20,9 +21,8 @@ const waiting = () => items.filter(({ state }) => state === 'waiting' || state =
 export function addImages(files) {
   if (!may('write')) return say('You may search this collection, but not add to it.');
   if (!sending && !waiting().length) clear();
-  const most = service.about.most_bytes;
-  for (const file of files) {
-    const large = file.size > most;
+  for (const file of imagesOf([...files])) {
+    const large = tooLarge(file);
     items.push({ file, url: URL.createObjectURL(file), state: large ? 'refused' : 'waiting', reason: large ? 'The file is too large.' : null });
   }
   if (!$('#adding').open) $('#adding').showModal();
@@ -63,6 +63,22 @@ function render() {
     .map(([state, text]) => `${number(state)} ${text}`).join(', ');
 }
 
+/** Parts of the queue that one request can carry. */
+function batches(queue) {
+  const { most_bytes: most, most_files: many } = service.about;
+  const parts = [];
+  let room = 0;
+  for (const item of queue) {
+    if (!parts.length || item.file.size > room || parts.at(-1).length >= Math.min(AT_ONCE, many)) {
+      parts.push([]);
+      room = most;
+    }
+    parts.at(-1).push(item);
+    room -= item.file.size;
+  }
+  return parts;
+}
+
 async function sendBatch(batch, metadata) {
   batch.forEach((item) => Object.assign(item, { state: 'sending', reason: null }));
   render();
@@ -83,9 +99,8 @@ async function send(event) {
   const metadata = changes({}, metadataOf($('#add-form')));
   const queue = waiting();
   sending = true;
-  const size = Math.min(AT_ONCE, service.about.most_files);
-  for (let start = 0; start < queue.length; start += size) {
-    if (await sendBatch(queue.slice(start, start + size), metadata)) break;
+  for (const batch of batches(queue)) {
+    if (await sendBatch(batch, metadata)) break;
     render();
   }
   sending = false;

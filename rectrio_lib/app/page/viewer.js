@@ -6,7 +6,7 @@ import { changes, metadataFields, metadataOf, titleOf } from './fields.js';
 import { confirmed, say, trouble } from './notices.js';
 import { like, without } from './query.js';
 import { more, replaced, shown } from './results.js';
-import { asked, collectionChanged, may, showing } from './state.js';
+import { asked, collectionChanged, may, showing, state } from './state.js';
 
 const EDITABLE = ['label', 'category', 'price', 'tags'];
 const SIZES = ['width', 'height'];
@@ -58,7 +58,8 @@ function render() {
   $('#viewer-title').textContent = name;
   const value = at >= 0 ? image.score : null;
   $('#viewer-score').textContent = value == null ? '' : `Score ${score(value)}`;
-  const all = shown.next == null ? shown.results.length : `${number(shown.results.length)}+`;
+  const cut = state.minimum != null || state.distinct != null;
+  const all = shown.next == null || cut ? `${number(shown.results.length)}${shown.next == null ? '' : '+'}` : number(shown.total);
   $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${all}`;
   $('#previous').disabled = at <= 0;
   $('#next').disabled = at < 0 || (at === shown.results.length - 1 && shown.next == null);
@@ -147,7 +148,7 @@ export function startViewer() {
   });
   $('#delete').addEventListener('click', discard);
   dialog.addEventListener('keydown', (event) => {
-    if (event.target.closest('input') || $('#confirm').open) return;
+    if ($('.editor', dialog) || $('#confirm').open) return;
     if (event.key === 'ArrowLeft') step(-1);
     if (event.key === 'ArrowRight') step(1);
   });
