@@ -91,6 +91,8 @@ def bad_files() -> dict[str, bytes]:
     }
     files["bomb.gif"] = b"GIF89a" + struct.pack("<HH", 65535, 65535) + written("GIF")[10:]
     files["bomb.bmp"] = written("BMP")[:18] + struct.pack("<ii", 100_000, 100_000) + written("BMP")[26:]
+    bomb = huge_png(60_000, 60_000)  # in an icon that says it is small
+    files["bomb.ico"] = struct.pack("<HHHBBBBHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, len(bomb), 22) + bomb
     files["bomb.ppm"] = b"P6 90000 90000 255\n" + bytes(100)
     for kind, suffix in GOOD.items():
         whole = written(kind)
