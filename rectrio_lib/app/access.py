@@ -123,8 +123,8 @@ def _hash(kind: str, secret: str) -> str:
 def _find(engine: Engine, kind: str, secret: str) -> Caller | None:
     """Return whose valid secret of a kind this is."""
     wanted = _hash(kind, secret)
-    with Session(engine) as session:
-        row = session.exec(select(KeyRow).where(KeyRow.secret_hash == wanted)).first()
+    with engine.connect() as connection:
+        row = connection.execute(select(KeyRow.__table__).where(col(KeyRow.secret_hash) == wanted)).first()
     if row is None or not hmac.compare_digest(row.secret_hash, wanted) or (row.expires and row.expires <= now()):
         return None
     return Caller(row.name, frozenset(row.scopes.split(",")), row.rate)

@@ -16,6 +16,7 @@ from sqlalchemy import exc as sql
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Mount
 
 from rectrio_lib.app.batching import BusyError
 from rectrio_lib.app.schemas import Problem
@@ -23,6 +24,7 @@ from rectrio_lib.app.uploads import UploadError
 from rectrio_lib.core import errors
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 RETRY_SECONDS = 5
 LONGEST_DETAIL, MOST_INVALID = 600, 5  # characters; fields that one answer names
 FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\"]+[\\/])+")  # of the service: nobody's business
@@ -110,7 +112,17 @@ def install(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> ProblemResponse:
-    return of(error)
+    answer = of(error)
+    if answer.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_methods(request))
+    return answer
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods that an address takes by any of its routes; the framework names those of the first alone."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    taken = [m for m in METHODS if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
+    return taken or ["GET", "HEAD"]  # a file of the page
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -81,9 +81,9 @@ def test_headers_of_an_error_are_kept(app):
 
 
 def test_unknown_routes_and_methods_are_problems_too(app):
-    answers = [browser(app).get("/nowhere"), browser(app).put("/who")]
-    assert [answer.json()["status"] for answer in answers] == [404, 405]
-    assert answers[1].headers["allow"] == "GET"
+    answers = [browser(app).get("/nowhere"), browser(app).put("/who"), browser(app).put("/session")]
+    assert [answer.json()["status"] for answer in answers] == [404, 405, 405]
+    assert [answer.headers["allow"] for answer in answers[1:]] == ["GET", "GET, DELETE"]
 
 
 def test_invalid_requests_name_the_fields_and_not_their_values(app):
