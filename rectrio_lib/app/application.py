@@ -50,7 +50,7 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await service.close()
+        await service.searches.flush()
 
     app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,26 +28,27 @@ class Batcher:
     def __init__(
         self, encode: Callable[[Sequence[Any]], np.ndarray], most: int = 32, wait: float = 0.004, waiting: int = 256
     ):
-        self.encode, self.most, self.wait = encode, most, wait
-        self._queue: asyncio.Queue = asyncio.Queue(waiting)
+        self.encode, self.most, self.wait, self.waiting = encode, most, wait, waiting
+        self._queue: deque[tuple[Any, asyncio.Future]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._worker: asyncio.Task | None = None
+        self._worker: asyncio.Task | None = None  # there is one while something waits
 
     async def __call__(self, item: Any) -> np.ndarray:
         """Return the row of one item; BusyError if too many wait; what `encode` raises goes to all of its batch."""
+        if len(self._queue) >= self.waiting:
+            raise BusyError
+        answer = asyncio.get_running_loop().create_future()
+        self._queue.append((item, answer))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        answer = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait((item, answer))
-        except asyncio.QueueFull:
-            raise BusyError from None
         return await answer
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            batch = await self._gather()
+        while self._queue:
+            if len(self._queue) == 1 and self.most > 1:  # more may come with it
+                await asyncio.sleep(self.wait)
+            batch = [self._queue.popleft() for _ in range(min(self.most, len(self._queue)))]
             batch = [(item, answer) for item, answer in batch if not answer.done()]  # its client may have gone
             if not batch:
                 continue
@@ -58,18 +60,3 @@ class Batcher:
             for (_, answer), (settle, outcome) in zip(batch, outcomes, strict=True):
                 if not answer.done():
                     settle(outcome)
-
-    async def _gather(self) -> list[tuple[Any, asyncio.Future]]:
-        """Wait for one item, then for a moment for more."""
-        batch = [await self._queue.get()]
-        if self.most > 1 and self._queue.empty():
-            await asyncio.sleep(self.wait)
-        while len(batch) < self.most and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
-        return batch
-
-    async def close(self) -> None:
-        """Stop working."""
-        if self._worker is not None:
-            self._worker.cancel()
-        self._thread.shutdown(wait=False)

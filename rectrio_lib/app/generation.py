@@ -107,11 +107,6 @@ class Generation:
     def _encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         return encode_texts(self.encoder, texts)
 
-    async def close(self) -> None:
-        """Stop encoding."""
-        await self.images.close()
-        await self.texts.close()
-
 
 def uploads_of(collection: Collection) -> Path:
     """Return the folder of the images that were uploaded to a collection."""

@@ -50,7 +50,7 @@ async def docs() -> FileResponse:
 
 _json, _files = "application/json", "multipart/form-data"
 _query = {"$ref": "#/components/schemas/SearchRequest"}
-_list_of_files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_list_of_files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
 SEARCH_BODY = {"requestBody": {"required": True, "content": {
     _json: {"schema": _query},
     _files: {

@@ -20,8 +20,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+def _exactly_one(schema: dict[str, Any]) -> None:
+    kinds = {"id": "string", "text": "string", "file": "integer"}
+    types = {name: {key: kind if key == name else "null" for key, kind in kinds.items()} for name in kinds}
+    schema["oneOf"] = [
+        {"required": [name], "properties": {key: {"type": kind} for key, kind in types[name].items()}} for name in kinds
+    ]
+
+
 class Part(Strict):
     """One part of a query: an image of the collection, words, or an uploaded file; exactly one of these."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one)
 
     id: ImageId | None = Field(None, description="Id of an image of the collection.")
     text: str | None = Field(None, min_length=1, max_length=LONGEST_TEXT, description="Words.")
@@ -89,7 +99,9 @@ class Metadata(Strict):
     price: float | None = None
     tags: list[Tag] | None = Field(None, max_length=64)
     created: datetime | None = None
-    extra: dict[Annotated[str, Field(pattern=SORT)], str | float | bool | None] | None = Field(None, max_length=64)
+    extra: dict[Annotated[str, Field(pattern=SORT)], str | float | bool | None] | None = Field(
+        None, max_length=64, json_schema_extra={"propertyNames": {"pattern": SORT}}
+    )
 
 
 class Uploaded(BaseModel):

@@ -202,10 +202,9 @@ class Service:
     async def reload(self) -> None:
         """Open the collection as it is on disk now, beside the present one, and put it in its place."""
         async with self._changing:
-            before, stamp = self.now, self._stamp_of_card()
+            stamp = self._stamp_of_card()
             opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
             self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, self.batch), stamp
-            await before.close()
 
     async def reindex(self) -> None:
         """Build a new index of everything, beside the present one, and swap."""
@@ -224,11 +223,6 @@ class Service:
         except RectrioError as error:
             self.cold = str(error)
             LOG.warning("%s", error)
-
-    async def close(self) -> None:
-        """Stop, after what waits is written."""
-        await self.searches.flush()
-        await self.now.close()
 
     def _stamp_of_card(self) -> tuple[int, int] | None:
         with suppress(OSError):

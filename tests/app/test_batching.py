@@ -23,7 +23,6 @@ def test_what_comes_together_is_encoded_together_and_goes_back_to_its_sender():
     async def work():
         batcher = Batcher(encode, most=8)
         answers = await asyncio.gather(*(batcher(number) for number in range(20)))
-        await batcher.close()
         return answers
 
     assert run(work) == [2 * number for number in range(20)]
@@ -38,7 +37,6 @@ def test_one_at_a_time_where_batching_is_off():
     async def work():
         batcher = Batcher(lambda items: seen.append(len(items)) or np.array(items), most=1)
         await asyncio.gather(*(batcher(number) for number in range(3)))
-        await batcher.close()
 
     run(work)
     assert seen == [1, 1, 1]
@@ -48,7 +46,6 @@ def test_too_many_are_refused_at_once_and_the_others_answered():
     async def work():
         batcher = Batcher(lambda items: np.array(items), most=2, waiting=4)
         answers = await asyncio.gather(*(batcher(number) for number in range(9)), return_exceptions=True)
-        await batcher.close()
         return answers
 
     answers = run(work)
@@ -66,7 +63,6 @@ def test_an_error_reaches_everybody_of_the_batch_and_the_next_one_works():
         batcher = Batcher(encode)
         failed = await asyncio.gather(batcher("bad"), batcher("good"), return_exceptions=True)
         fine = await batcher("good")
-        await batcher.close()
         return failed, fine
 
     failed, fine = run(work)
@@ -81,7 +77,6 @@ def test_a_client_that_goes_away_disturbs_nobody():
         await asyncio.sleep(0.01)
         gone.cancel()
         answer = await stays
-        await batcher.close()
         with pytest.raises(asyncio.CancelledError):
             await gone
         return answer
