@@ -14,6 +14,7 @@ from makers.browsing import CHROMIUM, FLAGS, Server, Watch, build_animals, fault
 from rectrio_lib.app.routes import PAGE  # noqa: E402
 
 expect = playwright.expect
+expect.set_options(timeout=10_000)
 pytestmark = [
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
     pytest.mark.xdist_group("page"),
@@ -331,6 +332,9 @@ def test_least_score_cuts_off_and_then_offers_the_nearest(visit):
     with new_search(page):
         page.get_by_label("Hide near copies").check()
     assert page.watch.searches[-1]["distinct"] == 0.98
+    with new_search(page):
+        page.get_by_label("Hide near copies").uncheck()
+    assert "distinct" not in page.watch.searches[-1]
     with new_search(page):
         page.get_by_label("Least score").fill("1")
     expect(page.get_by_role("heading", name="Nothing scores 1.00 or more")).to_be_visible()

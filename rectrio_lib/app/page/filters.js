@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { build } from './conditions.js';
 import { $, count, date, fill, h, icon, number, titled } from './dom.js';
-import { trouble } from './notices.js';
+import { later } from './notices.js';
 import { change, state, where } from './state.js';
 
 const FEW = 8;
@@ -54,7 +54,7 @@ export async function renderFilters() {
     fill($('#filters'), columns.map((column, place) => section(column, counts(column.name), place)));
     $('#filters-none').hidden = columns.length > 0 || !all.total;
   } catch (failure) {
-    if (failure.kind === 'refused') trouble(failure, renderFilters);
+    later(failure, renderFilters); // the search says what is wrong
   }
   renderChosen();
 }

@@ -5,7 +5,7 @@ import { startCamera } from './camera.js';
 import { $, count } from './dom.js';
 import { forgetFacets, renderChosen, renderFilters, startFilters } from './filters.js';
 import { startHistory } from './history.js';
-import { onCalm, say, warn } from './notices.js';
+import { later, onCalm, say, warn } from './notices.js';
 import { nameParts, renderAbilities, renderQuery, startQuery } from './query.js';
 import { refresh, renderAbout, renderOrder, startResults } from './results.js';
 import { may, onChange, onCollection, read, reread, service } from './state.js';
@@ -15,8 +15,9 @@ import { closeViewer, startViewer, view } from './viewer.js';
 async function loadAbout() {
   try {
     service.about = await api.about();
-  } catch {
-    return; // the search beside it says what is wrong, and comes back here once it is answered
+  } catch (failure) {
+    later(failure, loadAbout); // the search beside it says what is wrong
+    return;
   }
   const { collection, images, encoder } = service.about;
   $('#collection').textContent = collection;

@@ -85,6 +85,11 @@ export const onCalm = (listener) => listeners.push(listener);
 
 window.addEventListener('online', now);
 
+/** Tries something again that a busy service refused, and that is not worth a banner. */
+export function later(failure, action) {
+  if (failure.kind === 'busy') setTimeout(action, 1000 * (failure.wait ?? 3));
+}
+
 /** What must be known about the results, for as long as the page is open. */
 export function warn({ random_weights: random, generated_images: generated }) {
   fill($('#warnings'),

@@ -104,8 +104,10 @@ export function renderAbout() {
 export function renderOrder() {
   const columns = (service.about?.columns ?? []).filter((name) => !UNSORTED.includes(name));
   if (state.sort !== 'score' && !columns.includes(state.sort)) columns.push(state.sort);
-  fill($('#sort'), h('option', { value: 'score' }, asked() ? 'Best match' : 'Newest'),
-    columns.map((name) => h('option', { value: name }, titled(name))));
+  const options = [['score', asked() ? 'Best match' : 'Newest'], ...columns.map((name) => [name, titled(name)])];
+  if ($('#sort').textContent !== options.map(([, text]) => text).join('')) { // an open list stays open
+    fill($('#sort'), options.map(([value, text]) => h('option', { value }, text)));
+  }
   $('#sort').value = state.sort;
   $('#direction').hidden = state.sort === 'score';
   const direction = state.descending ? 'Descending' : 'Ascending';

@@ -76,6 +76,9 @@ function render() {
     asked() && h('button', { type: 'button', 'data-key': 'without', onclick: act(without) }, icon('minus'), 'Without this'));
   fill($('#viewer-body'), lines());
   $('#viewer-owner').hidden = !may('write');
+  for (const near of [shown.results[at + 1], at > 0 && shown.results[at - 1]]) {
+    if (at >= 0 && near) new Image().src = api.address(near.view); // so that the next step is immediate
+  }
 }
 
 async function step(by) {
@@ -147,6 +150,12 @@ export function startViewer() {
     $('#viewer-body input').focus();
   });
   $('#delete').addEventListener('click', discard);
+  let start = 0;
+  $('.stage', dialog).addEventListener('touchstart', ({ touches }) => { start = touches[0].clientX; }, { passive: true });
+  $('.stage', dialog).addEventListener('touchend', ({ changedTouches }) => {
+    const way = changedTouches[0].clientX - start;
+    if (Math.abs(way) > 50) step(way < 0 ? 1 : -1);
+  });
   dialog.addEventListener('keydown', (event) => {
     if ($('.editor', dialog) || $('#confirm').open) return;
     if (event.key === 'ArrowLeft') step(-1);
