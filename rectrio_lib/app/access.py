@@ -76,7 +76,7 @@ def new_link(
 ) -> str:
     """Return a token that opens one session of the page, once: at `session?token=…`, relative to the page."""
     with writing(engine) as session:
-        session.execute(delete(KeyRow).where(col(KeyRow.expires) < now()))
+        _forget(session, col(KeyRow.expires) < now())
     return _add(engine, "link", name, scopes, rate, now() + timedelta(minutes=minutes))
 
 
@@ -98,6 +98,14 @@ def remove_key(engine: Engine, name: str) -> None:
 
 def _named(column: Any, name: str) -> Any:
     return or_(col(column) == name, col(column).startswith(f"{name}:", autoescape=True))  # the latter: of sessions
+
+
+def _forget(session: Session, condition: Any) -> None:
+    """Delete links and sessions, and the history of these sessions, which nobody can see any more."""
+    chosen = (condition, ~col(KeyRow.secret_hash).startswith("key:"))
+    names = session.scalars(select(KeyRow.name).where(*chosen)).all()
+    session.execute(delete(SearchRow).where(col(SearchRow.owner).in_([name for name in names if ":" in name])))
+    session.execute(delete(KeyRow).where(*chosen))
 
 
 def _add(engine: Engine, kind: str, name: str, scopes: str | Iterable[str], rate: str, ends: datetime | None) -> str:
@@ -232,10 +240,10 @@ class Access:
         return answer
 
     def _end_session(self, request: Request) -> Response:
-        """End the session of this browser."""
+        """End the session of this browser, and forget its history."""
         with writing(self.engine) as session:
             cookie = request.cookies.get(COOKIE, "")
-            session.execute(delete(KeyRow).where(col(KeyRow.secret_hash) == _hash("session", cookie)))
+            _forget(session, col(KeyRow.secret_hash) == _hash("session", cookie))
         answer = Response(status_code=204)
         answer.delete_cookie(COOKIE, path=None, httponly=True, samesite="strict")
         return answer

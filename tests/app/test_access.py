@@ -48,6 +48,17 @@ def expire(engine, name):
             session.add(row)
 
 
+def remember(engine, *owners):
+    with writing(engine) as session:
+        for owner in owners:
+            session.add(SearchRow(name=owner, owner=owner, collection="c", query={}, title="", shown=[]))
+
+
+def remembered(engine):
+    with Session(engine) as session:
+        return sorted(session.exec(select(SearchRow.owner)))
+
+
 def open_session(app, name="page", scopes="search,write", address="http://127.0.0.1"):
     client = browser(app, address)
     token = app.state.access.new_link(name, scopes)
@@ -144,14 +155,10 @@ def test_removed_key_is_refused_at_once_and_its_history_goes(engine, app, key):
     client, _, _ = open_session(app, "anna")
     session_name = client.get("/who").json()["name"]
     access.add_key(engine, "anna2", "search")
-    with Session(engine) as session:
-        for owner in ("anna", session_name, "anna2"):
-            session.add(SearchRow(name=owner, owner=owner, collection="c", query={}, title="", shown=[]))
-        session.commit()
+    remember(engine, "anna", session_name, "anna2")
     access.remove_key(engine, "anna")
     assert (client.get("/who").status_code, client.get("/who", headers=bearer(key)).status_code) == (401, 401)
-    with Session(engine) as session:
-        assert [row.owner for row in session.exec(select(SearchRow))] == ["anna2"]
+    assert remembered(engine) == ["anna2"]
     with pytest.raises(ArgumentError, match="rectrio keys list"):
         access.remove_key(engine, "anna")
 
@@ -242,6 +249,23 @@ def test_session_ends_when_its_browser_says_so(app):
     kept = {"Cookie": f"rectrio-session={answer.cookies['rectrio-session']}"}
     assert client.delete("/session").status_code == 204
     assert browser(app).get("/who", headers=kept).status_code == 401
+
+
+def test_sessions_that_end_leave_no_history_and_keys_that_expire_stay_listed(engine, app, key):
+    clients = [open_session(app, "anna")[0] for _ in range(3)]
+    names = [client.get("/who").json()["name"] for client in clients]
+    remember(engine, "anna", *names)
+    clients[0].delete("/session")
+    assert remembered(engine) == sorted(["anna", *names[1:]])
+    expire(engine, names[1])
+    expire(engine, "page")
+    access.new_link(engine, "page", "search")
+    assert remembered(engine) == sorted(["anna", names[2]])
+    expire(engine, "anna")
+    access.new_link(engine, "page", "search")
+    assert remembered(engine) == ["anna"] and [k["name"] for k in access.list_keys(engine)] == ["anna"]
+    with pytest.raises(ArgumentError):  # nobody else gets that name, and the history with it
+        access.add_key(engine, "anna", "search")
 
 
 def test_two_processes_on_one_database_share_sessions(engine, key, app, tmp_path):
