@@ -147,6 +147,16 @@ def test_page_can_be_installed(visit, server):
         assert answer.ok and answer.headers["content-type"] == icon["type"]
 
 
+def test_page_whose_scripts_are_kept_from_it_says_so(visit):
+    page = visit(complains=True, prepare=lambda page: page.route("**/main.js", lambda route: route.abort()))
+    expect(page.locator("#no-start")).to_be_hidden()
+    page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")  # six seconds later
+    expect(page.locator("#no-start")).to_be_visible()
+    fine = visit()
+    expect(fine.locator("#status")).to_be_visible()
+    assert not fine.locator("#no-start").is_visible()
+
+
 # --- asking
 
 
