@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -16,10 +17,10 @@ from uvicorn.supervisors import Multiprocess
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.database import open_database
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
 
 START_SECONDS = 60
-SERVED = "RECTRIO_SERVED"  # tells the processes of a service what it is
 QUIET = {"log_level": "warning", "server_header": False}
 NOTEBOOKS = ("http://localhost:*", "http://127.0.0.1:*", "https://*.googleusercontent.com", "vscode-webview:")
 
@@ -80,16 +81,15 @@ def serve(
         address += f"session?token={app.state.access.new_link('page')}"
     if workers == 1:
         return _Server(uvicorn.Config(app, **QUIET), started, address).run(sockets=[listening])
-    os.environ[SERVED] = json.dumps({"name": collection.name, "folder": str(collection.folder or ""), **settings})
-    config = uvicorn.Config(f"{__name__}:app_of_worker", factory=True, workers=workers, **QUIET)
+    place = (collection.name, collection.folder, collection.workspace)
+    config = uvicorn.Config(partial(app_of_worker, *place, **settings), factory=True, workers=workers, **QUIET)
     started(address)
-    Multiprocess(config, uvicorn.Server(config).run, [listening]).run()
+    Multiprocess(config, [listening]).run()
 
 
-def app_of_worker() -> Any:
-    """Return the application of one of several processes, as `serve` described it."""
-    settings = json.loads(os.environ[SERVED])
-    return make_app(Collection.open(settings.pop("name"), settings.pop("folder") or None), **settings)
+def app_of_worker(name: str, folder: Path | None, workspace: Workspace, **settings: Any) -> Any:
+    """Return the application of one of several processes."""
+    return make_app(Collection.open(name, folder, workspace), **settings)
 
 
 class _Server(uvicorn.Server):
