@@ -12,10 +12,11 @@ from sqlalchemy import Engine
 from starlette.staticfiles import StaticFiles
 
 import rectrio_lib
-from rectrio_lib.app import metrics, problems, shield, upkeep
-from rectrio_lib.app.access import Access
+from rectrio_lib.app import upkeep
 from rectrio_lib.app.routes import PAGE, routes
 from rectrio_lib.app.service import Service
+from rectrio_lib.app.web import metrics, problems, shield
+from rectrio_lib.app.web.access import Access
 from rectrio_lib.search.collection import Collection
 
 

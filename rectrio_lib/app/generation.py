@@ -11,9 +11,9 @@ import numpy as np
 from sqlalchemy import Engine
 
 from rectrio_lib.app.batching import Batcher
-from rectrio_lib.app.catalogue import Catalogue, frame_of, record_of
-from rectrio_lib.app.database import ImageRow
-from rectrio_lib.app.pictures import Pictures
+from rectrio_lib.app.images.pictures import Pictures
+from rectrio_lib.app.records.catalogue import Catalogue, frame_of, record_of
+from rectrio_lib.app.records.database import ImageRow
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.index.live import LiveIndex
 from rectrio_lib.search.collection import Collection

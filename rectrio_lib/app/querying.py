@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from rectrio_lib.app import colours
+from rectrio_lib.app.images import colours
 from rectrio_lib.app.schemas import Facet, Facets, Image, Result, SearchRequest, Value
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index.live import Snapshot

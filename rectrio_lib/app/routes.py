@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
 import rectrio_lib
-from rectrio_lib.app import metrics, problems, querying, schemas
-from rectrio_lib.app.access import Caller, allow
+from rectrio_lib.app import querying, schemas
+from rectrio_lib.app.images.uploads import MOST_BYTES
 from rectrio_lib.app.service import Service
-from rectrio_lib.app.uploads import MOST_BYTES
+from rectrio_lib.app.web import metrics, problems
+from rectrio_lib.app.web.access import Caller, allow
 
 PAGE = Path(__file__).parent / "page"
 MOST_FILES = 64  # of one upload

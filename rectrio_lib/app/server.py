@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from rectrio_lib.app.application import create_app
-from rectrio_lib.app.database import open_database
+from rectrio_lib.app.records.database import open_database
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection

@@ -12,12 +12,12 @@ import numpy as np
 from sqlalchemy import Engine
 
 from rectrio_lib.app import querying, upkeep
-from rectrio_lib.app.database import ImageRow
 from rectrio_lib.app.generation import Generation, uploads_of
-from rectrio_lib.app.history import Searches
-from rectrio_lib.app.metrics import measured
+from rectrio_lib.app.images.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
+from rectrio_lib.app.records.database import ImageRow
+from rectrio_lib.app.records.history import Searches
 from rectrio_lib.app.schemas import Metadata, Part, SearchAnswer, SearchRequest, Uploaded
-from rectrio_lib.app.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
+from rectrio_lib.app.web.metrics import measured
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, RectrioError
 from rectrio_lib.data.image_files import content_id
 from rectrio_lib.index.live import Snapshot

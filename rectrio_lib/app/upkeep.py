@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
-from rectrio_lib.app import colours
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.images import colours
 from rectrio_lib.core.errors import DataError, RectrioError
 from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index

@@ -89,7 +89,7 @@ def add_key(
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
     engine = database()
-    from rectrio_lib.app import access
+    from rectrio_lib.app.web import access
 
     say(access.add_key(engine, name, scope, rate, days))
     say("Send it as `Authorization: Bearer KEY`. It cannot be shown again.", err=True)
@@ -105,7 +105,7 @@ def add_link(
 ) -> None:
     """Print a link that opens the page in one browser, once, for somebody without a key."""
     engine = database()
-    from rectrio_lib.app import access
+    from rectrio_lib.app.web import access
 
     say(f"{address.rstrip('/')}/session?token={access.new_link(engine, name, scope, rate, minutes)}")
 
@@ -114,7 +114,7 @@ def add_link(
 def list_keys() -> None:
     """List the keys, without their secrets."""
     engine = database()
-    from rectrio_lib.app import access
+    from rectrio_lib.app.web import access
     from rectrio_lib.core import tables
 
     rows = [{name: _shown(value) for name, value in key.items()} for key in access.list_keys(engine)]
@@ -125,7 +125,7 @@ def list_keys() -> None:
 def remove_key(name: Name) -> None:
     """Remove a key, the sessions of that name, and their history."""
     engine = database()
-    from rectrio_lib.app import access
+    from rectrio_lib.app.web import access
 
     access.remove_key(engine, name)
     say(f"removed  {name}")
@@ -134,7 +134,7 @@ def remove_key(name: Name) -> None:
 def database() -> Engine:
     """Open the database of the service, which RECTRIO_DATABASE names; MissingPackageError without its packages."""
     with _packages():
-        from rectrio_lib.app.database import open_database
+        from rectrio_lib.app.records.database import open_database
     return open_database(os.environ.get("RECTRIO_DATABASE", ""))
 
 

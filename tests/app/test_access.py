@@ -17,9 +17,9 @@ from sqlalchemy import text
 from sqlmodel import Session, select
 from starlette.exceptions import HTTPException
 
-from rectrio_lib.app import access
-from rectrio_lib.app.database import KeyRow, SearchRow, now, writing
-from rectrio_lib.app.shield import Rates
+from rectrio_lib.app.records.database import KeyRow, SearchRow, now, writing
+from rectrio_lib.app.web import access
+from rectrio_lib.app.web.shield import Rates
 from rectrio_lib.core.errors import ArgumentError
 
 EVERYTHING = ["admin", "search", "write"]

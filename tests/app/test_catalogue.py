@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rectrio_lib.app.catalogue import Catalogue, frame_of, record_of
-from rectrio_lib.app.database import ImageRow, open_database
+from rectrio_lib.app.records.catalogue import Catalogue, frame_of, record_of
+from rectrio_lib.app.records.database import ImageRow, open_database
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rectrio_lib.app import colours
+from rectrio_lib.app.images import colours
 
 
 def plain(rgb, side=20):

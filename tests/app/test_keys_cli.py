@@ -9,7 +9,7 @@ from makers.service import bearer, browser, small_app
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from rectrio_lib.app.database import open_database
+from rectrio_lib.app.records.database import open_database
 from rectrio_lib.cli.app import app
 
 ROOT = Path(__file__).parents[2]

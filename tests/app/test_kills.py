@@ -15,7 +15,7 @@ from makers.images import photograph
 from makers.served import build_collection, client, copied, png
 
 from rectrio_lib.app.application import create_app
-from rectrio_lib.app.database import open_database
+from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.server import Served
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
@@ -125,7 +125,7 @@ def test_an_old_database_is_brought_up_to_date_and_down_again(tmp_path):
 
     engine = open_database(f"sqlite:///{tmp_path / 'a.sqlite'}")
     config = Config()
-    config.set_main_option("script_location", "rectrio_lib.app:migrations")
+    config.set_main_option("script_location", "rectrio_lib.app.records:migrations")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")

@@ -11,8 +11,8 @@ from sqlalchemy import create_engine, exc, text
 from starlette import formparsers
 from starlette.exceptions import HTTPException
 
-from rectrio_lib.app import problems
 from rectrio_lib.app.schemas import Uploaded
+from rectrio_lib.app.web import problems
 from rectrio_lib.core import errors
 
 
@@ -166,7 +166,7 @@ def test_openapi_says_that_every_route_may_answer_with_a_problem(app):
 
 
 def test_openapi_says_whether_a_key_is_needed(app, tmp_path):
-    from rectrio_lib.app import access
+    from rectrio_lib.app.web import access
 
     engine = database(tmp_path)
     access.add_key(engine, "a", "search")

@@ -9,8 +9,8 @@ from makers.images import save_photograph
 from makers.served import application, build_collection, client, copied, new_images, said
 
 from rectrio_lib.app import upkeep
-from rectrio_lib.app.database import open_database
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.records.database import open_database
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection

@@ -14,7 +14,7 @@ from makers.service import bearer, browser, database, small_app
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from rectrio_lib.app import access, shield
+from rectrio_lib.app.web import access, shield
 
 MIB = 1 << 20
 FORM = "multipart/form-data; boundary=x"

@@ -14,8 +14,8 @@ import pytest
 from makers.images import photograph
 from PIL import Image, ImageCms
 
-from rectrio_lib.app import uploads
-from rectrio_lib.app.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
+from rectrio_lib.app.images import uploads
+from rectrio_lib.app.images.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
 from rectrio_lib.core.errors import ArgumentError, StorageError
 from rectrio_lib.data import decoding, image_files
 

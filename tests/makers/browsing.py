@@ -17,7 +17,7 @@ from makers.folders import save_classes
 from makers.images import photograph
 from makers.texts import dual
 from rectrio_lib.app.application import create_app
-from rectrio_lib.app.database import open_database
+from rectrio_lib.app.records.database import open_database
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from makers.folders import save_classes, save_photographs
 from rectrio_lib.app.application import create_app
-from rectrio_lib.app.database import open_database
+from rectrio_lib.app.records.database import open_database
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder

@@ -7,8 +7,8 @@ from fastapi import Body, Depends, FastAPI, File, Request, UploadFile
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from rectrio_lib.app import access, problems, shield
-from rectrio_lib.app.database import open_database
+from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.web import access, problems, shield
 
 
 def database(folder: Path) -> Engine:

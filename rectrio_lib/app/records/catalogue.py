@@ -13,7 +13,7 @@ import pandas as pd
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from rectrio_lib.app.database import ImageRow, now, writing
+from rectrio_lib.app.records.database import ImageRow, now, writing
 
 FIXED = ("path", "label", "category", "price", "colour", "tags", "created", "width", "height", "uploaded")
 EDITABLE = ("label", "category", "price", "tags", "created")

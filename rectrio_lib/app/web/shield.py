@@ -22,11 +22,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rectrio_lib.app import problems
+from rectrio_lib.app.web import problems
 from rectrio_lib.core.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from rectrio_lib.app.access import Access
+    from rectrio_lib.app.web.access import Access
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MOST_BYTES, MOST_JSON = 64 << 20, 1 << 20  # of a body with files; of any other

@@ -24,8 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 
-from rectrio_lib.app.database import KeyRow, SearchRow, now, writing
-from rectrio_lib.app.shield import NO_KEY, Gate, Rates, is_loopback, read_rate
+from rectrio_lib.app.records.database import KeyRow, SearchRow, now, writing
+from rectrio_lib.app.web.shield import NO_KEY, Gate, Rates, is_loopback, read_rate
 from rectrio_lib.core.errors import ArgumentError
 
 SCOPES = ("search", "write", "admin")

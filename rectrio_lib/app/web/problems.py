@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match, Mount
 
 from rectrio_lib.app.batching import BusyError
+from rectrio_lib.app.images.uploads import UploadError
 from rectrio_lib.app.schemas import Problem
-from rectrio_lib.app.uploads import UploadError
 from rectrio_lib.core import errors
 
 MEDIA_TYPE = "application/problem+json"

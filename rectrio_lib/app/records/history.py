@@ -11,7 +11,7 @@ from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from rectrio_lib.app.database import SearchRow, now, writing
+from rectrio_lib.app.records.database import SearchRow, now, writing
 from rectrio_lib.app.schemas import History, Part, Searched, SearchRequest
 from rectrio_lib.core.tables import shortened
 

@@ -1,0 +1,1 @@
+"""The pixels: uploads coming in, thumbnails and views going out."""

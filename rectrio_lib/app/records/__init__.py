@@ -1,0 +1,1 @@
+"""What SQL keeps: images, keys and searches."""
