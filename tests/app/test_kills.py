@@ -87,7 +87,7 @@ def check_nothing_lost(root, acknowledged, removed, in_flight, url=""):
 
 def kill_while_writing(root, kills, seed, url=""):
     """Kill the service at random moments under two writers; return how many images it had acknowledged."""
-    acknowledged, removed = [[], []], [[], []]
+    acknowledged, removed, in_flight = [[], []], [[], []], set()
     random = np.random.default_rng(seed)
     for turn in range(kills):
         service = Process(root, RECTRIO_DATABASE=url)
@@ -98,7 +98,7 @@ def kill_while_writing(root, kills, seed, url=""):
             time.sleep(random.uniform(0.2, 1.5))
             service.kill()
             list(writers)
-        in_flight = {names[-1] for names in acknowledged if names}  # its removal may have been under way
+        in_flight |= {names[-1] for names in acknowledged if names}  # whose removal may have been under way
         check_nothing_lost(root, [*acknowledged[0], *acknowledged[1]], {*removed[0], *removed[1]}, in_flight, url)
     return sum(map(len, acknowledged))
 
