@@ -6,12 +6,14 @@ import socket
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import uvicorn
+from playwright.sync_api import expect
 
 from makers.folders import save_classes
 from makers.images import photograph
@@ -21,6 +23,8 @@ from rectrio_lib.app.records.database import open_database
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
+
+expect.set_options(timeout=10_000)
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -156,3 +160,32 @@ def luminance(page, selector="body") -> float:
     """How light the background of an element is, from 0 to 255."""
     colour = page.locator(selector).evaluate("element => getComputedStyle(element).backgroundColor")
     return float(np.mean([float(part) for part in colour.strip("rgba()").split(",")[:3]]))
+
+
+def cards(page):
+    return page.locator(".card:not(.skeleton)")
+
+
+@contextmanager
+def new_search(page):
+    """Wait for the answer to the search that is started inside, and for its results."""
+    with page.expect_response(lambda answer: answer.url.endswith("/search")):
+        yield
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
+
+
+def ask_words(page, words):
+    page.get_by_role("textbox", name="Words").fill(words)
+    with new_search(page):
+        page.keyboard.press("Enter")
+
+
+def scores(page):
+    return [float(text) for text in page.locator(".card .score").all_inner_texts()]
+
+
+def prices(page):
+    ids = cards(page).evaluate_all("cards => cards.map((card) => card.dataset.id)")
+    return page.evaluate(
+        "ids => Promise.all(ids.map(async (id) => (await (await fetch(`images/${id}`)).json()).metadata.price))", ids
+    )

@@ -1,0 +1,53 @@
+"""A service and a browser for the tests of the page; of a module, for an open Playwright forbids asyncio to others."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Serve forty images of cats and dogs."""
+    from makers.browsing import Server, build_animals
+
+    server = Server(build_animals(tmp_path_factory.mktemp("page")))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start a browser with a camera that shows a moving pattern."""
+    from makers.browsing import CHROMIUM, FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Open the page; at the end no request has left this machine, and the console is empty."""
+    from makers.browsing import Watch
+
+    contexts, watches = [], []
+
+    def visit(path="", complains=False, prepare=None, **options):
+        options = {"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", "permissions": ["camera"]} | options
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
+        page.watch = Watch(page)
+        watches.append((page.watch, complains))
+        if prepare:
+            prepare(page)
+        page.goto(server.address + path)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    for watch, complains in watches:
+        assert watch.hosts == {"127.0.0.1"}
+        assert complains or watch.complaints == []
