@@ -32,7 +32,7 @@ if not os.path.isdir(".venv") and free < $(DISK_GB):
 endef
 export CHECK
 
-.PHONY: help run check test lab clean
+.PHONY: help run check test serve lab clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ test: check  ## check, then the notebooks re-run against their stored outputs
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && trap 'exit 130' INT TERM && \
 	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" $(BIN)/python -m pytest notebooks --ignore=notebooks/10_measure_speed.ipynb \
 	--nbval-lax --nbval-current-env --nbval-cell-timeout=3600
+
+serve: $(READY)  ## open the page on a demo collection; ARGS=NAME on one of yours
+	@$(BIN)/rectrio serve $(or $(ARGS),--demo)
 
 lab: $(READY)  ## open JupyterLab in notebooks/
 	$(BIN)/jupyter-lab $(ARGS) notebooks

@@ -147,7 +147,10 @@ def test_every_option_and_command_exists():
     assert len(used) > 10
     for line in used:
         name, *words = shlex.split(line, comments=True)[1:]
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if hasattr(command, "commands"):  # such as keys add
+            command = command.commands[words[0]]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if re.match("--?[a-z]", word)} <= options, line
     passage = README.split("`rectrio search` also")[1].split("\n\n")[0]
     options = {option for parameter in commands["search"].params for option in parameter.opts}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from rectrio_lib.index.grammar import (
+from rectrio_lib.index.where.grammar import (
     Arithmetic,
     Column,
     Compare,
@@ -37,7 +37,12 @@ def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
     Returns:
         bool (N,).
     """
-    return _Masks(rows).holds(read(where, Kinds(rows)))
+    return holds(read(where, Kinds(rows)), rows)
+
+
+def holds(condition: Condition, rows: pd.DataFrame) -> np.ndarray:
+    """Return which rows meet a condition that was read, bool (N,)."""
+    return _Masks(rows).holds(condition)
 
 
 class Kinds(Mapping):
@@ -70,7 +75,7 @@ def kind_of(column: pd.Series) -> str:
     if not types.is_object_dtype(dtype):
         return "text"
     inferred = types.infer_dtype(column, skipna=True)
-    if inferred == "mixed" and all(map(is_list, column[_present(column)])):
+    if inferred == "mixed" and all(map(is_list, column[present(column)])):
         return "list"
     return INFERRED.get(inferred, "text")
 
@@ -104,7 +109,8 @@ def elements(value: object) -> list[str]:
     return [str(element) for element in value if not pd.isna(element)] if is_list(value) else []
 
 
-def _present(column: pd.Series) -> np.ndarray:
+def present(column: pd.Series) -> np.ndarray:
+    """Tell which values of a column are not missing, bool (N,)."""
     return np.array([is_list(value) or not pd.isna(value) for value in column], bool)
 
 

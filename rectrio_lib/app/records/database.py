@@ -113,6 +113,8 @@ def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:
     home.parent.mkdir(parents=True, exist_ok=True)
     try:
         address = make_url(url or f"sqlite:///{home}")
+        if address.drivername == "postgresql":
+            address = address.set(drivername="postgresql+psycopg")
         sqlite = address.get_backend_name() == "sqlite"
         options = {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}} if sqlite else {}
         engine = create_engine(address, pool_pre_ping=not sqlite, **options)

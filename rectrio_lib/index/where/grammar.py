@@ -1,7 +1,7 @@
 """Conditions on metadata, such as "label == 'cat' and width > 200": read by their grammar, never run as code.
 
 `read` makes a tree of a condition, with every value in the type of its column. It has three readers: `conditions` for
-tables in memory, `conditions_sql` and `conditions_qdrant` for servers. In all of them a comparison with a missing value
+tables in memory, `where.sql` and `where.payloads` for servers. In all of them a comparison with a missing value
 does not hold, and `not` turns around what holds: where a value is missing, only `!=` and `not in` hold.
 """
 
@@ -11,12 +11,10 @@ import ast
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from math import isfinite
-
-import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.index.where import constants
+from rectrio_lib.index.where.constants import Constant
 
 MOST_CHARACTERS, MOST_PARTS = 2000, 200
 HINT = "compare columns with values, joined by and, or, not: \"label in ['cat', 'dog'] and width > 2 * height\""
@@ -28,8 +26,8 @@ OF_NUMBERS = {
     **{"+": operator.add, "-": operator.sub, "*": operator.mul},
     **{"/": operator.truediv, "//": operator.floordiv, "%": operator.mod},
 }
+WHOLE = ("//", "%")
 TURNED = {"==": "==", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-Constant = str | float | datetime  # a date is in UTC, without a time zone
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class _Reader:
             if "list" in (value.kind, other.kind) or _plain(value.kind) != _plain(other.kind):
                 raise TypeError(f"{ast.unparse(left)!r} and {ast.unparse(right)!r} are of different types")
         else:
-            other = _fitting(value, other, operation == "==")
+            other = self.fitting(value, other, operation == "==")
         held = Compare(operation, value, other)
         return Not(held) if unlike else held
 
@@ -179,15 +177,19 @@ class _Reader:
             column = self.value(right)
             if column.kind not in ("text", "list"):
                 raise TypeError(f"{column.name!r} holds neither text nor lists")
-            return Contains(column, _written(value))
+            return Contains(column, constants.written(value))
         if not isinstance(value, Column | Arithmetic):
             raise _meaningless(left)
         if not isinstance(right, ast.List | ast.Tuple | ast.Set):
             raise _meaningless(right)
-        constants = [self.value(constant) for constant in right.elts]
-        if any(isinstance(constant, Column | Arithmetic) for constant in constants):
+        values = [self.value(constant) for constant in right.elts]
+        if any(isinstance(constant, Column | Arithmetic) for constant in values):
             raise _meaningless(right)
-        return OneOf(value, tuple(_fitting(value, constant) for constant in constants))
+        return OneOf(value, tuple(self.fitting(value, constant) for constant in values))
+
+    @staticmethod
+    def fitting(value: Column | Arithmetic, constant: str | int | float, equality: bool = True) -> Constant:
+        return constants.fitting(getattr(value, "name", "the result"), value.kind, constant, equality)
 
     def value(self, node: ast.expr) -> Column | Arithmetic | str | int | float:
         """Return a constant as it is written, a column, or a result."""
@@ -214,17 +216,17 @@ class _Reader:
         return value
 
     def result(self, operation: str, left: Operand, right: Operand) -> Arithmetic | int | float:
-        sides = [side if isinstance(side, Column | Arithmetic) else _finite(side) for side in (left, right)]
+        sides = [side if isinstance(side, Column | Arithmetic) else constants.finite(side) for side in (left, right)]
         if not any(isinstance(side, Column | Arithmetic) for side in sides):
             return OF_NUMBERS[operation](left, right)
-        if operation == "%" and any(map(_holds_remainder, sides)):  # SQL writes each side twice
-            raise ArgumentError("where: % of what holds % already is not read.")
+        if operation in WHOLE and any(map(_holds_whole, sides)):  # SQL writes each side twice
+            raise ArgumentError("where: // and % of what holds // or % already are not read.")
         return Arithmetic(operation, *sides)
 
 
-def _holds_remainder(value: Operand) -> bool:
+def _holds_whole(value: Operand) -> bool:
     return isinstance(value, Arithmetic) and (
-        value.operation == "%" or _holds_remainder(value.left) or _holds_remainder(value.right)
+        value.operation in WHOLE or _holds_whole(value.left) or _holds_whole(value.right)
     )
 
 
@@ -234,48 +236,3 @@ def _meaningless(node: ast.expr) -> ArgumentError:
 
 def _plain(kind: str) -> str:
     return "number" if kind == "bool" else kind
-
-
-def _fitting(value: Column | Arithmetic, constant: str | int | float, equality: bool = True) -> Constant:
-    """Return a constant as the type of a value wants it; TypeError if it cannot be that."""
-    name = getattr(value, "name", "the result")
-    if value.kind == "list":
-        raise TypeError(f"{name!r} holds lists: ask whether a value is in it, \"'red' in {name}\"")
-    if value.kind == "text":
-        if not equality and not isinstance(constant, str):
-            raise TypeError(f"{name!r} holds no numbers, {constant} is one")
-        return _written(constant)
-    if not isinstance(constant, str):
-        if value.kind == "date":
-            raise TypeError(f"{name!r} holds dates, {constant} is a number")
-        return _finite(constant)
-    try:
-        if value.kind == "date":
-            return moment(constant)
-        if value.kind == "bool":
-            raise ValueError
-        return _finite(float(constant))
-    except (ValueError, OverflowError):
-        raise TypeError(f"{name!r} does not hold text such as {constant!r}") from None
-
-
-def _finite(constant: int | float) -> float:
-    number = float(constant)  # OverflowError: beyond 1e308
-    if not isfinite(number):
-        raise OverflowError(f"{constant} is no finite number")
-    return number
-
-
-def _written(constant: str | int | float) -> str:
-    text = str(constant)
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ArgumentError("where holds a text that is no Unicode text.")
-    return text
-
-
-def moment(text: str) -> datetime:
-    """Return a date in UTC, without a time zone and in microseconds; ValueError if the text is none."""
-    read = pd.Timestamp(text)
-    if read is pd.NaT:
-        raise ValueError(f"{text!r} is no date")
-    return (read if read.tzinfo is None else read.tz_convert(UTC).tz_localize(None)).to_pydatetime(warn=False)

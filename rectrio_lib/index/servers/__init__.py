@@ -1,0 +1,1 @@
+"""Indexes on servers: PostgreSQL with pgvector, Qdrant."""

@@ -1,0 +1,73 @@
+"""What a saved index on a server is: a card with its address, without the password, and its name there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from rectrio_lib.core import files
+from rectrio_lib.core.errors import MissingArtefactError, MissingPackageError
+from rectrio_lib.core.workspace import Workspace, check_card
+from rectrio_lib.core.workspace import read_card as read_json
+from rectrio_lib.index import storage
+from rectrio_lib.index.base import VectorIndex
+
+VARIABLE = "RECTRIO_VECTORS"  # of the environment: the address with its password
+SECRETS = ("password", "api_key")
+SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "url": str, "collection": str}
+SCHEMA |= {"made_from?": dict}
+
+
+def without_password(url: str) -> str:
+    """Return an address that may be stored and shown."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    name = "" if parts.scheme.startswith("http") else user.partition(":")[0]  # there it is a key
+    kept = [(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if key not in SECRETS]
+    netloc = f"{name}@{host}" if name else host
+    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept, safe="/:,")))
+
+
+def with_password(url: str) -> str:
+    """Return an address as `RECTRIO_VECTORS` has it, if that is the same but for the password; else as it is."""
+    given = os.environ.get(VARIABLE, "")
+    return given if given and without_password(given) == without_password(url) else url
+
+
+def missing_package(error: ModuleNotFoundError, extra: str) -> MissingPackageError:
+    """Return the error that says which extra brings what a server needs."""
+    command = f"pip install 'rectrio[{extra}]'"
+    return MissingPackageError(f"{error.name} is not installed: `{command}` brings it.")
+
+
+def no_collection(url: str, collection: str) -> MissingArtefactError:
+    """Return the error of a collection that is not on its server."""
+    command = f"rectrio index FOLDER --vectors {without_password(url)}"
+    return MissingArtefactError(f"There is no collection {collection!r} on this server: `{command}` makes it.")
+
+
+def write_card(index: VectorIndex, url: str, collection: str, name: str, workspace: Workspace | None) -> Path:
+    """Write outputs/indexes/<name>/card.json, which tells where the vectors are; returns the folder."""
+    folder = (workspace or Workspace()).path("indexes", name)
+    card = {"format": storage.FORMAT, "kind": index.kind, "dim": index.dim, "encoder_hash": index.encoder_hash}
+    card |= {"url": without_password(url), "collection": collection, "made_from": index.made_from}
+    with files.replaced_folder(folder) as fresh:
+        files.write_json(fresh / "card.json", card)
+    return folder
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read what `write_card` wrote; DataError if it is something else."""
+    card = read_json(folder / "card.json")
+    check_card(card, SCHEMA, folder / "card.json")
+    check_card(card.get("made_from", {}), storage.MADE_FROM, folder / "card.json")
+    return {"made_from": {}} | card
+
+
+def folder_of(name: str | Path, workspace: Workspace | None) -> Path:
+    """Return the folder of a saved index; a `Path` is the folder itself."""
+    return (
+        name if isinstance(name, Path) else (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
+    )

@@ -1,0 +1,1 @@
+"""Conditions on metadata: their grammar, and what they mean to a database."""
