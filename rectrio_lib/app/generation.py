@@ -40,7 +40,7 @@ class Generation:
     def __init__(self, collection: Collection, catalogue: Catalogue, pictures: Pictures, batch: int):
         self.collection, self.catalogue, self.pictures = collection, catalogue, pictures
         self.images, self.texts = Batcher(self._encode_images, batch), Batcher(self._encode_texts, batch)
-        self._encoder_lock, self._apply_lock = Lock(), Lock()
+        self._encoder_lock, self._apply_lock, self._size = Lock(), Lock(), len(collection.index)
         names = collection.index.rows["image_id"].tolist()
         rows = {row.image_id: row for row in catalogue.since(0)}
         self._seen = max((row.sequence for row in rows.values()), default=0)
@@ -66,6 +66,11 @@ class Generation:
         """The encoder of the index; loaded when first needed, which takes seconds."""
         with self._encoder_lock:
             return self.collection.encoder
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the index holds more or fewer images than when it was opened, as one on a server may."""
+        return len(self.collection.index) != self._size
 
     @property
     def columns(self) -> list[str]:

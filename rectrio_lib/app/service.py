@@ -212,8 +212,8 @@ class Service:
         await self.reload()
 
     def rebuilt_elsewhere(self) -> bool:
-        """Tell whether another process has replaced the index since it was opened."""
-        return self._stamp_of_card() not in (None, self._stamp)
+        """Tell whether another process has replaced the index since it was opened, or changed it on its server."""
+        return self._stamp_of_card() not in (None, self._stamp) or self.now.is_outdated
 
     def warm_up(self) -> None:
         """Load the encoder, which takes seconds; without it only images of the collection can be searched for."""

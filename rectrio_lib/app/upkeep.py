@@ -79,6 +79,12 @@ def reindex(now: Generation) -> None:
     kept = np.flatnonzero(~snapshot.removed)
     if not len(kept):
         raise DataError("The collection holds no image any more, and an index of none cannot be built.")
+    if not isinstance(index, Index):  # a server, which takes what is new as it is
+        index.remove(snapshot.rows["image_id"][: len(snapshot.main_rows)][snapshot.removed[: len(snapshot.main_rows)]])
+        fresh = kept[kept >= len(snapshot.main_rows)]
+        index.add(snapshot.vectors_at(fresh), snapshot.rows.iloc[fresh])
+        index.save(now.collection.name, now.collection.workspace)
+        return
     rows = snapshot.rows.iloc[kept].reset_index(drop=True)
     kind = "auto" if index.kind in factory.candidates("auto", index.dim, len(kept)) else index.kind
     built = Index.build(kind, snapshot.vectors_at(kept), rows, index.encoder_hash, index.recall or 0.95)

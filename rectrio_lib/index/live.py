@@ -13,8 +13,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import conditions
-from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
-from rectrio_lib.index.index import Index
+from rectrio_lib.index.base import VectorIndex, Where, check_encoder, check_k, check_mask, unit_vectors
 
 TAIL_ROWS = 20_000  # compared one by one: a millisecond or two
 
@@ -34,7 +33,7 @@ class Snapshot:
         places: position of each image_id, the latest if it was removed and came again; shared, and grows.
     """
 
-    main: Index
+    main: VectorIndex
     main_rows: pd.DataFrame
     tail: np.ndarray
     tail_rows: list[dict[str, Any]]
@@ -89,6 +88,8 @@ class Snapshot:
         inside, parts = allowed[:size], []
         if count := int(np.count_nonzero(inside)):
             chosen = None if count == size else inside
+            if len(self.main.removed) > size:  # on a server others may have added some since
+                chosen = np.concatenate([inside, np.zeros(len(self.main.removed) - size, bool)])
             parts.append(self.main.search(vectors, min(k, count), where=chosen))
         fresh = np.flatnonzero(allowed[size:])
         if len(fresh):
@@ -134,7 +135,7 @@ class LiveIndex:
         current: what can be searched now.
     """
 
-    def __init__(self, main: Index, rows: pd.DataFrame | None = None, removed: np.ndarray | None = None):
+    def __init__(self, main: VectorIndex, rows: pd.DataFrame | None = None, removed: np.ndarray | None = None):
         rows = main.rows if rows is None else rows
         removed = np.zeros(len(rows), bool) if removed is None else removed.copy()
         places = dict(zip(rows["image_id"].tolist(), range(len(rows)), strict=True))

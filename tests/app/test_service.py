@@ -1,15 +1,19 @@
 """The service end to end: what its API promises, on a small collection."""
 
 import json
+import shutil
+import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from makers.images import save_photograph
-from makers.served import application, build_collection, client, copied, new_images, said
+from makers.images import photograph, save_photograph
+from makers.served import application, build_collection, client, copied, new_images, png, said
 
 from rectrio_lib.app import upkeep
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
@@ -363,3 +367,69 @@ def test_a_missing_file_is_a_sentence(api, collection):
     assert answer.status_code in (404, 503)
     assert str(collection.folder) not in answer.text
     assert api.get(f"/images/{name}").status_code == 200
+
+
+# --- trouble
+
+
+def test_a_database_that_is_busy_is_said_and_forgiven(template, tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    collection = copied(template, tmp_path)
+    files = new_images(tmp_path / "new", 90)
+    with client(application(collection)) as api:
+        with sqlite3.connect(collection.workspace.outputs / "service.sqlite", isolation_level=None) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            answer = api.post("/upload", files=files)
+            assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+            assert int(answer.headers["retry-after"]) > 0
+            assert api.post("/search", json={"like": [{"id": id_of(collection, "cat/00.png")}]}).status_code == 200
+            other.execute("ROLLBACK")
+        assert api.post("/upload", files=files).status_code == 201
+
+
+def test_a_full_disk_is_said_and_forgiven(api, collection, tmp_path):
+    service, files = api.app.state.service, new_images(tmp_path / "new", 90)
+    service.uploads.free_bytes = 1 << 60
+    assert api.post("/upload", files=files).status_code == 507
+    assert search(api)["total"] == 12
+    service.uploads.free_bytes = 0
+    assert api.post("/upload", files=files).status_code == 201
+
+
+def test_an_index_that_is_deleted_under_a_running_service_is_still_searched(api, collection):
+    shutil.rmtree(collection.workspace.path("indexes", "photos"))
+    time.sleep(1.5)  # the service looks after new indexes meanwhile
+    assert len(search(api, like=[{"id": id_of(collection, "cat/00.png")}])["results"]) == 11
+
+
+def test_an_encoder_that_is_gone_leaves_searches_by_id(collection):
+    shutil.rmtree(collection.workspace.path("encoders", "pixels"))
+    with client(application(collection)) as api:
+        assert len(search(api, like=[{"id": id_of(collection, "cat/00.png")}])["results"]) == 11
+        answer = api.post("/search", files={"files": ("x.png", png(photograph(90)))})
+        assert answer.status_code in (404, 503)
+        deadline = time.monotonic() + 10
+        while (ready := api.get("/ready")).json()["detail"].startswith(
+            "The encoder is being"
+        ) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert ready.status_code == 503
+        assert "rectrio" in ready.json()["detail"]  # the command that makes it
+
+
+def test_more_queries_than_can_wait_are_told_to_come_again(api):
+    service = api.app.state.service
+    service.now.images.waiting = 0
+    answer = api.post("/search", files={"files": ("x.png", png(photograph(90)))})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    service.now.images.waiting = 10
+    assert api.post("/search", files={"files": ("x.png", png(photograph(90)))}).status_code == 200
+
+
+def test_fifty_uploads_of_one_file_at_once_are_one_image(api, collection):
+    data = png(photograph(90))
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: api.post("/upload", files={"files": ("x.png", data)}), range(50)))
+    assert {answer.status_code for answer in answers} <= {200, 201}
+    assert len({answer.json()["images"][0]["id"] for answer in answers}) == 1
+    assert search(api)["total"] == 13
