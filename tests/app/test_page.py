@@ -350,6 +350,28 @@ def test_ranges_colours_and_dates_are_filters(visit, server):
     expect(page.locator("#status")).to_have_text("2 match the filters")  # both days count
 
 
+def test_value_is_found_among_many_and_by_its_name_beyond_the_most_frequent(visit):
+    def many(page):
+        values = [{"value": f"brand {number}", "count": 100 - number} for number in range(50)]
+        column = {"name": "label", "kind": "category", "count": 4000, "values": values, "distinct": 80}
+        page.route("**/facets*", lambda route: route.fulfill(json={"total": 4000, "columns": [column]}))
+
+    page = visit(prepare=many)
+    group = page.get_by_role("group", name="Label")
+    expect(group.get_by_role("checkbox")).to_have_count(8)
+    group.get_by_role("button", name="Show 42 more").click()
+    expect(group.get_by_role("checkbox")).to_have_count(50)
+    find = group.get_by_role("searchbox", name="Find in Label")
+    find.fill("BRAND 4")
+    expect(group.get_by_role("checkbox")).to_have_count(11)
+    find.fill("dog")
+    expect(group.get_by_role("checkbox")).to_have_count(0)
+    with new_search(page):
+        find.press("Enter")
+    expect(group.get_by_label("dog")).to_be_checked()
+    expect(page.locator("#status")).to_have_text("20 match the filters")
+
+
 def test_filters_that_nothing_meets_can_be_cleared(visit):
     page = visit("#where=price+>+10000")
     expect(page.get_by_role("heading", name="No image meets these filters")).to_be_visible()

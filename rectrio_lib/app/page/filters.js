@@ -16,6 +16,7 @@ const NAME = /^[A-Za-z_]\w*$/;
 let answers = new Map(); // condition → promise of facets
 const open = new Map(); // column → whether its section is open
 const long = new Set(); // columns that show all their values
+const sought = new Map(); // column → what is looked for among its values
 
 /** Forgets the counts: the collection has changed. */
 export const forgetFacets = () => { answers = new Map(); };
@@ -88,21 +89,41 @@ function section(column, now, place) {
 }
 
 function values(column, now) {
-  const { name, kind } = column;
+  const { name, kind, distinct } = column;
   const chosen = filter(name).values ?? [];
   const counts = new Map((now?.values ?? []).map(({ value, count: many }) => [value, many]));
   const known = column.values.map(({ value }) => value);
   const list = [...known, ...chosen.filter((value) => !known.includes(value))];
-  const few = long.has(name) ? list : list.filter((value, place) => place < FEW || chosen.includes(value));
-  const boxes = few.map((value) => box(name, kind, value, chosen, counts.get(value) ?? 0));
-  const hidden = list.length - few.length;
-  return [h('ul', { class: kind === 'colour' ? 'values swatches' : 'values' }, boxes),
-    (hidden > 0 || long.has(name)) && list.length > FEW && h('button', { type: 'button', class: 'link', 'data-key': `all ${name}`,
-      onclick: () => {
-        if (!long.delete(name)) long.add(name);
-        renderFilters();
-      } }, long.has(name) ? 'Show fewer' : `Show ${hidden} more`),
-    column.distinct > known.length && h('p', { class: 'hint' }, `The ${known.length} most frequent of ${number(column.distinct)}.`)];
+  const boxes = list.map((value) => box(name, kind, value, chosen, counts.get(value) ?? 0));
+  const toggle = h('button', { type: 'button', class: 'link', 'data-key': `all ${name}`, onclick: () => {
+    if (!long.delete(name)) long.add(name);
+    show();
+  } });
+  const find = h('input', { type: 'search', placeholder: 'Find', 'aria-label': `Find in ${titled(name)}`, value: sought.get(name) ?? '',
+    'data-key': `find ${name}`, oninput: ({ target }) => {
+      sought.set(name, target.value);
+      show();
+    },
+    onkeydown: ({ key, target }) => { // a value that is not among the most frequent
+      const text = target.value.trim();
+      if (key !== 'Enter' || !text || boxes.some((one) => !one.hidden)) return;
+      sought.delete(name);
+      add(name, kind, chosen, text);
+    } });
+  function show() {
+    const text = find.value.trim().toLowerCase();
+    const shows = (value, place) => (text ? String(value).toLowerCase().includes(text) : long.has(name) || place < FEW);
+    boxes.forEach((one, place) => { one.hidden = !chosen.includes(list[place]) && !shows(list[place], place); });
+    toggle.hidden = Boolean(text) || list.length <= FEW;
+    toggle.textContent = long.has(name) ? 'Show fewer' : `Show ${boxes.filter((one) => one.hidden).length} more`;
+  }
+  show();
+  return [list.length > 2 * FEW && find, h('ul', { class: 'values' }, boxes), toggle, distinct > known.length
+    && h('p', { class: 'hint' }, `These are the ${known.length} most frequent of ${number(distinct)}. Find another one by its whole name.`)];
+}
+
+function add(name, kind, chosen, value) {
+  set(name, { values: [...chosen, value], ...(kind === 'tags' && { tags: true }) });
 }
 
 function box(name, kind, value, chosen, many) {
@@ -112,8 +133,9 @@ function box(name, kind, value, chosen, many) {
   if (swatch) swatch.style.backgroundColor = COLOURS[text.toLowerCase()] ?? (CSS.supports('color', text) ? text : 'transparent');
   return h('li', {}, h('label', { class: many || on ? '' : 'none' },
     h('input', { type: 'checkbox', checked: on, 'data-key': `${name} ${text}`, onchange: () => {
-      const next = on ? chosen.filter((other) => other !== value) : [...chosen, value];
-      set(name, next.length ? { values: next, ...(kind === 'tags' && { tags: true }) } : null);
+      if (!on) return add(name, kind, chosen, value);
+      const left = chosen.filter((other) => other !== value);
+      set(name, left.length ? { ...filter(name), values: left } : null);
     } }), swatch, h('span', { class: 'name', title: text }, text), h('span', { class: 'count' }, number(many))));
 }
 
@@ -195,6 +217,7 @@ export function renderChosen() {
 /** On a phone the filters are a sheet: the same form, moved into a dialog. */
 export function startFilters() {
   const sheet = $('#filter-sheet');
+  $('#filter-form').addEventListener('submit', (event) => event.preventDefault());
   $('#distinct').addEventListener('change', ({ target }) => change({ distinct: target.checked ? NEAR_COPY : null }));
   $('#open-filters').addEventListener('click', () => {
     $('.sheet-body', sheet).append($('#filter-form'));

@@ -40,7 +40,7 @@ function lines() {
   const { width, height, ...rest } = image.metadata;
   const names = [...new Set([...EDITABLE, ...Object.keys(rest)])].filter((name) => {
     const value = rest[name];
-    return name !== 'label' && value != null && value !== '' && !(Array.isArray(value) && !value.length);
+    return name !== 'label' && name !== 'uploaded' && value != null && value !== '' && !(Array.isArray(value) && !value.length);
   });
   const pairs = names.map((name) => [titled(name), name === 'created' ? date(rest[name], true) : written(name, rest[name])]);
   if (width && height) pairs.push(['Size', `${number(width)} × ${number(height)} pixels`]);
