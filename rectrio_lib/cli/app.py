@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 # Nothing heavy up here: `rectrio --help` answers at once because each command imports what it needs.
-from rectrio_lib.cli import collections, serve
+from rectrio_lib.cli import collections, serve, taste
 from rectrio_lib.cli.output import say
 from rectrio_lib.core.errors import ArgumentError, RectrioError
 from rectrio_lib.core.workspace import Workspace
@@ -128,7 +128,7 @@ def build(
 
 for command in (collections.index, collections.embed, collections.search, collections.info):
     app.command()(command)
-for command in (serve.serve, serve.reindex):
+for command in (taste.recommend, serve.serve, serve.reindex):
     app.command()(command)
 app.add_typer(serve.keys, name="keys")
 

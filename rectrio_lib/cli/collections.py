@@ -96,9 +96,9 @@ def search(
 
         thumbnails.answer_grid(shop, queries, results).savefig(show, bbox_inches="tight")
     if as_json:
-        say_json(json.dumps(_as_json(shop, results, k), ensure_ascii=False))
+        say_json(json.dumps(as_json_object(shop, results, k), ensure_ascii=False))
     else:
-        _say_results(shop, results)
+        say_results(shop, results)
         if show is not None:
             say(f"Shown in {show}")
 
@@ -136,7 +136,8 @@ def _say_report(report: Report, home: Path) -> None:
         say(f"Left out   {len(report.ledger):,}, with reasons in {home / 'ledger.csv'}")
 
 
-def _say_results(shop: Collection, results: Results) -> None:
+def say_results(shop: Collection, results: Results) -> None:
+    """Print a table of results for each query."""
     from rectrio_lib.core import tables
 
     if shop.random_weights:
@@ -155,7 +156,8 @@ def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: escaped(value) for name, value in row.items()} for row in rows]
 
 
-def _as_json(shop: Collection, results: Results, k: int) -> dict[str, Any]:
+def as_json_object(shop: Collection, results: Results, k: int) -> dict[str, Any]:
+    """Return results as JSON takes them."""
     frame = results.frame()
     card = {"index": shop.name, "encoder": shop.encoder_name, "stand_in": shop.stand_in, "k": k}
     card |= {"folder": None if shop.folder is None else str(shop.folder), "queries": []}

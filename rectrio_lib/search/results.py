@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Results:
         positions: rows of the results in `rows`, int64 (Q, k); -1 in empty places.
         rows: metadata of the searched index, one row per image.
         folder: where the paths in `rows` start; None if the images are not files.
+        ignored: images of a recommendation that were left out of account, and why.
     """
 
     query_ids: Sequence[str]
@@ -34,6 +35,7 @@ class Results:
     positions: np.ndarray
     rows: pd.DataFrame
     folder: Path | None = None
+    ignored: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.query_ids)

@@ -91,11 +91,36 @@ class Searcher:
         if images is None and weights is None and not unwanted:
             names, vectors, own = texts, encode_texts(self.encoder, texts), np.full((len(texts), 0), -1)
         else:
-            names, vectors, own = self._encode_images([] if images is None else images)
+            names, vectors, own = self.encode_images([] if images is None else images)
             if texts or unwanted or weights is not None:
                 names, vectors = self._mix(names, vectors, texts, unwanted, weights)
                 own = own.reshape(1, -1)
         return replace(answer(self.index, vectors, k, names, chosen, own), folder=self.folder)
+
+    def recommend(
+        self,
+        like: Image | Sequence[Image] = (),
+        dislike: Image | Sequence[Image] = (),
+        seen: str | Sequence[str] = (),
+        k: int = 10,
+        **taste,
+    ) -> Results:
+        """Find what will be liked next, by what was liked and disliked; without likes, images that differ.
+
+        Args:
+            like: images as `search` takes them; names that are not to be found are ignored, see `Results.ignored`.
+            dislike: likewise; an image that is liked and disliked counts as neither.
+            seen: image_ids or paths that are no results, as those liked and disliked are none.
+            k: most results.
+            **taste: fields of `Taste`: strategy, where, minimum, distinct, mmr, group_by, per_group, pool.
+
+        Raises:
+            ArgumentError: if an argument is out of its range, or a column is not there.
+            DataError: if a file is not a readable image.
+        """
+        from rectrio_lib.search.ranking import recommend  # which looks into a searcher
+
+        return replace(recommend.answer(self, like, dislike, seen, k, recommend.Taste(**taste)), folder=self.folder)
 
     def _mix(self, names, vectors, texts, unwanted, weights) -> tuple[list[str], np.ndarray]:
         """Join vectors of images and texts to one query; return its name and its vector (1, dim)."""
@@ -111,7 +136,7 @@ class Searcher:
         name = " ".join(f"{weight:+g} {part}" for weight, part in zip(weights, shown, strict=True))
         return [name], mean[None]
 
-    def _encode_images(self, images: Image | Sequence[Image]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    def encode_images(self, images: Image | Sequence[Image]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return names (Q), vectors (Q, dim), and positions in the index int64 (Q, 1), -1 for images from elsewhere."""
         if isinstance(images, np.ndarray):
             images = images[None] if images.ndim == 3 else images

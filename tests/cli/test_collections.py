@@ -102,6 +102,16 @@ def test_options_reach_the_search(folder):
     assert sum(path.startswith("copies") for path in answers("cat/01.png", "--k", 5, "--distinct", 0.98)) == 1
 
 
+def test_recommend_shows_what_will_be_liked_and_says_what_it_ignored(folder):
+    indexed(folder)
+    table = well("recommend", "cat/00.png", "cat/01.png", "--dislike", "dog/50.png", "--seen", "cat/02.png", "--k", 4)
+    assert len([line for line in table.splitlines() if ".png" in line]) == 4
+    assert not [name for name in ("cat/00.png", "cat/01.png", "cat/02.png", "dog/50.png") if name in table]
+    told = json.loads(well("recommend", "cat/00.png", "gone.png", "--k", 2, "--strategy", "best", "--json"))
+    assert (list(told["ignored"]), len(told["queries"][0]["answers"])) == (["gone.png"], 2)
+    assert "strategy" in refused("recommend", "cat/00.png", "--strategy", "worst")
+
+
 def test_several_pictures_are_several_questions_or_one(folder):
     indexed(folder)
     both = json.loads(well("search", "cat/00.png", "dog/50.png", "--json"))["queries"]

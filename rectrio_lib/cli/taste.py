@@ -1,0 +1,46 @@
+"""The commands about what people like: what they will like next, and a network that learns it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rectrio_lib.cli import collections
+from rectrio_lib.cli.output import escaped, say, say_json
+
+Images = Annotated[list[str] | None, typer.Argument(help="What is liked: files, image_ids or paths.")]
+
+
+def recommend(
+    like: Images = None,
+    dislike: Annotated[list[str] | None, typer.Option(help="An image that is not liked; repeat for more.")] = None,
+    seen: Annotated[list[str] | None, typer.Option(help="An image not to be shown; repeat for more.")] = None,
+    index: Annotated[str, typer.Option(help="Name of the index, if there are several.", show_default=False)] = "",
+    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
+    k: Annotated[int, typer.Option(help="Most results.")] = 10,
+    strategy: Annotated[str, typer.Option(help="logistic, mean or best.")] = "logistic",
+    where: Annotated[str | None, typer.Option(help="Such as \"label == 'cat' and width > 200\".")] = None,
+    distinct: Annotated[float | None, typer.Option(help="Drop results more similar than this (e.g. 0.98).")] = None,
+    mmr: Annotated[float | None, typer.Option(help="Variety: 1 counts likes alone (e.g. 0.7).")] = None,
+    group_by: Annotated[str | None, typer.Option(help="A column: of each of its values at most --per-group.")] = None,
+    per_group: Annotated[int, typer.Option(help="Most results of one group.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Show what will be liked, by what was liked and disliked."""
+    from rectrio_lib.search.collection import Collection
+
+    taste = {"strategy": strategy, "where": where, "distinct": distinct, "mmr": mmr}
+    taste |= {"group_by": group_by, "per_group": per_group}
+    shop = Collection.open(index, folder)
+    results = shop.recommend(like or (), dislike or (), seen or (), k, **taste)
+    if as_json:
+        say_json(
+            json.dumps(collections.as_json_object(shop, results, k) | {"ignored": results.ignored}, ensure_ascii=False)
+        )
+    else:
+        for name, reason in results.ignored.items():
+            say(f"Ignored    {escaped(name)}: {reason}", err=True)
+        collections.say_results(shop, results)
