@@ -35,13 +35,17 @@ def index(
     kind: Annotated[str, typer.Option(help="flat, hnsw, ivf, ivf-pq, ivf-sq8; auto: what suits best.")] = "auto",
     recall: Annotated[float, typer.Option(help="Share of the true ten nearest neighbours to be found.")] = 0.95,
     allow_random_weights: AllowRandomWeights = False,
+    vectors: Annotated[
+        str, typer.Option(help="Keep the vectors on a server: postgresql://… or, Qdrant, http://…", show_default=False)
+    ] = "",
 ) -> None:
     """Embed what is new in a folder of images, and build an index of it."""
     from rectrio_lib.embeddings.store import store_folder
     from rectrio_lib.search.collection import Collection
 
     made_by = _encoder(encoder, backbone)
-    shop = Collection.build(folder, made_by, name, kind, recall, allow_random_weights=allow_random_weights)
+    options = {"allow_random_weights": allow_random_weights, "vectors": vectors}
+    shop = Collection.build(folder, made_by, name, kind, recall, **options)
     _say_report(shop.report, store_folder(shop.encoder_name, shop.name))
     say(f"Encoder    {shop.encoder_name}{f'. {RANDOM}' if shop.random_weights else ''}")
     say(f"Index      {shop.name}: {shop.index.info()}")

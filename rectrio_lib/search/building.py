@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.index import factory
+from rectrio_lib.index import factory, opening
+from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
 from rectrio_lib.search import provenance
 
@@ -75,13 +76,46 @@ def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace
     return name
 
 
-def current_index(name: str, store: EmbeddingStore, kind: str, recall: float, workspace: Workspace) -> Index | None:
-    """Return the saved index if it is of exactly these vectors, and as it is wanted."""
+def current_index(
+    name: str, store: EmbeddingStore, kind: str, recall: float, workspace: Workspace, vectors: str
+) -> VectorIndex | None:
+    """Return the saved index if it is of exactly these vectors, and as and where it is wanted."""
     try:
-        index = Index.load(name, workspace)
-        same = index.rows.equals(store.select())
+        index = opening.open_index(name, workspace)
+        same = opening.holds_exactly(index, store.select())
     except RectrioError:  # absent, damaged, or of another version: it will be replaced
         return None
-    wanted = factory.candidates(kind, index.dim, len(store))[0]
-    same &= (index.encoder_hash, index.kind) == (store.card["encoder_hash"], wanted)
+    same &= index.encoder_hash == store.card["encoder_hash"]
+    if vectors:
+        return index if same and opening.lies_at(index, vectors) else None
+    same &= index.kind == factory.candidates(kind, index.dim, len(store))[0]
     return index if same and (index.recall or 0) >= recall else None
+
+
+def bring_up_to_date(
+    name: str, store: EmbeddingStore, kind: str, recall: float, workspace: Workspace, vectors: str
+) -> None:
+    """Build and save an index of exactly the vectors of a store, unless it is there; `vectors` is a server or empty."""
+    made_from, made_by = provenance.of_store(store.folder.name, store.card), store.card["encoder_hash"]
+    index = current_index(name, store, kind, recall, workspace, vectors)
+    if index is not None and index.made_from == made_from:
+        return
+    if index is None and vectors:
+        index = opening.build_on_server(vectors, name, store.vectors(), store.select(), made_by)
+    elif index is None:
+        index = Index.build(kind, store.vectors(), store.select(), made_by, recall)
+    index.made_from = made_from  # of one that is there: by an older version
+    index.save(name, workspace)
+
+
+def server_of(vectors: str, name: str, workspace: Workspace) -> str:
+    """Return the address of the server that keeps the vectors of a collection, with its password; empty: FAISS does.
+
+    Raises:
+        ArgumentError: if `vectors` is neither empty, nor "faiss", nor such an address.
+    """
+    if vectors == "faiss":
+        return ""
+    if vectors:
+        opening.server_kind(vectors)
+    return opening.with_password(vectors or workspace.cards("indexes").get(name, {}).get("url", ""))

@@ -13,7 +13,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Card, Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.embeddings.writer import writing
-from rectrio_lib.index.index import Index
+from rectrio_lib.index.opening import open_index
 from rectrio_lib.search.searcher import Searcher
 
 BATCH = 128  # images that `add` encodes at once
@@ -101,7 +101,7 @@ class Changeable(Searcher):
         """Change the index as it is on disk now, and save it if the block ends without an error."""
         with writing(self.workspace.path("indexes", self.name)):
             before = self.index
-            self.index = Index.load(self.name, self.workspace)
+            self.index = open_index(self.name, self.workspace)
             try:
                 if self.index.encoder_hash != before.encoder_hash:  # built again by another process
                     self.__dict__.pop("encoder", None)

@@ -13,7 +13,8 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index import factory
-from rectrio_lib.index.index import Index
+from rectrio_lib.index.base import VectorIndex
+from rectrio_lib.index.opening import open_index
 from rectrio_lib.search import building, provenance
 from rectrio_lib.search.changes import Changeable
 
@@ -38,7 +39,9 @@ class Collection(Changeable):
         workspace: where all of it lives.
     """
 
-    def __init__(self, name: str, index: Index, folder: str | Path | None = None, workspace: Workspace | None = None):
+    def __init__(
+        self, name: str, index: VectorIndex, folder: str | Path | None = None, workspace: Workspace | None = None
+    ):
         super().__init__(index)
         self.name, self.workspace, self.report = name, workspace or Workspace(), None
         card = {"made_from": index.made_from, "encoder_hash": index.encoder_hash}
@@ -67,7 +70,7 @@ class Collection(Changeable):
         name = name or names[0]
         if name not in names:
             raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
-        return cls(name, Index.load(name, workspace), folder, workspace)
+        return cls(name, open_index(name, workspace), folder, workspace)
 
     @classmethod
     def build(
@@ -80,6 +83,7 @@ class Collection(Changeable):
         manifest: pd.DataFrame | None = None,
         allow_random_weights: bool = False,
         workspace: Workspace | None = None,
+        vectors: str = "",
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
@@ -92,6 +96,8 @@ class Collection(Changeable):
             manifest: see `embed`.
             allow_random_weights: see `embed`.
             workspace: where to keep it; None: `Workspace()`.
+            vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
+                do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
 
         Returns:
             The collection; its `report` says what happened.
@@ -101,19 +107,14 @@ class Collection(Changeable):
         """
         workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
         factory.candidates(kind, 1, 0)  # said now, not after an hour of embedding
+        vectors = building.server_of(vectors, name, workspace)
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(folder, name, workspace)
         store, report = embed(folder, encoder, name, manifest, allow_random_weights, workspace)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
-            made_from = provenance.of_store(store.folder.name, store.card)
-            index = building.current_index(name, store, kind, recall, workspace)
-            if index is None or index.made_from != made_from:  # none, or one of an older version
-                if index is None:
-                    index = Index.build(kind, store.vectors(), store.select(), store.card["encoder_hash"], recall)
-                index.made_from = made_from
-                index.save(name, workspace)
+            building.bring_up_to_date(name, store, kind, recall, workspace, vectors)
         collection = cls.open(name, workspace=workspace)
         collection.report = report
         return collection

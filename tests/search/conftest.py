@@ -1,0 +1,1 @@
+from makers.postgres import postgres_url  # noqa: F401
