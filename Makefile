@@ -43,7 +43,7 @@ run: $(READY)  ## run the chapters; PROFILE=full trains longer, ARGS="--only 02"
 check: $(READY)  ## lint, import rule and unit tests, in minutes; ARGS="-k index" for some of them
 	$(BIN)/ruff check rectrio_lib tests notebooks
 	$(BIN)/lint-imports
-	RECTRIO_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto $(ARGS)
+	RECTRIO_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadgroup $(ARGS)
 
 # Chapter 10 races libraries for minutes and is not re-run here: a busy machine would decide how long that takes.
 test: check  ## check, then the notebooks re-run against their stored outputs

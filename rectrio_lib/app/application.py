@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from rectrio_lib.app.service import Service
 from rectrio_lib.app.web import metrics, problems, shield
 from rectrio_lib.app.web.access import Access
 from rectrio_lib.search.collection import Collection
+
+TYPES = {"text/javascript": ".js", "application/manifest+json": ".webmanifest", "image/svg+xml": ".svg"}
 
 
 def create_app(
@@ -43,6 +46,8 @@ def create_app(
         **access: further arguments of `Access`.
     """
     service = Service(collection, engine, batch)
+    for kind, ending in TYPES.items():  # which Windows may call text/plain, so that browsers refuse them
+        mimetypes.add_type(kind, ending)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -49,7 +49,7 @@ class SearchRequest(Strict):
     """A search. Without `like` and `without` the newest images are listed."""
 
     like: list[Part] = Field([], max_length=MOST_PARTS)
-    without: list[Part] = Field([], max_length=MOST_PARTS, description="What to turn away from; weighs half.")
+    without: list[Part] = Field([], max_length=MOST_PARTS, description="What to turn away from.")
     k: int = Field(24, ge=1, le=MOST_RESULTS, description="Results per page.")
     offset: int = Field(0, ge=0, le=MOST_OFFSET, description="Results to skip: `next` of the page before.")
     where: str | None = Field(

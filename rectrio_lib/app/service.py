@@ -69,9 +69,10 @@ class Service:
         vectors = await asyncio.gather(*(self._vector(now, snapshot, part, files, own) for part in parts))
         query = None
         if parts:
-            weights = [part.weight for part in request.like] + [WITHOUT * part.weight for part in request.without]
-            alone = len(parts) == 1 and request.like
-            query = vectors[0] if alone else weighted_mean(np.stack(vectors), np.array(weights, np.float32))
+            away = WITHOUT if request.like else -1  # what is least like the unwanted parts, where nothing is wanted
+            weights = [part.weight for part in request.like] + [away * part.weight for part in request.without]
+            signs = np.sign(weights)[:, None] if not request.like else 1
+            query = weighted_mean(np.stack(vectors) * signs, np.abs(weights) if not request.like else np.array(weights))
         with measured("search"):
             plain = query is not None and request.where is request.distinct is request.mmr is None
             answer = (snapshot, request, query, own)

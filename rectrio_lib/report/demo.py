@@ -66,3 +66,6 @@ def save_drawings(folder: Path) -> None:
     for image, product, view in zip(pixels, frame["object"], frame["view"], strict=True):
         (folder / product).mkdir(exist_ok=True)
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / product / f"{view}.png")
+    table = frame[["colour", "texture", "caption"]].assign(category=frame["label"])
+    table.insert(0, "file_name", frame["object"] + "/" + frame["view"].astype(str) + ".png")
+    table.to_csv(folder / "metadata.csv", index=False)

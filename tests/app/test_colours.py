@@ -24,10 +24,20 @@ def test_usual_colours_get_their_usual_names(rgb, name):
     assert colours.dominant(plain(rgb)) == name
 
 
-def test_the_middle_counts_more_than_the_background():
-    image = plain((255, 255, 255), 40).copy()
-    image[:, 8:32, 8:32] = np.array([200, 20, 30], np.uint8)[:, None, None]  # 36 % of the image
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0)])
+def test_an_even_background_does_not_count(background):
+    image = plain(background, 40).copy()
+    image[:, 10:25, 10:25] = np.array([200, 20, 30], np.uint8)[:, None, None]  # 14 % of the image
     assert colours.dominant(image) == "red"
+    image[:, 10:25, 10:25] = np.array(background, np.uint8)[:, None, None]
+    image[:, 20:22, 20:22] = 128  # a speck
+    assert colours.dominant(image) == {255: "white", 0: "black"}[background[0]]
+
+
+def test_without_an_even_margin_the_most_frequent_colour_counts():
+    image = plain((40, 90, 190), 40).copy()
+    image[:, :15] = np.array([200, 20, 30], np.uint8)[:, None, None]
+    assert colours.dominant(image) == "blue"
 
 
 def test_lab_agrees_with_known_values():

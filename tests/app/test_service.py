@@ -265,11 +265,14 @@ def test_wrong_queries_are_answered_with_a_sentence(api, query, status):
     assert "Traceback" not in problem["detail"]
 
 
-def test_only_unwanted_parts_still_find_something(api, collection):
-    answer = api.post("/search", json={"without": [{"id": id_of(collection, "cat/00.png")}]})
-    assert answer.status_code in (200, 400)
-    if answer.status_code == 400:
-        assert "positive" in answer.json()["detail"]
+def test_where_nothing_is_wanted_the_least_alike_come_first(api, collection):
+    name = id_of(collection, "cat/00.png")
+    found = search(api, without=[{"id": name}], k=11)
+    nearest = search(api, like=[{"id": name}], k=11)
+    assert ids(found) == ids(nearest)[::-1]
+    np.testing.assert_allclose(
+        [r["score"] for r in found["results"]], [-r["score"] for r in nearest["results"]][::-1], atol=1e-6
+    )
 
 
 def test_broken_bodies_are_refused(api):

@@ -293,3 +293,11 @@ def test_a_route_may_say_how_long_its_answer_is_kept(app):
 )  # fmt: skip
 def test_addresses_of_this_machine_alone_are_known(host, here):
     assert shield.is_loopback(host) is here
+
+
+def test_one_look_at_the_page_is_one_request_of_a_rate(tmp_path):
+    engine = database(tmp_path)
+    access.add_key(engine, "a", "search")
+    api = browser(small_app(engine, required=True, rate="2/minute"))
+    assert [api.get("/thumbnails/0").status_code for _ in range(9)] == [404] * 9
+    assert [api.get("/").status_code for _ in range(3)] == [200, 200, 429]

@@ -9,11 +9,11 @@ NAMES = {
     "orange": (240, 130, 30), "yellow": (245, 220, 60), "green": (50, 140, 60), "blue": (40, 90, 190),
     "purple": (120, 60, 150), "pink": (240, 150, 180), "brown": (115, 75, 45),
 }  # fmt: skip
-CENTRE_WEIGHT = 3  # of the middle half against the margin, which is mostly background
+EVEN, ENOUGH = 0.9, 0.05  # share of the margin that is one colour, then background; of the image that must be left
 
 
 def dominant(pixels: np.ndarray) -> str:
-    """Return the basic colour that most pixels are nearest to, those in the middle counting more.
+    """Return the basic colour that most pixels are nearest to, without an even background.
 
     Args:
         pixels: uint8 (3, H, W).
@@ -21,11 +21,15 @@ def dominant(pixels: np.ndarray) -> str:
     Source: Berlin and Kay, "Basic Color Terms", 1969; distances in CIELAB, where equal ones look equally large.
     """
     _, height, width = pixels.shape
-    weights = np.ones((height, width))
-    weights[height // 4 : height - height // 4, width // 4 : width - width // 4] = CENTRE_WEIGHT
     distances = ((_lab(pixels.reshape(3, -1).T)[:, None] - _PALETTE) ** 2).sum(2)
-    votes = np.bincount(distances.argmin(1), weights.ravel(), len(NAMES))
-    return list(NAMES)[int(votes.argmax())]
+    nearest = distances.argmin(1).reshape(height, width)
+    counts = np.bincount(nearest.ravel(), minlength=len(NAMES))
+    margin = np.concatenate([nearest[0], nearest[-1], nearest[:, 0], nearest[:, -1]])
+    around = np.bincount(margin, minlength=len(NAMES))
+    background = around.argmax()
+    if around[background] > EVEN * len(margin) and counts.sum() - counts[background] > ENOUGH * counts.sum():
+        counts[background] = 0
+    return list(NAMES)[int(counts.argmax())]
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:

@@ -96,6 +96,63 @@ class SearchRow(SQLModel, table=True):
     query: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     title: str
     shown: list[str] = Field(sa_column=Column(JSON, nullable=False))  # image_ids of the results, best first
+    seconds: float | None = None  # until it was answered
+    best: float | None = None  # score of the first result
+
+
+class OwnerRow(SQLModel, table=True):
+    """What somebody has decided; who has decided nothing has no row."""
+
+    __tablename__ = "owners"
+
+    owner: str = Field(primary_key=True)
+    keep: bool = True  # searches, what was shown, and judgements
+
+
+class JudgementRow(SQLModel, table=True):
+    """What somebody said of an image, or that they looked at it."""
+
+    __tablename__ = "judgements"
+    __table_args__ = (Index("judgements_by_owner", "collection", "owner", "id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    owner: str
+    collection: str
+    image_id: str
+    kind: str  # like, dislike, different or click
+    anchor: str | None = None  # image_id that it was compared with
+    search: str | None = Field(default=None, index=True)  # name of the search that it was found by
+    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+
+
+class FeedRow(SQLModel, table=True):
+    """What was recommended to somebody, so that it is not shown again."""
+
+    __tablename__ = "feeds"
+    __table_args__ = (Index("feeds_by_owner", "collection", "owner", "id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    owner: str
+    collection: str
+    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    shown: list[str] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class SavedRow(SQLModel, table=True):
+    """A search that its owner wants to find again."""
+
+    __tablename__ = "saved"
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    owner: str = Field(index=True)
+    collection: str
+    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    query: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    title: str
+
+
+OWNED = (SearchRow, JudgementRow, FeedRow, SavedRow, OwnerRow)  # what goes with its owner
 
 
 def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:
@@ -148,6 +205,13 @@ def writing(engine: Engine) -> Iterator[Session]:
             session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": WRITE_LOCK})
         yield session
         session.commit()
+
+
+def blank_log(engine: Engine) -> None:
+    """Let nothing of what was deleted stay in an SQLite file: `secure_delete` blanks its pages, the log held them."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _migrate(engine: Engine) -> None:

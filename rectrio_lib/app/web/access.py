@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 
-from rectrio_lib.app.records.database import KeyRow, SearchRow, now, writing
+from rectrio_lib.app.records.database import OWNED, KeyRow, now, writing
 from rectrio_lib.app.web.shield import NO_KEY, Gate, Rates, is_loopback, read_rate
 from rectrio_lib.core.errors import ArgumentError
 
@@ -88,10 +88,11 @@ def list_keys(engine: Engine) -> list[dict[str, Any]]:
 
 
 def remove_key(engine: Engine, name: str) -> None:
-    """Remove a key, the links and sessions made in its name, and their history; ArgumentError if there is none."""
+    """Remove a key, the links and sessions made in its name, and all that they kept; ArgumentError if there is none."""
     with writing(engine) as session:
         removed = session.execute(delete(KeyRow).where(_named(KeyRow.name, name))).rowcount
-        session.execute(delete(SearchRow).where(_named(SearchRow.owner, name)))
+        for table in OWNED:
+            session.execute(delete(table).where(_named(table.owner, name)))
     if not removed:
         raise ArgumentError(f"There is no key {name!r}: `rectrio keys list` shows those there are.")
 
@@ -101,10 +102,11 @@ def _named(column: Any, name: str) -> Any:
 
 
 def _forget(session: Session, condition: Any) -> None:
-    """Delete links and sessions, and the history of these sessions, which nobody can see any more."""
+    """Delete links and sessions, and what these sessions kept, which nobody can see any more."""
     chosen = (condition, ~col(KeyRow.secret_hash).startswith("key:"))
-    names = session.scalars(select(KeyRow.name).where(*chosen)).all()
-    session.execute(delete(SearchRow).where(col(SearchRow.owner).in_([name for name in names if ":" in name])))
+    names = [name for name in session.scalars(select(KeyRow.name).where(*chosen)) if ":" in name]
+    for table in OWNED:
+        session.execute(delete(table).where(col(table.owner).in_(names)))
     session.execute(delete(KeyRow).where(*chosen))
 
 
