@@ -28,21 +28,26 @@ def _exactly_one(schema: dict[str, Any]) -> None:
     ]
 
 
-class Part(Strict):
-    """One part of a query: an image of the collection, words, or an uploaded file; exactly one of these."""
+class Example(Strict):
+    """An image of the collection, words, or an uploaded file; exactly one of these."""
 
     model_config = ConfigDict(json_schema_extra=_exactly_one)
 
     id: ImageId | None = Field(None, description="Id of an image of the collection.")
     text: str | None = Field(None, min_length=1, max_length=LONGEST_TEXT, description="Words.")
     file: int | None = Field(None, ge=0, lt=MOST_PARTS, description="Number of an uploaded file, from 0.")
-    weight: float = Field(1, gt=0, le=100, description="How much this part counts, relative to the others.")
 
     @model_validator(mode="after")
-    def _one(self) -> Part:
+    def _one(self) -> Example:
         if sum(value is not None for value in (self.id, self.text, self.file)) != 1:
             raise ValueError("give exactly one of id, text and file")
         return self
+
+
+class Part(Example):
+    """One part of a query: an image of the collection, words, or an uploaded file; exactly one of these."""
+
+    weight: float = Field(1, gt=0, le=100, description="How much this part counts, relative to the others.")
 
 
 class SearchRequest(Strict):
@@ -109,7 +114,7 @@ class Uploaded(BaseModel):
 
     name: str
     status: Literal["added", "known", "refused"]
-    id: str | None
+    id: str | None = None
     reason: str | None = None
 
 
@@ -177,6 +182,13 @@ class History(BaseModel):
 
     searches: list[Searched]
     next: str | None = Field(description="The `before` of the next page; null on the last.")
+    keep: bool = Field(description="Whether searches are kept, see `PUT /history`.")
+
+
+class Keep(Strict):
+    """Whether the caller's searches, judgements and what was shown are kept."""
+
+    keep: bool
 
 
 class Problem(BaseModel):

@@ -16,6 +16,8 @@ from rectrio_lib.app.generation import Generation, uploads_of
 from rectrio_lib.app.images.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
 from rectrio_lib.app.records.database import ImageRow
 from rectrio_lib.app.records.history import Searches
+from rectrio_lib.app.records.judgements import Judgements
+from rectrio_lib.app.records.saved import Saved
 from rectrio_lib.app.schemas import Metadata, Part, SearchAnswer, SearchRequest, Uploaded
 from rectrio_lib.app.web.metrics import measured
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, RectrioError
@@ -47,6 +49,7 @@ class Service:
     def __init__(self, collection: Collection, engine: Engine, batch: int = 32):
         self.name, self.engine, self.batch, self._folder = collection.name, engine, batch, collection.folder
         self.workspace, self.searches = collection.workspace, Searches(engine, collection.name)
+        self.judgements, self.saved = Judgements(engine, collection.name), Saved(engine, collection.name)
         self.uploads = Uploads(uploads_of(collection))
         self._card = self.workspace.path("indexes", self.name) / "card.json"
         self._stamp, self._changing, self.cold = self._stamp_of_card(), asyncio.Lock(), "The encoder is being loaded."
@@ -66,7 +69,7 @@ class Service:
         begun, now = time.perf_counter(), self.now
         snapshot = now.live.current
         parts, own = [*request.like, *request.without], []
-        vectors = await asyncio.gather(*(self._vector(now, snapshot, part, files, own) for part in parts))
+        vectors = await asyncio.gather(*(self.vector_of(now, snapshot, part, files, own) for part in parts))
         query = None
         if parts:
             away = WITHOUT if request.like else -1  # what is least like the unwanted parts, where nothing is wanted
@@ -81,13 +84,15 @@ class Service:
             else:
                 results, total, more = await asyncio.to_thread(querying.search, *answer)
         shown = [result.id for result in results[:SHOWN]]
-        search = self.searches.record(owner, request, shown) if parts and not request.offset else None
+        seconds, search = round(time.perf_counter() - begun, 4), None
+        if parts and not request.offset:
+            search = self.searches.record(owner, request, shown, seconds, results[0].score if results else None)
         return SearchAnswer.model_construct(
             results=results, total=total, next=request.offset + request.k if more else None, search=search,
-            seconds=round(time.perf_counter() - begun, 4), random_weights=now.collection.random_weights,
+            seconds=seconds, random_weights=now.collection.random_weights,
         )  # fmt: skip
 
-    async def _vector(
+    async def vector_of(
         self, now: Generation, snapshot: Snapshot, part: Part, files: Sequence[bytes], own: list[int]
     ) -> np.ndarray:
         """Return the vector of one part of a query; note its position in `own` if the collection holds it."""
