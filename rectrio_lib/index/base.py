@@ -92,8 +92,9 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise ArgumentError(f"The index holds vectors of length {dim}, not an array of shape {vectors.shape}.")
     vectors = np.ascontiguousarray(vectors, np.float32)
-    bad = np.flatnonzero(~(abs(np.einsum("nd,nd->n", vectors, vectors) - 1) <= 2 * LENGTH_TOLERANCE))  # NaN is bad
-    if len(bad):
+    good = abs(np.einsum("nd,nd->n", vectors, vectors) - 1) <= 2 * LENGTH_TOLERANCE  # NaN is not
+    if not good.all():
+        bad = np.flatnonzero(~good)
         length = np.linalg.norm(vectors[bad[0]].astype(np.float64))
         problem = f"has length {length:.3g}" if np.isfinite(length) else "holds NaN or infinity"
         raise ArgumentError(f"Vector {bad[0]} {problem}, expected unit length: divide each vector by its length.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ EXACT_ROWS, EXACT_SHARE, NEARLY_ALL = 20_000, 0.05, 0.8
 # FAISS begins a graph with its highest levels, among the vectors it is given at once. In blocks of 65,536 the graph of
 # a million had to be searched a fifth farther for the same recall.
 GRAPH_BYTES = 2**32
+CACHED_PARTS = 32  # conditions and masks whose rows are remembered until the index changes
 
 
 class Subset:
@@ -24,12 +26,28 @@ class Subset:
 
     def __init__(self, mask: np.ndarray):
         self.mask, self.count = mask, int(np.count_nonzero(mask))
-        self.parts: dict[str | bytes, Subset] = {}  # of these positions, by what chose them
+        self._reordered: faiss.SearchParameters | None = None
+        self._parts: dict[str | bytes, Subset] = {}
+
+    def part(self, key: str | bytes, mask: Callable[[], np.ndarray]) -> Subset:
+        """Return those of these positions that a mask, bool (N,), holds; what a key stands for is found out once."""
+        part = self._parts.get(key)
+        if part is None:
+            if len(self._parts) >= CACHED_PARTS:
+                self._parts.clear()
+            part = self._parts[key] = Subset(self.mask & mask())
+        return part
 
     @cached_property
     def selector(self) -> faiss.IDSelectorBitmap | None:
         """The mask as FAISS takes it; None if all positions may be results."""
         return None if self.count == len(self.mask) else _bitmap(self.mask)
+
+    def parameters_in(self, order: np.ndarray) -> faiss.SearchParameters:
+        """What tells FAISS the mask where position order[i] lies at place i; every time the same order."""
+        if self._reordered is None:
+            self._reordered = faiss.SearchParameters(sel=_bitmap(self.mask[order]))
+        return self._reordered
 
     @property
     def is_small(self) -> bool:
@@ -45,9 +63,10 @@ class FaissVectors:
         self.kind, self.dim = kind, dim
         self.faiss, self.mapped = factory.new_faiss(kind, dim, 0), False
         self._places = None  # of positions in a graph, once they are needed
+        self._below = None, None, None  # see `_in_order`
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "mapped": False}  # FAISS pickles the vectors themselves
+        return {**self.__dict__, "mapped": False, "_below": (None, None, None)}  # FAISS pickles the vectors themselves
 
     def search(self, queries: np.ndarray, k: int, search_param: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
         """Find the k nearest of a subset that holds k or more, for queries float32 (Q, dim).
@@ -74,16 +93,23 @@ class FaissVectors:
     def exact(self, queries: np.ndarray, k: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
         """Compare queries (Q, dim) with every vector of a subset, inside FAISS and as the kind rounds them."""
         if self.kind == "hnsw":  # its vectors lie in an order of their own
-            order = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
-            parameters = faiss.SearchParameters(sel=_bitmap(subset.mask[order]))
-            below = faiss.downcast_index(faiss.downcast_index(self.faiss.index).storage)
-            scores, places = _search(below, queries, k, parameters)
+            order, below = self._in_order()
+            scores, places = _search(below, queries, k, subset.parameters_in(order))
             return scores, order[places]
         if self.kind in ("ivf", "ivf-sq8"):
             parameters = faiss.SearchParametersIVF(sel=subset.selector, nprobe=self.faiss.nlist)
             return _search(self.faiss, queries, k, parameters)
         flat = self.faiss if self.kind == "flat" else faiss.downcast_index(self.faiss.refine_index)
         return _search(flat, queries, k, faiss.SearchParameters(sel=subset.selector))
+
+    def _in_order(self) -> tuple[np.ndarray, faiss.Index]:
+        """Return the positions of a graph's vectors in the order in which they lie in memory, and these vectors."""
+        owner, order, below = self._below
+        if owner is not self.faiss or len(order) != self.faiss.ntotal:  # else they would point to freed memory
+            order = faiss.rev_swig_ptr(self.faiss.id_map.data(), self.faiss.ntotal)
+            below = faiss.downcast_index(faiss.downcast_index(self.faiss.index).storage)
+            self._below = self.faiss, order, below
+        return order, below
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Return vectors float32 (M, dim) at positions (M,), rounded as the kind rounds them.

@@ -17,7 +17,6 @@ from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, un
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
 
-CACHED_PARTS = 32  # conditions and masks whose rows are remembered until the index changes
 REBUILD_SHARE = 0.2  # removed vectors cost time at every search: beyond this share the index is rebuilt
 
 
@@ -141,16 +140,16 @@ class Index:
     def search(
         self, vectors: np.ndarray, k: int, encoder_hash: str | None = None, where: Where = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the k most similar images of each query.
+        """Find the k most similar images of each query; exactly, where few rows may be results.
 
         Args:
             vectors: unit vectors (Q, dim).
             k: neighbours per query.
             encoder_hash: of the encoder that made the queries; None trusts the caller.
-            where: which rows may be results, see `base`; where they are few, search is exact.
+            where: which rows may be results, see `base`.
 
         Returns:
-            Cosine similarities float32 (Q, k), best first, and positions in `rows` int64 (Q, k); always k results.
+            Cosine similarities float32 (Q, k), best first, and positions in `rows` int64 (Q, k).
 
         Raises:
             ArgumentError: if fewer than k rows may be results, the vectors do not fit, or another encoder made them.
@@ -249,13 +248,10 @@ class Index:
         kept = self._kept
         if where is None:
             return kept
-        key = where if isinstance(where, str) else np.packbits(check_mask(where, len(kept.mask))).tobytes()
-        if key not in kept.parts:
-            if len(kept.parts) >= CACHED_PARTS:
-                kept.parts.clear()
-            mask = matching(self.rows, where) if isinstance(where, str) else np.asarray(where)
-            return kept.parts.setdefault(key, Subset(mask & kept.mask))
-        return kept.parts[key]
+        if isinstance(where, str):
+            return kept.part(where, lambda: matching(self.rows, where))
+        mask = check_mask(where, len(kept.mask))
+        return kept.part(np.packbits(mask).tobytes(), lambda: mask)
 
     def _mark(self, removed: np.ndarray) -> None:
         """Set which rows are removed, and what every search would otherwise derive from it."""

@@ -4,6 +4,7 @@ import pytest
 from makers.indexes import DIM, built, named, unit
 
 from rectrio_lib.index import factory, faiss_vectors
+from rectrio_lib.index import index as index_module
 from rectrio_lib.index.faiss_vectors import Subset
 from rectrio_lib.index.index import Index
 
@@ -112,3 +113,22 @@ def test_neighbourly_puts_near_vectors_beside_each_other_and_leaves_none_out():
     assert sorted(order) == list(range(8000))
     assert (np.diff(order % 4) != 0).sum() < 4
     assert factory.locality_order(vectors[:799]).tolist() == list(range(799))
+
+
+def test_what_a_condition_or_a_mask_chose_is_found_out_once_until_the_index_changes(monkeypatch):
+    calls = []
+    real = index_module.matching
+    monkeypatch.setattr(index_module, "matching", lambda *given: (calls.append(given[1]), real(*given))[1])
+    index, vectors = built("hnsw", 300)
+    mask = np.arange(300) < 9
+    for _ in range(3):
+        assert index.count("number < 9") == index.count(mask) == 9
+        assert sorted(index.search(vectors[:1], 9, where="number < 9")[1][0]) == list(range(9))
+        assert sorted(index.search(vectors[:1], 9, where=mask)[1][0]) == list(range(9))
+    assert calls == ["number < 9"]
+    mask[:5] = False  # the caller's own array
+    assert index.count(mask) == 4
+    index.remove(["p8"])
+    index.add(vectors[:1], named(300, 1).assign(number=-1))
+    assert (index.count("number < 9"), calls) == (9, ["number < 9"] * 2)
+    assert sorted(index.search(vectors[:1], 9, where="number < 9")[1][0]) == [*range(8), 300]
