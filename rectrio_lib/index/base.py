@@ -67,8 +67,10 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
     Raises:
         ArgumentError: if they are of another shape, not finite, or not of unit length.
     """
-    if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise ArgumentError(f"The index holds vectors of length {dim}, not an array of shape {vectors.shape}.")
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind not in "fiu":
+        given = f"an array of {vectors.dtype} of shape {vectors.shape}"
+        raise ArgumentError(f"The index holds vectors of length {dim}: expected numbers (N, {dim}), not {given}.")
     vectors = np.ascontiguousarray(vectors, np.float32)
     bad = np.flatnonzero(~(abs(np.einsum("nd,nd->n", vectors, vectors) - 1) <= 2 * LENGTH_TOLERANCE))  # NaN is bad
     if len(bad):

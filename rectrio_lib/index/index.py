@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,9 @@ class Index:
             if mask.dtype != bool or mask.shape != self.removed.shape:
                 raise ArgumentError(f"mask is {mask.dtype} of shape {mask.shape}, expected bool {self.removed.shape}.")
             subset = Subset(mask & self._kept.mask)
-        if not 1 <= k <= subset.count:
+        if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= subset.count:
             there = f"the index holds {len(self)} images" if mask is None else f"the mask holds {subset.count} rows"
-            raise ArgumentError(f"k={k}, but {there}: expected 1 to that many.")
+            raise ArgumentError(f"k={k!r}, but {there}: expected 1 to that many.")
         return self._vectors.search(vectors, k, self.search_param, subset)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
