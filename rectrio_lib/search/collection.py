@@ -16,8 +16,7 @@ from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
 from rectrio_lib.search import building, provenance
 from rectrio_lib.search.changes import Changeable
-from rectrio_lib.search.copies import among, copies_of
-from rectrio_lib.search.options import Options
+from rectrio_lib.search.options import Options, among, copies_of
 from rectrio_lib.search.searcher import normal
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
