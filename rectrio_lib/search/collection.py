@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
+from rectrio_lib.core.files import is_folder
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
+from rectrio_lib.embeddings.store import files_of
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
@@ -183,7 +185,7 @@ class Collection(Changeable):
 
     def _copies(self) -> pd.DataFrame:
         store = self.workspace.path("embeddings", self.made_from.get("store") or "none")
-        return copies_of(self.index, store / "files.parquet")
+        return copies_of(self.index, files_of(store))
 
     def _among(self, options: Options) -> tuple[Options, pd.DataFrame]:
         return among(self.index, self._copies(), options) if isinstance(options.where, str) else super()._among(options)
@@ -212,7 +214,7 @@ class Collection(Changeable):
         """Return the folder of the images; refuse if it is gone, or they are not files."""
         if self.folder is None:
             raise DataError(f"The images of {self.name} are not files: name the folder that holds them (--folder DIR).")
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             raise DataError(f"{self.folder} is gone: where are the images of {self.name} now (--folder DIR)?")
         return self.folder
 

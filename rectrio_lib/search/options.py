@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf
 from numbers import Real
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -70,19 +69,18 @@ class Options:
         return mask
 
 
-def copies_of(index: Index, table: Path) -> pd.DataFrame:
+def copies_of(index: Index, files: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the copies, with the `position` of their image.
 
     A label or split that did not come from the folders of the image holds for its copies, too.
 
     Args:
         index: of a folder of images.
-        table: files.parquet of its store; without it there are no copies.
+        files: of its store, with `path` and `image_id`; empty if it is not one of a folder.
     """
     rows = index.rows
-    if not table.is_file() or not {*COPIED} <= {*rows.columns}:
+    if files.empty or not {*COPIED} <= {*rows.columns}:
         return rows.iloc[:0].assign(position=0)
-    files = pd.read_parquet(table, columns=["path", "image_id"])
     place = pd.Index(rows["image_id"].where(~index.removed)).get_indexer(files["image_id"])
     other = (place >= 0) & ~files["path"].isin(rows["path"]).to_numpy()
     copies = rows.iloc[place[other]].assign(position=place[other]).reset_index(drop=True)

@@ -395,6 +395,25 @@ def test_byte_identical_copies_are_found_by_the_label_of_their_own_folder(folder
     assert not paths(shop.search("dog/50.png", where="label == 'bird'"))
 
 
+def test_damaged_cards_and_tables_beside_an_index_are_no_bugs(folder):
+    shop = build(folder)
+    home = Workspace().path("embeddings", f"{ENCODER}--pets")
+    (home / "files.parquet").write_bytes(b"PAR1")
+    for search in (lambda: shop.search("dog/none.png"), lambda: shop.search("cat/00.png", where="label == 'cat'")):
+        with pytest.raises(DataError, match=r"files\.parquet"):
+            search()
+    (home / "files.parquet").unlink()
+    assert len(paths(shop.search("cat/00.png", where="label == 'cat'"))) == 5
+    card = index_file().with_name("card.json")
+    content = json.loads(card.read_text(encoding="utf-8"))
+    for wrong in ("x" * 300, {"folder": 3}, {"encoder": []}, {"folder": "x" * 300}):
+        made_from = content["made_from"] | wrong if isinstance(wrong, dict) else wrong
+        card.write_text(json.dumps(content | {"made_from": made_from}), encoding="utf-8")
+        assert build(folder).made_from == content["made_from"]
+    with pytest.raises(DataError, match="not a folder"):
+        build(Path("x" * 300))
+
+
 def test_copies_share_labels_that_did_not_come_from_their_folders(folder):
     (folder / "dog" / "twin.png").write_bytes((folder / "cat" / "00.png").read_bytes())
     table = {"path": [p.relative_to(folder).as_posix() for p in folder.rglob("*.png")]}
