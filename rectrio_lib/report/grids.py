@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.files import renamed
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data.decoding import FIGURE
 from rectrio_lib.report.lettering import lettered
 
 HIT, MISS, QUERY = "#009e73", "#d55e00", "#0072b2"  # told apart by colour-blind people (Okabe and Ito, 2008)
@@ -32,7 +33,8 @@ def save_image(figure: Figure, path: Path) -> None:
             f"{path} names no format of images: choose a suffix such as .png (known: {', '.join(known)})."
         )
     with renamed(path) as partial:
-        figure.savefig(partial, format=kind, dpi=DPI, bbox_inches="tight")
+        about = {"metadata": {"Software": FIGURE}} if kind == "png" else {}  # so that no index takes it for an image
+        figure.savefig(partial, format=kind, dpi=DPI, bbox_inches="tight", **about)
 
 
 class Wall:

@@ -131,6 +131,15 @@ def test_show_writes_a_grid(folder, tmp_path):
         assert grid.format == "PNG" and grid.width > 1.5 * grid.height
 
 
+def test_a_grid_among_the_images_is_not_indexed_with_them(folder):
+    indexed(folder)
+    well("search", "cat/00.png", "--show", folder / "answers.png")
+    said = indexed(folder)
+    assert "0 of 13 embedded" in said and "1 unreadable" in said
+    ledger = Path(re.search(r"reasons in (.*ledger\.csv)", said)[1]).read_text(encoding="utf-8")
+    assert "answers.png,a figure" in ledger
+
+
 def test_a_grid_that_cannot_be_written_is_one_sentence_and_leaves_nothing(folder, tmp_path):
     indexed(folder)
     well("search", "cat/00.png", "--show", tmp_path / "new" / "grid.JPG")
