@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -26,10 +25,8 @@ from rectrio_lib.search.results import Results
 if TYPE_CHECKING:  # PyTorch is imported when an image or a text must be encoded, not before
     from rectrio_lib.encoders.base import Encoder
 
-LOG = logging.getLogger(__name__)
 NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
 WITHOUT = -0.5  # weight of an unwanted text: enough to turn away, too little to lead elsewhere
-LONG_TEXT = 20  # words: shorter texts are read to their end by every text tower
 Image = str | Path | np.ndarray
 
 
@@ -216,13 +213,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
             f"This encoder, of kind {encoder.kind!r}, has no text tower and finds nothing by words. Of the saved "
             f"encoders, {able or 'none'} can; `rectrio index FOLDER --backbone clip:ViT-B/32` makes an index that can."
         )
-    vectors = encoder.encode_texts(texts)
-    for text in texts:
-        if len(text.split()) > LONG_TEXT:
-            shorter, whole = (encoder.tokenize([part]).tolist() for part in (text.rsplit(maxsplit=1)[0], text))
-            if shorter == whole:  # the last word changes nothing: it was cut off
-                LOG.warning("%r is longer than this encoder reads: its end is ignored.", shortened(text))
-    return vectors
+    return encoder.encode_texts(texts)
 
 
 def _listed(text: str | Sequence[str] | None) -> list[str]:
