@@ -15,6 +15,11 @@ RECTRIO_WEIGHTS ?= $(abspath ../shared/weights)
 export RECTRIO_WEIGHTS
 endif
 
+# Threads of PyTorch and FAISS that wait for one another sleep: by default they spin, and training beside any other
+# work takes twice as long.
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_WAIT_POLICY
+
 # Valid in Python 2 and 3, so that an old interpreter prints the sentence, not a syntax error.
 define CHECK
 import sys

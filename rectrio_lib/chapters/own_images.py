@@ -16,11 +16,11 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import dataset, image_files
 from rectrio_lib.report.page import write_page
 from rectrio_lib.search import building, collection
+from rectrio_lib.search.changes import trained_size
 from rectrio_lib.search.collection import BACKBONE, Collection
 
 LOG = logging.getLogger(__name__)
 CHAPTER = "03"
-TRAINED_SIDE = 128  # pixels: a compromise between what a backbone sees and how long training takes on a processor
 FEWEST = 10  # images of a class that is worth training on
 TRAINED_SHARE = 0.4  # of the images are surely left for one batch: test, validation, near copies and a fold go first
 
@@ -49,7 +49,7 @@ def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, 
         raise ArgumentError(f"{folder} cannot be trained on: {reason}.")
     training = rows[rows["label"].ne("") & ~rows["split"].isin(["val", "test"])]
     batch = min(training_chapter.parameters["batch_size"], max(3, int(TRAINED_SHARE * len(training))))
-    size, resolution = (224, 0) if backbone.startswith("clip:") else (TRAINED_SIDE, TRAINED_SIDE)
+    size, resolution = trained_size(backbone)
     chosen = {"size": size, "resolution": resolution, "batch_size": batch, "backbone": BACKBONE, "dataset": name}
     chosen |= {"folder": str(folder), "encoder": f"{name}-tuned", **parameters}
     runner.run_chapters([training_chapter], None, chosen)
@@ -112,6 +112,8 @@ def run_folder(
     else:
         decision = f"The images lie in class folders: chapter {CHAPTER} trained {backbone} on them."
         encoder = train(folder, name, frozen.select(), **parameters)
+        if not _was_better(encoder):
+            decision += " It was not better on validation images, so the index has the backbone as it was pretrained."
         manifest = dataset.load_dataset(name).manifest
         shop = Collection.build(folder, encoder, name, manifest=manifest, allow_random_weights=allow_random_weights)
         report = shop.report
@@ -122,3 +124,10 @@ def run_folder(
     if executed:
         shutil.copy(executed, page.parent)
     return page
+
+
+def _was_better(encoder: str) -> bool:
+    """Tell whether the chapter saved a trained encoder under this name, not the frozen backbone."""
+    cards = Workspace().cards("encoders")
+    before, after = (cards.get(name, {}).get("hash") for name in (f"{encoder}-frozen", encoder))
+    return before is None or before != after

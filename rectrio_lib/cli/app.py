@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from rectrio_lib.cli.output import say
 from rectrio_lib.core.errors import ArgumentError, RectrioError
 from rectrio_lib.core.workspace import Workspace
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXPORT_IMAGES = 512  # taken at random from the folder to compare an export with its encoder
 
 
@@ -35,6 +37,13 @@ class OneSentence(TyperGroup):
             say(f"rectrio: {error}", err=True)
             raise typer.Exit(1) from None
         except Exception as error:
+            if getattr(error, "errno", None) in FULL:
+                where = f" ({error.filename})" if error.filename else ""
+                say(
+                    f"rectrio: {error.strerror}{where}: make room, then call again; what finished before is kept.",
+                    err=True,
+                )
+                raise typer.Exit(1) from None
             if type(error).__module__.partition(".")[0] not in ("click", "typer"):  # those end commands and show usage
                 from importlib.metadata import metadata
 

@@ -96,9 +96,9 @@ def search(
     texts = list(dict.fromkeys(text)) if text else None
     results = shop.search(queries or None, texts, without, k, **options)
     if show is not None:
-        from rectrio_lib.report import thumbnails
+        from rectrio_lib.report import grids, thumbnails
 
-        thumbnails.answer_grid(shop, queries, results).savefig(show, bbox_inches="tight")
+        grids.save_image(thumbnails.answer_grid(shop, queries, results), show)
     if as_json:
         say_json(json.dumps(as_json_object(shop, results, k), ensure_ascii=False))
     else:

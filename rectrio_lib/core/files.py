@@ -54,6 +54,14 @@ def renamed(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Tell whether there is a folder; a path that no system could have, as of a damaged card, is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, complete or not at all; see `renamed`."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

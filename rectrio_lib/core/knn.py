@@ -37,8 +37,9 @@ def blocks(vectors: np.ndarray, subset: np.ndarray | None = None, rows: int | No
         yield np.ascontiguousarray(vectors[part] if subset is None else vectors[subset[part]], np.float32)
 
 
-def first_of_equals(vectors: np.ndarray) -> np.ndarray:
-    """Return the first position of each distinct vector of (N, dim), ascending."""
+def equals(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first position of each distinct vector of (N, dim), ascending, and that of the equal of each (N,)."""
     factors = np.random.default_rng(0).integers(0, 2**64, vectors.shape[1], np.uint64)
     parts = [part.view(np.uint32).astype(np.uint64) @ factors for part in blocks(vectors)]
-    return np.sort(np.unique(np.concatenate(parts), return_index=True)[1]) if parts else np.empty(0, np.int64)
+    _, first, number = np.unique(np.concatenate(parts), return_index=True, return_inverse=True)
+    return np.sort(first), first[number]

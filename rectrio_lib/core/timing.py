@@ -11,11 +11,18 @@ import numpy as np
 from rectrio_lib.core.errors import ArgumentError
 
 
-def time_in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, np.ndarray]:
+def time_in_turns(
+    contenders: Mapping[str, Callable[[], object]], rounds: int = 7, warm: bool = False
+) -> dict[str, np.ndarray]:
     """Run every contender once a round, and return its seconds (rounds,).
 
     Each runs once before the clock starts, for caches and lazy loading. A round begins with another contender than the
     round before, so that none always runs after the same neighbour. Garbage is collected between rounds, not in them.
+
+    Args:
+        contenders: what to run, by name.
+        rounds: how often.
+        warm: run each once directly before it is timed, so that the processor's caches hold its data, not another's.
 
     Raises:
         ArgumentError: if there is no contender or no round.
@@ -32,6 +39,8 @@ def time_in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int = 
             gc.disable()
             first = turn % len(names)
             for name in names[first:] + names[:first]:
+                if warm:
+                    contenders[name]()
                 started = time.perf_counter()
                 contenders[name]()
                 seconds[name][turn] = time.perf_counter() - started

@@ -13,6 +13,10 @@ from rectrio_lib.core.files import restore_folder
 
 CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "card.json", "indexes": "card.json"}
 SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
+MADE_FROM = {f"{key}?": str for key in ("encoder", "store", "dataset", "folder", "dataset_hash")}
+MADE_FROM |= {"random_weights?": bool, "generated_images?": bool}
+TYPES = {f"{key}?": dict for key in ("arguments", "preprocessing", "made_from")}  # of what any card may hold
+TYPES |= MADE_FROM | {"hash?": str, "encoder_hash?": str, "kind?": str, "trained_on?": str, "stand_in?": bool}
 UNFINISHED = (".new", ".old", ".part", ".lock")  # endings of what an interrupted write leaves behind
 
 Card = dict[str, Any]
@@ -92,7 +96,10 @@ class Workspace:
         for path in sorted((self.outputs / kind).glob(f"*/{CARDS[kind]}")):
             if path.parent.suffix not in UNFINISHED:
                 try:
-                    cards[path.parent.name] = read_card(path)
+                    card = read_card(path)
+                    check_card(card, TYPES, path)
+                    check_card(card.get("made_from", {}), MADE_FROM, path)
+                    cards[path.parent.name] = card
                 except DataError:
                     cards[path.parent.name] = {}
         return cards

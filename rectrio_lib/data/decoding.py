@@ -21,6 +21,7 @@ MAX_PIXELS = 200_000_000  # of one image as it is decoded; RECTRIO_MAX_PIXELS ov
 LARGE_PIXELS = 40_000_000  # from here on one image at a time is decoded, and reduced before it is converted
 DEPTHS = (8, 12, 16)  # bits that wide integers may hold
 SKETCH_SIDE = 32
+FIGURE = "RecTrio figure"  # in the PNG files that `report.grids.save_image` writes
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -145,6 +146,8 @@ def _decode(
     formats = [*formats_read(), *["TGA"] * name.lower().endswith(".tga")]  # TGA has no signature
     refuse_large_icon(file, limit)
     with Image.open(file, formats=formats) as opened:
+        if opened.info.get("Software") == FIGURE:
+            raise UnreadableError("a figure that RecTrio drew")
         whole = opened.size
         opened.draft(None, (2 * size, 2 * size))
         pixels, drafted = opened.width * opened.height, opened.size != whole

@@ -182,7 +182,8 @@ def join_groups(manifest: pd.DataFrame, pairs: np.ndarray) -> pd.DataFrame:
     torn = sides[sides.map(len) > 1].map(lambda side: "train" if "train" in side else "val")
     moved = joined["split"].where(~joined["group"].isin(torn.index), joined["group"].map(torn.astype(object)))
     changed = int((moved != joined["split"]).sum())
-    LOG.info("%s moved to the split of their likely, not certain, copies.", count_of(changed, "image"))
+    if changed:
+        LOG.info("%s moved to the split of their likely, not certain, copies.", count_of(changed, "image"))
     return joined.assign(split=moved)
 
 

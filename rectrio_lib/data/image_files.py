@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.files import is_folder
 from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, reason_of, sketch
 from rectrio_lib.data.layout import describe as describe  # read from here by who lists
 
@@ -75,7 +76,7 @@ def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
     Raises:
         DataError: if there is no such folder, or no image in it.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
     rows = list(walk_images(folder, exclude))
     if not rows:

@@ -67,11 +67,11 @@ def match_names(
     """Tell product and view of the image files below a folder by their names alone; raises as `check_pattern`.
 
     Returns:
-        Rows with `path`, `label` and `group` (the product, in NFC), and `view`; second files of one view and unreadable
-        files, with the reason; and the paths that do not match.
+        Rows with `path`, `label` (the product, in NFC), `group` (one for names that differ in case) and `view`; second
+        files of one view and unreadable files, with the reason; and the paths that do not match.
     """
     named = check_pattern(pattern)
-    rows, seconds, strangers, seen = [], [], [], {}
+    rows, seconds, strangers, seen, groups = [], [], [], {}, {}
     for name, reason in image_files.list_images(folder, exclude)[["path", "reason"]].itertuples(index=False):
         match = named.fullmatch(nfc(name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name))
         product, view = (match["product"], match["view"]) if match else ("", "")
@@ -83,7 +83,8 @@ def match_names(
             seconds.append((name, f"view {view} of product {product} is {seen[product, view]} already"))
         else:
             seen[product, view] = name
-            rows.append({"path": name, "label": product, "group": product, "view": view})
+            group = groups.setdefault(product.casefold(), product)  # SHOE1 may be shoe1: never on two sides
+            rows.append({"path": name, "label": product, "group": group, "view": view})
     return rows, seconds, strangers
 
 
@@ -136,7 +137,9 @@ def remarks(manifest: pd.DataFrame) -> list[str]:
     cases = counts.index.to_series().groupby(counts.index.str.casefold()).agg(list).loc[lambda same: same.map(len) > 1]
     if len(cases):
         named = _some([" and ".join(names) for names in cases])
-        said.append(f"Products whose names differ in capitals only: {len(cases):,} ({named}). Are they the same?")
+        said.append(
+            f"Products whose names differ in capitals only: {len(cases):,} ({named}). Split as one; are they the same?"
+        )
     if single:
         said.append(f"Products with a single view: {len(single):,} ({_some(single)}). In the gallery, but not queries.")
     if "near_copy_of" in manifest:

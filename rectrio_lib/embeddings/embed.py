@@ -20,6 +20,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.files import checksum, save_table, write_json
 from rectrio_lib.core.workspace import Workspace, quiet
 from rectrio_lib.data.dataset import ImageDataset, content_hash
+from rectrio_lib.data.layout import count_of
 from rectrio_lib.embeddings import store as stores
 from rectrio_lib.embeddings.from_dataset import DatasetSource
 from rectrio_lib.embeddings.from_folder import FolderSource
@@ -195,7 +196,7 @@ class Report:
         return (
             f"{self.embedded:,} of {self.files:,} embedded in {sum(self.seconds.values()):.1f} s, "
             f"{timings['pictures_per_second']:.1f} a second ({shares}: {timings['limit']} limits); "
-            f"{self.copies:,} copies, {self.bad:,} unreadable, {self.deleted:,} deleted"
+            f"{count_of(self.copies, 'copy', 'copies')}, {self.bad:,} unreadable, {self.deleted:,} deleted"
         )
 
 

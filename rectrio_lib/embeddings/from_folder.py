@@ -14,6 +14,7 @@ import torch
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import save_table
 from rectrio_lib.data import image_files
+from rectrio_lib.embeddings.store import files_of
 from rectrio_lib.encoders.base import Encoder
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class FolderSource:
         self._tables = [*_tables_beside(self.folder, files["path"])]
         self._tables += [] if self._manifest is None else [_checked(self._manifest, "manifest", "path")]
         self._own = _not_from_path(rows)
-        files = image_files.match_known(files, _old_files(home), rows["image_id"])
+        files = image_files.match_known(files, files_of(home), rows["image_id"])
         new = files["image_id"].eq("") & files["reason"].eq("")
         self._fresh, self._known = files.loc[new, "path"], files[~new]
         self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
@@ -125,16 +126,6 @@ def _not_from_path(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(index=rows["image_id"])
     told = rows[["label", "split"]].set_axis(rows["image_id"])
     return told.where(told.ne("") & (told.to_numpy() != image_files.describe(rows["path"]).to_numpy()))
-
-
-def _old_files(home: Path) -> pd.DataFrame:
-    path = home / "files.parquet"
-    if not path.exists():
-        return pd.DataFrame(columns=image_files.FILE_COLUMNS).astype({"size": np.int64, "mtime_ns": np.int64})
-    try:
-        return pd.read_parquet(path)[image_files.FILE_COLUMNS]
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DataError(f"{path} is damaged: delete it, and the images are read again.") from error
 
 
 def _tables_beside(folder: Path, paths: Collection[str]) -> Iterator[pd.DataFrame]:

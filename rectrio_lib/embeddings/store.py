@@ -13,6 +13,7 @@ import pyarrow as pa
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.files import check_sum
 from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
+from rectrio_lib.data.image_files import FILE_COLUMNS
 
 SHARD_ROWS = 16_384
 MADE_BY = "04_build_embeddings"
@@ -67,7 +68,7 @@ class EmbeddingStore:
 
         Byte-identical files share an image_id, and so a vector. A file with a `reason` is left out.
         """
-        return pd.read_parquet(self.folder / "files.parquet")
+        return files_of(self.folder)
 
     def _chosen(self, splits: tuple[str, ...]) -> np.ndarray:
         chosen = self.rows["split"].isin(splits).to_numpy() if splits else np.ones(len(self.rows), bool)
@@ -134,6 +135,17 @@ def read_rows(folder: Path, card: Card) -> pd.DataFrame:
         _check_shard(folder / shard_name(shard), (int(count), card["dim"]), card["dtype"])
         check_sum(folder / shard_name(shard), sums, whole=SHARD_BYTES)
     return rows
+
+
+def files_of(folder: Path) -> pd.DataFrame:
+    """Read the table of files of a store, see `EmbeddingStore.files`; empty if there is none, DataError if damaged."""
+    path = folder / "files.parquet"
+    if not path.exists():
+        return pd.DataFrame(columns=FILE_COLUMNS).astype({"size": np.int64, "mtime_ns": np.int64})
+    try:
+        return pd.read_parquet(path)[FILE_COLUMNS]
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged: delete it, and the images are read again.") from error
 
 
 def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import unicodedata
@@ -15,6 +16,8 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.encoders.base import Encoder, validate_texts
 from rectrio_lib.encoders.convnet import ConvNet
+
+LOG = logging.getLogger(__name__)
 
 PAD, UNKNOWN, FIRST = 0, 1, 2  # token ids: padding, unknown word, first word of the vocabulary
 
@@ -38,6 +41,8 @@ def token_ids(texts: Sequence[str], known: Sequence[str], length: int) -> torch.
     texts, id_of = validate_texts(texts), {word: number for number, word in enumerate(known, FIRST)}
     tokens = torch.full((len(texts), length), PAD)
     for row, text in zip(tokens, texts, strict=True):
+        if len(words(text)) > length:
+            LOG.warning("%r is longer than the %d words that this encoder reads.", shortened(text), length)
         ids = [id_of.get(word, UNKNOWN) for word in words(text)[:length]]
         if all(number == UNKNOWN for number in ids):
             raise ArgumentError(

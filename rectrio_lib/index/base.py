@@ -7,6 +7,7 @@ mask, bool (N,), over all N rows, removed ones too; or None for all. Removed row
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,8 +90,10 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
     Raises:
         ArgumentError: if they are of another shape, not finite, or not of unit length.
     """
-    if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise ArgumentError(f"The index holds vectors of length {dim}, not an array of shape {vectors.shape}.")
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind not in "fiu":
+        given = f"an array of {vectors.dtype} of shape {vectors.shape}"
+        raise ArgumentError(f"The index holds vectors of length {dim}: expected numbers (N, {dim}), not {given}.")
     vectors = np.ascontiguousarray(vectors, np.float32)
     good = abs(np.einsum("nd,nd->n", vectors, vectors) - 1) <= 2 * LENGTH_TOLERANCE  # NaN is not
     if not good.all():
@@ -112,8 +115,8 @@ def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:
 
 def check_k(k: int, count: int) -> None:
     """Refuse a number of neighbours that is not 1 to `count`, the number of rows that may be results."""
-    if not 1 <= k <= count:
-        raise ArgumentError(f"k={k}, but {count:,} rows may be results: expected 1 to that many.")
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= count:
+        raise ArgumentError(f"k={k!r}, but {count:,} rows may be results: expected 1 to that many.")
 
 
 def check_mask(where: np.ndarray, count: int) -> np.ndarray:

@@ -231,7 +231,7 @@ class Index:
 
     def _fill(self, vectors: np.ndarray, rows: pd.DataFrame, recall: float | None) -> None:
         """Fill an empty index; unless `recall` is None, some vectors are held out until it is tuned on them."""
-        held = np.empty(0, np.int64) if recall is None or self.kind == "flat" else tuning.holdout(vectors)
+        queries, held = ([], []) if recall is None or self.kind == "flat" else tuning.holdout(vectors)
         if not len(held):
             return self.add(vectors, rows)
         self._check_new(vectors, rows)
@@ -239,7 +239,7 @@ class Index:
         self._vectors.learn(vectors, rest)
         self._vectors.add(vectors, rest)
         self._mark(np.zeros(len(rest), bool))
-        self.recall = tuning.tune(self, tuning.GroundTruth(vectors[held], vectors, rest), recall)
+        self.recall = tuning.tune(self, tuning.GroundTruth(vectors[queries], vectors, rest), recall)
         self._vectors.add_between(vectors, held)
         self._rows = rows.reset_index(drop=True)
         self._mark(np.zeros(len(rows), bool))

@@ -12,15 +12,13 @@ from pyarrow import parquet
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.core.workspace import check_card
+from rectrio_lib.core.workspace import MADE_FROM, check_card
 from rectrio_lib.core.workspace import read_card as read_json
 from rectrio_lib.index.factory import KINDS
 
 FORMAT = 2  # of the files: another number is not read
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "effort": int, "count": int}
 SCHEMA |= {"recall": float | int | None, "made_from?": dict, "checksums?": dict}
-MADE_FROM = {f"{key}?": str for key in ("encoder", "store", "dataset", "folder", "dataset_hash")}
-MADE_FROM |= {"random_weights?": bool, "generated_images?": bool}
 MOST = 2**31 - 1  # what FAISS can count
 
 

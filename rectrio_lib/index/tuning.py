@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from rectrio_lib.core.errors import RecallOutOfReachError
-from rectrio_lib.core.knn import blocks, exact_search, first_of_equals
+from rectrio_lib.core.knn import blocks, equals, exact_search
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.factory import TOP_K, search_params
 
@@ -51,16 +51,26 @@ def tune(index: TunableIndex, truth: GroundTruth, recall: float) -> float:
     return measured[high]
 
 
-def holdout(vectors: np.ndarray) -> np.ndarray:
-    """Choose positions of (N, dim) to tune on, kept out of the index: a tenth, 2,000 at most, none of fewer than 500.
+def holdout(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose positions of (N, dim) to tune on: a tenth, 2,000 at most, none of fewer than 500.
 
-    Each distinct vector is drawn with the same probability: copies of one image do not stand for all queries.
+    Each distinct vector is drawn with the same probability: copies of one image do not stand for all queries. What is
+    tuned on is kept out of the index with all its equals, as a new query has none there.
+
+    Returns:
+        Positions of the queries, and of what is to be kept out; both ascending.
     """
     if len(vectors) < 500:
-        return np.empty(0, np.int64)
-    distinct = first_of_equals(vectors)
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    distinct, first = equals(vectors)
     size = min(2_000, len(vectors) // 10, (len(distinct) + 1) // 2)
-    return np.sort(np.random.default_rng(0).choice(distinct, size, replace=False))
+    drawn = np.random.default_rng(0).choice(distinct, size, replace=False)
+    counts = np.bincount(first)[drawn]
+    few = counts <= len(vectors) // 100
+    few[few] = counts[few].cumsum() <= len(vectors) // 5
+    if not few.any():  # hardly anything but copies
+        return np.sort(drawn), np.sort(drawn)
+    return np.sort(drawn[few]), np.flatnonzero(np.isin(first, drawn[few]))
 
 
 class GroundTruth:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.files import renamed
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data.decoding import FIGURE
 from rectrio_lib.report.lettering import lettered
 
 HIT, MISS, QUERY = "#009e73", "#d55e00", "#0072b2"  # told apart by colour-blind people (Okabe and Ito, 2008)
@@ -18,9 +22,19 @@ DPI = 110
 
 def save_figure(figure: Figure, name: str) -> None:
     """Write a figure to outputs/figures/<name>.png."""
-    path = Workspace().outputs / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+    save_image(figure, Workspace().outputs / "figures" / f"{name}.png")
+
+
+def save_image(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the suffix; ArgumentError if there is none such, StorageError if it fails."""
+    kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ArgumentError(
+            f"{path} names no format of images: choose a suffix such as .png (known: {', '.join(known)})."
+        )
+    with renamed(path) as partial:
+        about = {"metadata": {"Software": FIGURE}} if kind == "png" else {}  # so that no index takes it for an image
+        figure.savefig(partial, format=kind, dpi=DPI, bbox_inches="tight", **about)
 
 
 class Wall:

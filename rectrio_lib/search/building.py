@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
+from rectrio_lib.core.files import is_folder
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory, opening
 from rectrio_lib.index.base import VectorIndex
@@ -23,7 +24,7 @@ LONGEST_NAME = 100
 def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
     """Return the full path of a folder of images, and the name to keep them under: by default that of the folder."""
     folder = Path(folder).expanduser().resolve()
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
     name = name or folder.name
     if not name or len(name) > LONGEST_NAME or re.search(FORBIDDEN, name):
@@ -36,7 +37,7 @@ def refuse_other_images(folder: Path, name: str, workspace: Workspace) -> None:
     card = workspace.cards("indexes").get(name, {})
     made_from = provenance.of_index(name, card, workspace) if card else {}
     then = made_from.get("folder", "")
-    if made_from.get("store") and then != str(folder) and (not then or Path(then).is_dir()):
+    if made_from.get("store") and then != str(folder) and (not then or is_folder(then)):
         owner = f"the images in {then}" if then else f"the data set {made_from['dataset']}"
         raise ArgumentError(f"The index {name} is of {owner}: give this one another name (--name).")
 

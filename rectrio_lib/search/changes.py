@@ -1,10 +1,12 @@
-"""Adding images to a saved index and removing them, seen by every process at once."""
+"""Adding images to a saved index, removing them, and training its encoder, seen by every process at once."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,17 @@ from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index.opening import open_index
 from rectrio_lib.search.searcher import Searcher
 
+if TYPE_CHECKING:  # PyTorch is imported when something is trained, not before
+    from rectrio_lib.training.fine_tuning import FineTuned
+
+LOG = logging.getLogger(__name__)
 BATCH = 128  # images that `add` encodes at once
+TRAINED_SIDE = 128  # pixels: a compromise between what a backbone sees and how long training takes on a processor
+
+
+def trained_size(backbone: str) -> tuple[int, int]:
+    """Return the side to which images are cut for training, and that to which the backbone scales them, 0: its own."""
+    return (224, 0) if backbone.startswith("clip:") else (TRAINED_SIDE, TRAINED_SIDE)
 
 
 class Changeable(Searcher):
@@ -95,6 +107,50 @@ class Changeable(Searcher):
             if absent:
                 raise ArgumentError(f"{len(absent)} of {len(names)} images are not in the index, such as {absent[0]}.")
             self.index.remove(self.index.rows["image_id"].iloc[sorted({place[name] for name in names})].tolist())
+
+    def train(self, backbone: str = "", **options: int) -> FineTuned:
+        """Fine-tune a pretrained backbone on the class folders, and rebuild the index if validation images rank better.
+
+        The encoder is saved as <name>-tuned; where it is not better, collection and index stay as they are.
+
+        Args:
+            backbone: such as "clip:ViT-B/32"; empty: that of the encoder, or else `collection.BACKBONE`.
+            **options: epochs, blocks and seed, see `fine_tuning.fine_tune`.
+
+        Returns:
+            Encoders, their validation figures, and which is best, see `FineTuned`.
+
+        Raises:
+            ArgumentError: if the images are not files.
+            DataError: if the folder is gone, or has too few classes or images.
+            MissingArtefactError: if there are no pretrained weights.
+        """
+        from rectrio_lib.data.dataset import prepare
+        from rectrio_lib.encoders.pretrained import load_pretrained
+        from rectrio_lib.encoders.registry import save_encoder
+        from rectrio_lib.search import building, collection
+        from rectrio_lib.training.fine_tuning import FROZEN, fine_tune
+
+        place, tuned = {"workspace": self.workspace}, f"{self.name}-tuned"
+        card = self.workspace.cards("encoders").get(self.encoder_name, {})
+        backbone = backbone or card.get("arguments", {}).get("backbone") or collection.BACKBONE
+        building.saved_encoder(backbone, self.random_weights, self.workspace)  # refuses random weights
+        size, resolution = trained_size(backbone)
+        folder, sides = str(self.images_folder()), {"val_fraction": 1 / 8}
+        data, _ = prepare(self.name, "folder", folder, size, 3, **sides, **place)
+        frozen = load_pretrained(backbone, size, resolution, **place)
+        checkpoints = self.workspace.outputs / "checkpoints" / tuned
+        run = fine_tune(frozen, data, checkpoints, **options, **place)
+        shown = ", ".join(f"{name} {figures['map_at_r']:.3f}" for name, figures in run.figures.items())
+        if run.best == FROZEN:
+            LOG.info("Training was not better on validation images (mAP@R: %s): %s stays as it is.", shown, self.name)
+            return run
+        LOG.info("Validation images rank best after %s (mAP@R: %s), saved as %s.", run.best, shown, tuned)
+        save_encoder(frozen, f"{tuned}-frozen", **place)
+        save_encoder(run.encoders[run.best], tuned, run.data.hash, options.get("seed", 0), **place)
+        again = type(self).build(self.folder, tuned, self.name, self.index.kind, manifest=run.data.manifest, **place)
+        self.__dict__.update(again.__dict__)
+        return run
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

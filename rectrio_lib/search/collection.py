@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
+from rectrio_lib.core.files import is_folder
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
+from rectrio_lib.embeddings.store import files_of
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index import factory
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.opening import open_index
 from rectrio_lib.search import building, provenance
 from rectrio_lib.search.changes import Changeable
+from rectrio_lib.search.options import Options, among, copies_of
+from rectrio_lib.search.searcher import normal
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
     from rectrio_lib.app.server import Served
@@ -188,14 +192,21 @@ class Collection(Changeable):
     def positions(self, names: Sequence[str]) -> dict[str, int]:
         """Return where images lie in `index.rows`, by image_id or path; copies by any of their paths."""
         found = super().positions(names)
-        others = [name for name in names if name not in found]
-        table = self.workspace.path("embeddings", self.made_from.get("store") or "none") / "files.parquet"
-        if others and table.is_file():
-            files = pd.read_parquet(table, columns=["path", "image_id"])
-            files = files[files["path"].isin(others)]
-            places = super().positions(files["image_id"].tolist())
-            found |= {name: places[own] for name, own in files.itertuples(index=False) if own in places}
+        others = {normal(name): name for name in names if name not in found}
+        if others:
+            copies = self._copies()
+            copies = copies[copies["path"].map(normal).isin(others)]
+            found |= {
+                others[normal(path)]: int(at) for path, at in zip(copies["path"], copies["position"], strict=True)
+            }
         return found
+
+    def _copies(self) -> pd.DataFrame:
+        store = self.workspace.path("embeddings", self.made_from.get("store") or "none")
+        return copies_of(self.index, files_of(store))
+
+    def _among(self, options: Options) -> tuple[Options, pd.DataFrame]:
+        return among(self.index, self._copies(), options) if isinstance(options.where, str) else super()._among(options)
 
     def own_id(self, file: Path) -> str:
         """Return the image_id of a file below the folder, by its content, if it is in the index; else nothing."""
@@ -221,7 +232,7 @@ class Collection(Changeable):
         """Return the folder of the images; refuse if it is gone, or they are not files."""
         if self.folder is None:
             raise DataError(f"The images of {self.name} are not files: name the folder that holds them (--folder DIR).")
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             raise DataError(f"{self.folder} is gone: where are the images of {self.name} now (--folder DIR)?")
         return self.folder
 

@@ -1,13 +1,20 @@
-"""Which results count, and in which order."""
+"""Which results count, and in which order; byte-identical copies of an image count by their own path and label."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from numbers import Real
 
+import numpy as np
+import pandas as pd
+
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.index.base import Where
+from rectrio_lib.data.layout import describe
+from rectrio_lib.index.base import VectorIndex, Where
+from rectrio_lib.index.conditions import matching
+
+COPIED = ["path", "label", "split"]  # in which a copy differs from its image
 
 
 @dataclass(frozen=True)
@@ -48,3 +55,46 @@ class Options:
                 raise ArgumentError(f"{name}={value!r}: expected {expected}.")
         if self.reciprocal is not None and self.mmr is not None:
             raise ArgumentError("reciprocal and mmr exclude each other: each orders the results in its own way.")
+
+
+def copies_of(index: VectorIndex, files: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the copies, with the `position` of their image.
+
+    A label or split that did not come from the folders of the image holds for its copies, too.
+
+    Args:
+        index: of a folder of images.
+        files: of its store, with `path` and `image_id`; empty if it is not one of a folder.
+    """
+    rows = index.rows
+    if files.empty or not {*COPIED} <= {*rows.columns}:
+        return rows.iloc[:0].assign(position=0)
+    place = pd.Index(rows["image_id"].where(~index.removed)).get_indexer(files["image_id"])
+    other = (place >= 0) & ~files["path"].isin(rows["path"]).to_numpy()
+    copies = rows.iloc[place[other]].assign(position=place[other]).reset_index(drop=True)
+    if len(copies):
+        told = describe(files["path"].tolist()).set_index(files["path"])
+        paths = files["path"][other].tolist()
+        for column in ("label", "split"):
+            from_folder = copies[column].to_numpy() == told[column].reindex(copies["path"]).to_numpy()
+            copies[column] = np.where(from_folder, told.loc[paths, column], copies[column])
+        copies["path"] = paths
+    return copies
+
+
+def among(index: VectorIndex, copies: pd.DataFrame, options: Options) -> tuple[Options, pd.DataFrame]:
+    """Let an image count if one of its copies meets the condition; return the options, and the rows to show.
+
+    Where only a copy meets it, its row is shown.
+    """
+    if not isinstance(options.where, str) or not len(copies):
+        return options, index.rows
+    mask, rows = matching(index.rows, options.where), index.rows
+    met = copies[matching(copies.drop(columns="position"), options.where)].drop_duplicates("position")
+    met = met[~mask[met["position"]]]
+    if len(met):
+        rows = rows.copy()
+        rows.iloc[met["position"], rows.columns.get_indexer(COPIED)] = met[COPIED].to_numpy()
+        mask = mask.copy()
+        mask[met["position"]] = True
+    return replace(options, where=mask), rows

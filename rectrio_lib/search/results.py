@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rectrio_lib.core.files import is_folder
+
 OWN_COLUMNS = ("query", "rank", "score")
 JPEG_QUALITY = 78
 MOST_SHOWN, SHOWN_SIDE = 50, 96  # images in a notebook, and their size in pixels
@@ -59,7 +61,7 @@ class Results:
     def _repr_html_(self) -> str:
         """Show the images in a notebook, as far as their files are there; else the table."""
         frame = self.frame().head(MOST_SHOWN)
-        if self.folder is None or "path" not in frame or not self.folder.is_dir():
+        if self.folder is None or "path" not in frame or not is_folder(self.folder):
             return frame.to_html(index=False)
         lines = []
         for query, found in frame.groupby("query", sort=False):

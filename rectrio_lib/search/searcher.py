@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.tables import shortened
@@ -25,10 +25,8 @@ from rectrio_lib.search.results import Results
 if TYPE_CHECKING:  # PyTorch is imported when an image or a text must be encoded, not before
     from rectrio_lib.encoders.base import Encoder
 
-LOG = logging.getLogger(__name__)
 NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
 WITHOUT = -0.5  # weight of an unwanted text: enough to turn away, too little to lead elsewhere
-LONG_TEXT = 20  # words: shorter texts are read to their end by every text tower
 Image = str | Path | np.ndarray
 
 
@@ -85,7 +83,7 @@ class Searcher:
             ArgumentError: if nothing is asked for, an image is not to be found, or encoder or argument do not fit.
             DataError: if a file is not a readable image.
         """
-        chosen, texts, unwanted = Options(**options), _listed(text), _listed(without)
+        (chosen, rows), texts, unwanted = self._among(Options(**options)), _listed(text), _listed(without)
         if images is None and text is None and not unwanted:
             raise ArgumentError("There is nothing to search for: give an image, an image_id or a text.")
         if images is None and weights is None and not unwanted:
@@ -95,7 +93,7 @@ class Searcher:
             if texts or unwanted or weights is not None:
                 names, vectors = self._mix(names, vectors, texts, unwanted, weights)
                 own = own.reshape(1, -1)
-        return replace(answer(self.index, vectors, k, names, chosen, own), folder=self.folder)
+        return replace(answer(self.index, vectors, k, names, chosen, own), rows=rows, folder=self.folder)
 
     def recommend(
         self,
@@ -138,8 +136,12 @@ class Searcher:
 
     def encode_images(self, images: Image | Sequence[Image]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return names (Q), vectors (Q, dim), and positions in the index int64 (Q, 1), -1 for images from elsewhere."""
+        if not isinstance(images, Image | Iterable):
+            raise ArgumentError(
+                f"images is {type(images).__name__}: expected files, arrays, image_ids, or a list of them."
+            )
         if isinstance(images, np.ndarray):
-            images = images[None] if images.ndim == 3 else images
+            images = _checked(images[None] if images.ndim == 3 else images)
             return [str(i) for i in range(len(images))], self.encoder.encode(images), np.full((len(images), 0), -1)
         images = [images] if isinstance(images, str | Path) else list(images)
         names = [f"image {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
@@ -153,7 +155,7 @@ class Searcher:
         for image, name in others:
             if not isinstance(image, np.ndarray) and name not in files:
                 raise ArgumentError(f"{name} is not a file, nor an image_id or path of an image in the index.")
-        pixels = [image if isinstance(image, np.ndarray) else self._read(files[name]) for image, name in others]
+        pixels = [_checked(i) if isinstance(i, np.ndarray) else self._read(files[name]) for i, name in others]
         if len({image.shape for image in pixels}) > 1:
             raise ArgumentError(f"Arrays should have one shape, not {pixels[0].shape} and {pixels[-1].shape}, say.")
         if pixels:
@@ -170,13 +172,17 @@ class Searcher:
 
     def positions(self, names: Sequence[str]) -> dict[str, int]:
         """Return where images lie in `index.rows`, by image_id or path; names that are not there are left out."""
-        rows, wanted, found = self.index.rows, {_normal(name): name for name in names}, {}
+        rows, wanted, found = self.index.rows, {normal(name): name for name in names}, {}
         for column in ("path", "image_id"):  # an image_id goes before a path
             if column in rows:
-                values = rows[column] if all(map(str.isascii, wanted)) else rows[column].map(_normal)
+                values = rows[column] if all(map(str.isascii, wanted)) else rows[column].map(normal)
                 places = np.flatnonzero(values.isin(list(wanted)).to_numpy() & ~self.index.removed)
                 found |= {wanted[values.iloc[place]]: int(place) for place in places[::-1]}
         return found
+
+    def _among(self, options: Options) -> tuple[Options, pd.DataFrame]:
+        """Return the options to search with, and the rows to show."""
+        return options, self.index.rows
 
     def own_id(self, file: Path) -> str:
         """Return the image_id of a file that belongs to the collection; empty for one from elsewhere."""
@@ -233,19 +239,22 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
             f"This encoder, of kind {encoder.kind!r}, has no text tower and finds nothing by words. Of the saved "
             f"encoders, {able or 'none'} can; `rectrio index FOLDER --backbone clip:ViT-B/32` makes an index that can."
         )
-    vectors = encoder.encode_texts(texts)
-    for text in texts:
-        if len(text.split()) > LONG_TEXT:
-            shorter, whole = (encoder.tokenize([part]).tolist() for part in (text.rsplit(maxsplit=1)[0], text))
-            if shorter == whole:  # the last word changes nothing: it was cut off
-                LOG.warning("%r is longer than this encoder reads: its end is ignored.", shortened(text))
-    return vectors
+    return encoder.encode_texts(texts)
 
 
 def _listed(text: str | Sequence[str] | None) -> list[str]:
-    return [] if text is None else [text] if isinstance(text, str) else list(text)
+    texts = [] if text is None else [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
+    if not all(isinstance(one, str) for one in texts):
+        raise ArgumentError(f"{shortened(repr(text))} is neither a text nor a list of texts.")
+    return texts
 
 
-def _normal(name: str) -> str:
+def _checked(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint8:  # 0..1 would be taken for black
+        raise ArgumentError(f"An array of {pixels.dtype} is not an image: expected uint8, 0 to 255.")
+    return pixels
+
+
+def normal(name: str) -> str:
     """Return a path as paths are compared: with slashes, and accents in one form."""
     return unicodedata.normalize("NFC", str(name)).replace("\\", "/")

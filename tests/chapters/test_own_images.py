@@ -10,6 +10,7 @@ from rectrio_lib.chapters import own_images, runner
 from rectrio_lib.chapters.chapter import choose_parameters
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data import dataset
 from rectrio_lib.search import collection
 from rectrio_lib.search.collection import Collection
 
@@ -89,6 +90,24 @@ def test_the_name_of_another_folder_is_refused_before_anything_is_replaced(folde
         own_images.run_folder(other, parameters={"backbone": ENCODER})
     assert not (tmp_path / "outputs" / "embeddings" / f"{ENCODER}--pets-2").exists()
     assert Collection.open().folder == folder.resolve()
+
+
+@pytest.mark.parametrize(("kept", "said"), [(8, True), (4, False)])
+def test_training_that_was_not_better_is_said(folder, monkeypatch, kept, said):
+    """The chapter saves the frozen backbone under the trained one's name if validation prefers it."""
+
+    def train(folder, name, rows, **parameters):
+        save_encoder_of_pixels(8, "pets-tuned-frozen")
+        return save_encoder_of_pixels(kept, "pets-tuned")
+
+    decisions = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(own_images, "train", train)
+    monkeypatch.setattr(own_images, "write_page", lambda shop, seen, report, decision: decisions.append(decision))
+    data = dataset.prepare("pets", "folder", str(folder), 8, 3)
+    dataset.save_dataset(*data)
+    own_images.run_folder(folder, parameters={"backbone": ENCODER})
+    assert ("not better" in decisions[0]) == said
 
 
 def test_training_outside_of_a_checkout_is_refused(folder, monkeypatch, tmp_path):

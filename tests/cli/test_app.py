@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +48,14 @@ def raising(error):
         raise error
 
     return run_chapters
+
+
+def test_a_full_disk_is_one_sentence(project, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "page.html")
+    monkeypatch.setattr(runner, "run_chapters", raising(full))
+    result = rectrio("run")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert "page.html" in result.stderr and full.strerror in result.stderr
 
 
 def test_version_is_the_package_version():

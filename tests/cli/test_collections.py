@@ -141,6 +141,27 @@ def test_show_writes_a_grid(folder, tmp_path):
         assert grid.format == "PNG" and grid.width > 1.5 * grid.height
 
 
+def test_a_grid_among_the_images_is_not_indexed_with_them(folder):
+    indexed(folder)
+    well("search", "cat/00.png", "--show", folder / "answers.png")
+    said = indexed(folder)
+    assert "0 of 13 embedded" in said and "1 unreadable" in said
+    ledger = Path(re.search(r"reasons in (.*ledger\.csv)", said)[1]).read_text(encoding="utf-8")
+    assert "answers.png,a figure" in ledger
+
+
+def test_a_grid_that_cannot_be_written_is_one_sentence_and_leaves_nothing(folder, tmp_path):
+    indexed(folder)
+    well("search", "cat/00.png", "--show", tmp_path / "new" / "grid.JPG")
+    with Image.open(tmp_path / "new" / "grid.JPG") as grid:
+        assert grid.format == "JPEG"
+    (tmp_path / "file").touch()
+    for place, said in (("grid.txt", "grid.txt"), ("grid", "grid"), ("file/grid.png", "cannot be written")):
+        result = CliRunner().invoke(app, ["search", "cat/00.png", "--show", str(tmp_path / place)])
+        assert result.exit_code == 1 and said in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("grid*"))
+
+
 def test_embed_makes_vectors_and_names_the_command_that_indexes_them(folder):
     said = well("embed", folder, "--encoder", ENCODER)
     assert "12 of 12 embedded" in said and "12 of length 192" in said

@@ -32,6 +32,14 @@ def test_contenders_take_turns_and_the_first_run_is_not_counted(clock):
     assert {name: len(taken) for name, taken in seconds.items()} == {"a": 4, "b": 4, "c": 4}
 
 
+def test_warm_contenders_run_once_uncounted_before_each_time(clock):
+    calls = []
+    runs = {name: contender(name, cost, clock, calls) for name, cost in {"a": 1.0, "b": 2.0}.items()}
+    seconds = timing.time_in_turns(runs, 2, warm=True)
+    assert "".join(name for name, _ in calls) == "ab" + "aabb" + "bbaa"
+    assert (seconds["a"].tolist(), seconds["b"].tolist()) == ([4.0, 10.0], [12.0, 16.0])
+
+
 def test_garbage_is_not_collected_while_the_clock_runs(clock):
     calls = []
     timing.time_in_turns({"a": contender("a", 1.0, clock, calls)}, 3)

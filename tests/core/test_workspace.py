@@ -86,7 +86,8 @@ def test_cards_lists_what_is_finished_and_shows_what_is_damaged_as_empty():
     home = Workspace().outputs / "encoders"
     for name in ("b", "a", "a.old", "c.0.new"):
         files.write_json(home / name / "encoder.json", {"name": name})
-    for name, content in {"damaged": "{", "list": "[1]", "deep": "[" * 100_000}.items():
+    changed = {"typed": '{"arguments": []}', "named": '{"encoder": {}}', "nested": '{"made_from": {"folder": 3}}'}
+    for name, content in {"damaged": "{", "list": "[1]", "deep": "[" * 100_000, **changed}.items():
         (home / name).mkdir()
         (home / name / "encoder.json").write_text(content, encoding="utf-8")
     (home / "empty").mkdir()
@@ -96,6 +97,7 @@ def test_cards_lists_what_is_finished_and_shows_what_is_damaged_as_empty():
         "damaged": {},
         "deep": {},
         "list": {},
+        **{name: {} for name in changed},
     }
 
 
@@ -105,6 +107,11 @@ def test_card_that_is_missing_or_damaged_is_a_data_error_that_names_the_file(tmp
         (tmp_path / "card.json").write_bytes(content)
     with pytest.raises(errors.DataError, match=r"card\.json"):
         workspace.read_card(tmp_path / "card.json")
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "a\0b", ""])
+def test_a_path_that_no_system_could_have_is_no_folder(path):
+    assert files.is_folder(path) is (path == "")  # the working directory
 
 
 def test_workspace_with_a_root_ignores_the_environment(tmp_path):

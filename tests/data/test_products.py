@@ -263,4 +263,5 @@ def test_products_that_differ_in_capitals_only_are_spoken_of(tmp_path):
     frame = read(save(tmp_path, "SHOE1_1.JPG", "shoe1_2.jpg", "pen_0.png", "pen_1.png"))
     (first, *_) = remarks(frame)
     assert "SHOE1 and shoe1" in first
+    assert frame.groupby("label")["group"].first().to_dict() == {"SHOE1": "SHOE1", "shoe1": "SHOE1", "pen": "pen"}
     assert not any("shoe1" in line for line in remarks(frame[frame["label"] == "pen"]))

@@ -210,6 +210,7 @@ def test_a_report_says_how_fast_and_which_stage_limits():
         "limits); 4 copies, 5 unreadable, 2 deleted"
     )
     assert Report().timings["pictures_per_second"] == 0
+    assert str(Report(copies=1)).endswith("; 1 copy, 0 unreadable, 0 deleted")
 
 
 def test_time_is_counted_for_the_stage_even_if_it_fails(monkeypatch):

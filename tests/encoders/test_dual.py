@@ -1,18 +1,15 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from makers.networks import pictures
+from makers.processes import in_another_process
 from makers.texts import WORDS, dual
 
 from rectrio_lib.encoders.dual import FIRST, PAD, PLAN, UNKNOWN, DualEncoder
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["a red star", "coat", "warm unheard coat", "a red star " * 3]
 
 
@@ -108,7 +105,7 @@ def test_both_towers_and_the_vocabulary_come_back_in_a_new_process(tmp_path):
         "tokens=net.tokenize(sys.argv[3:]).numpy())"
     )
     paths = [str(tmp_path / name) for name in ("images.npy", "found.npz")]
-    subprocess.run([sys.executable, "-c", code, *paths, *TEXTS], cwd=ROOT, check=True)
+    in_another_process(code, *paths, *TEXTS)
     with np.load(paths[1]) as found:
         np.testing.assert_allclose(found["pictures"], encoder.eval().encode(pictures(5)), rtol=0, atol=1e-5)
         np.testing.assert_allclose(found["texts"], encoder.encode_texts(TEXTS), rtol=0, atol=1e-5)

@@ -1,6 +1,5 @@
 """Any torch module as an encoder."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import pictures
+from makers.processes import in_another_process
 from torch import nn
 
 import rectrio_lib as rt
@@ -96,7 +96,7 @@ def test_a_saved_one_gives_the_same_vectors_in_a_new_process(nets, tmp_path, mon
     )
     paths = [str(tmp_path / name) for name in ("images.npy", "vectors.npy")]
     monkeypatch.setenv("PYTHONPATH", f"{nets}:{ROOT}")
-    subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, check=True)
+    in_another_process(code, *paths)
     np.testing.assert_allclose(np.load(paths[1]), encoder.encode(pictures(5, 3, 8)), rtol=0, atol=1e-5)
     loaded = load_encoder("own")
     assert fingerprint(loaded) == fingerprint(encoder) and loaded.preprocessing == encoder.preprocessing

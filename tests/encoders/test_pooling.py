@@ -1,22 +1,18 @@
 """How maps become features: the average, or a generalised mean with a learned exponent."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from makers.networks import RESNET, RN, SQUEEZENET, VIT, pictures, pretrained
+from makers.processes import in_another_process
 
 from rectrio_lib.core import device as device_module
 from rectrio_lib.encoders import pretrained as pretrained_module
 from rectrio_lib.encoders.backbone import GeM
 from rectrio_lib.encoders.pretrained import Pretrained, build_backbone, load_backbone, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +116,7 @@ def test_the_exponent_is_saved_and_gives_the_same_vectors_in_a_new_process(tmp_p
         "np.save(sys.argv[2], encoder.encode(np.load(sys.argv[1])))"
     )
     paths = [str(tmp_path / name) for name in ("images.npy", "vectors.npy")]
-    subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, check=True)
+    in_another_process(code, *paths)
     np.testing.assert_allclose(np.load(paths[1]), encoder.encode(pictures(3, 3, 32)), rtol=0, atol=1e-5)
 
 

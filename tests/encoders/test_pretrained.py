@@ -1,15 +1,13 @@
 import json
 import re
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from makers.networks import RESNET, RN, SQUEEZENET, VIT, pictures, pretrained
+from makers.processes import in_another_process
 
 from rectrio_lib.core import device as device_module
 from rectrio_lib.core import files
@@ -19,7 +17,6 @@ from rectrio_lib.encoders.clip import clip_module
 from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 
-ROOT = Path(__file__).resolve().parents[2]
 ALL = [SQUEEZENET, RESNET, VIT, RN]
 NATIVE_TOLERANCE = 0.03  # bfloat16 keeps eight bits
 
@@ -224,7 +221,7 @@ def test_fine_tuned_backbones_give_the_same_vectors_in_a_new_process(tmp_path):
         "np.savez(sys.argv[2], **{name: load_encoder(name).encode(images) for name in sys.argv[3:]})"
     )
     paths = [str(tmp_path / file) for file in ("images.npy", "vectors.npz")]
-    subprocess.run([sys.executable, "-c", code, *paths, *fine_tuned], cwd=ROOT, check=True)
+    in_another_process(code, *paths, *fine_tuned)
     with np.load(paths[1]) as found:
         for name, encoder in fine_tuned.items():
             expected = encoder.eval().encode(photos(6))

@@ -1,14 +1,11 @@
 """CLIP's text tower, kept beside its pictures."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from makers.networks import SQUEEZENET, VIT, pictures, pretrained
+from makers.processes import in_another_process
 
 from rectrio_lib.data.captions import prompts
 from rectrio_lib.encoders import clip
@@ -18,7 +15,6 @@ from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encode
 from rectrio_lib.search.searcher import Searcher
 from rectrio_lib.search.zero_shot import index_names
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["a photo of a cat", "猫 🐈", "a cat and " * 5000, "a"]
 
 
@@ -60,7 +56,7 @@ def test_both_towers_come_back_in_a_new_process(tmp_path, caplog):
         "import sys, numpy as np; from rectrio_lib import load_encoder; "
         "np.save(sys.argv[1], load_encoder('net').encode_texts(sys.argv[2:]))"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "found.npy"), *TEXTS[:2]], cwd=ROOT, check=True)
+    in_another_process(code, str(tmp_path / "found.npy"), *TEXTS[:2])
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), encoder.encode_texts(TEXTS[:2]), rtol=0, atol=1e-5)
     assert load_encoder("net").stand_in
 

@@ -1,13 +1,11 @@
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from makers.networks import pictures, small
+from makers.processes import in_another_process
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -18,8 +16,6 @@ from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.pretrained import ProjectionHead
 from rectrio_lib.encoders.registry import count_parameters, fingerprint, load_encoder, save_encoder, variants
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_frozen_parameters_are_not_counted():
@@ -66,7 +62,7 @@ def test_a_saved_encoder_gives_the_same_vectors_in_a_new_process(tmp_path):
         "np.save(sys.argv[2], load_encoder('net').encode(np.load(sys.argv[1])))"
     )
     paths = [str(tmp_path / name) for name in ("images.npy", "vectors.npy")]
-    subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, check=True)
+    in_another_process(code, *paths)
     np.testing.assert_allclose(np.load(paths[1]), network.encode(pictures(30)), rtol=0, atol=1e-5)
 
 

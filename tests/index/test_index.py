@@ -180,6 +180,21 @@ def test_more_neighbours_than_pictures_are_refused_removed_ones_not_counted(k):
         index.search(vectors[:1], k)
 
 
+@pytest.mark.parametrize("k", ["3", 2.5, None, True])
+def test_a_number_of_neighbours_that_is_none_is_refused(k):
+    index, vectors = built()
+    with pytest.raises(ArgumentError, match=re.escape(f"k={k!r}")):
+        index.search(vectors[:1], k)
+
+
+def test_what_is_no_array_of_numbers_is_taken_as_one_or_refused():
+    index, vectors = built()
+    assert index.search(vectors[:2].tolist(), 1)[1].tolist() == [[0], [1]]
+    for wrong in ("shoe", [["a"] * DIM], None):
+        with pytest.raises(ArgumentError, match=str(DIM)):
+            index.search(wrong, 1)
+
+
 @pytest.mark.parametrize("shape", [(2, DIM + 1), (DIM,), (1, 1, DIM)])
 def test_vectors_of_another_shape_are_refused(shape):
     index, _ = built()

@@ -112,8 +112,9 @@ def test_only_some_vectors_may_be_answers():
 
 def test_held_out_queries_are_a_tenth_without_repetition_but_none_of_few():
     vectors = unit(np.random.default_rng(0), 30_000)
-    assert [len(tuning.holdout(vectors[:count])) for count in (0, 499, 500, 6000, 30_000)] == [0, 0, 50, 600, 2000]
-    held = tuning.holdout(vectors[:6000])
+    assert [len(tuning.holdout(vectors[:count])[0]) for count in (0, 499, 500, 6000, 30_000)] == [0, 0, 50, 600, 2000]
+    queries, held = tuning.holdout(vectors[:6000])
+    assert queries.tolist() == held.tolist()
     assert len(set(held.tolist())) == 600 and held.max() > 5500 and held.min() < 500
 
 
@@ -225,7 +226,24 @@ def test_copies_of_one_vector_do_not_stand_for_the_queries_of_the_tuning(kind):
     rng = np.random.default_rng(0)
     vectors, queries = clustered(rng, 6000), clustered(rng, 500)
     vectors[rng.permutation(6000)[:5400]] = vectors[0]
-    held = tuning.holdout(vectors)
-    assert len(np.unique(vectors[held], axis=0)) == len(held) == 301
+    chosen, held = tuning.holdout(vectors)
+    assert len(np.unique(vectors[chosen], axis=0)) == len(chosen) == len(held) >= 300
     index = tuned(kind, vectors, 0.9)  # a graph of copies hardly reaches more
     assert GroundTruth(queries, vectors).recall(index).mean() > index.recall - 0.03, "promised more than others get"
+
+
+def test_what_is_tuned_on_has_no_equal_in_the_index_as_a_new_query_has_none():
+    rng = np.random.default_rng(1)
+    vectors = np.concatenate([np.repeat(clustered(rng, 900), 5, axis=0), clustered(rng, 1500)])
+    chosen, held = tuning.holdout(vectors)
+    assert len(held) > len(chosen) > 100 and len(held) <= len(vectors) // 5
+    rest = np.delete(vectors, held, axis=0)
+    assert not (vectors[chosen][:, None] == rest[None]).all(2).any()
+    index = tuned("hnsw", vectors, 0.9)
+    assert GroundTruth(clustered(rng, 500), vectors).recall(index).mean() > index.recall - 0.03
+
+
+def test_hardly_anything_but_copies_is_tuned_on_itself():
+    vectors = np.repeat(clustered(np.random.default_rng(0), 4), 500, axis=0)
+    chosen, held = tuning.holdout(vectors)
+    assert len(chosen) == 2 and chosen.tolist() == held.tolist()

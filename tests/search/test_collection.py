@@ -376,6 +376,52 @@ def test_byte_identical_copies_are_found_by_any_of_their_paths(folder):
     assert paths(Collection.open().search("dog/twin.png", k=11)) == expected
 
 
+def test_byte_identical_copies_are_found_by_the_label_of_their_own_folder(folder):
+    for home in ("dog", "bird"):
+        (folder / home).mkdir(exist_ok=True)
+        (folder / home / "twin.png").write_bytes((folder / "cat" / "00.png").read_bytes())
+    shop = build(folder)
+    before = shop.index.rows.copy()
+    assert len(before) == 12
+    for where, own in (("label == 'bird'", ["bird/twin.png"]), ("path == 'dog/twin.png'", ["dog/twin.png"])):
+        found = shop.search("dog/50.png", where=where, k=3).frame()
+        assert (found["path"].tolist(), found["label"].tolist()) == (own, [own[0].partition("/")[0]])
+    dogs = shop.search("cat/01.png", where="label == 'dog'", k=12).frame()
+    assert set(dogs["label"]) == {"dog"} and len(dogs) == 7
+    cats = shop.search("cat/01.png", where="label == 'cat'", k=12).frame()
+    assert set(cats["path"]) == {f"cat/{number:02}.png" for number in (0, 2, 3, 4, 5)}
+    assert shop.index.rows.equals(before)
+    shop.remove("bird/twin.png")
+    assert not paths(shop.search("dog/50.png", where="label == 'bird'"))
+
+
+def test_damaged_cards_and_tables_beside_an_index_are_no_bugs(folder):
+    shop = build(folder)
+    home = Workspace().path("embeddings", f"{ENCODER}--pets")
+    (home / "files.parquet").write_bytes(b"PAR1")
+    for search in (lambda: shop.search("dog/none.png"), lambda: shop.search("cat/00.png", where="label == 'cat'")):
+        with pytest.raises(DataError, match=r"files\.parquet"):
+            search()
+    (home / "files.parquet").unlink()
+    assert len(paths(shop.search("cat/00.png", where="label == 'cat'"))) == 5
+    card = index_file().with_name("card.json")
+    content = json.loads(card.read_text(encoding="utf-8"))
+    for wrong in ("x" * 300, {"folder": 3}, {"encoder": []}, {"folder": "x" * 300}):
+        made_from = content["made_from"] | wrong if isinstance(wrong, dict) else wrong
+        card.write_text(json.dumps(content | {"made_from": made_from}), encoding="utf-8")
+        assert build(folder).made_from == content["made_from"]
+    with pytest.raises(DataError, match="not a folder"):
+        build(Path("x" * 300))
+
+
+def test_copies_share_labels_that_did_not_come_from_their_folders(folder):
+    (folder / "dog" / "twin.png").write_bytes((folder / "cat" / "00.png").read_bytes())
+    table = {"path": [p.relative_to(folder).as_posix() for p in folder.rglob("*.png")]}
+    shop = build(folder, manifest=pd.DataFrame(table | {"label": "pet", "price": 3}))
+    assert len(paths(shop.search("dog/50.png", where="label == 'pet' and price == 3", k=12))) == 11
+    assert not paths(shop.search("dog/50.png", where="label == 'dog'"))
+
+
 def test_paths_are_compared_whatever_their_normal_form(tmp_path):
     save_encoder_of_pixels()
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))

@@ -79,6 +79,18 @@ def test_pictures_of_the_gallery_find_themselves_first(kind):
     assert found.positions.shape == found.scores.shape == (len(pixels), 3)
 
 
+def test_what_is_neither_image_nor_text_is_refused():
+    index, encoder, pixels = gallery()
+    searcher = Searcher(index, encoder)
+    for wrong, named in ((pixels[0] / 255, "float64"), ([pixels[0] / 255], "float64"), (3, "int"), ([None], "None")):
+        with pytest.raises(ArgumentError, match=named):
+            searcher.search(wrong)
+    for text in (3, ["shoe", 3]):
+        with pytest.raises(ArgumentError, match="3"):
+            searcher.search(text=text)
+    assert len(searcher.search(pd.Series(["p1", "p2"]), k=1)) == 2
+
+
 def test_arrays_are_numbered():
     index, encoder, pixels = gallery()
     assert Searcher(index, encoder).search(pixels[:3], k=2).query_ids == ["0", "1", "2"]

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from makers.networks import VIT, pretrained
 from makers.texts import COLOURS, SHAPES, Toys, dual, toy
 from PIL import Image
 
@@ -10,7 +11,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import fingerprint, save_encoder
 from rectrio_lib.index.index import Index
-from rectrio_lib.search.searcher import Searcher, search_vectors
+from rectrio_lib.search.searcher import Searcher, encode_texts, search_vectors
 from rectrio_lib.search.zero_shot import index_texts
 
 TOYS = list(itertools.product(COLOURS, SHAPES))
@@ -43,6 +44,22 @@ def test_words_find_the_pictures_that_they_describe(toys):
 def test_the_options_of_every_search_hold_for_words(toys):
     results = Searcher(*toys).search(text=["red"], k=4, where="label == 'star'", minimum=0.5)
     assert found(results)[:3] == [("red", "star")] * 3 and results.positions[0, 3] == -1
+
+
+def test_a_text_that_is_cut_is_named_and_one_that_fits_is_not(toys, caplog):
+    searcher = Searcher(*toys)
+    searcher.search(text=["red", "red star", "red nosuchword", "nosuchword red"])
+    assert not caplog.messages
+    searcher.search(text=["red star blue", "heart"])
+    assert len(caplog.messages) == 1 and "red star blue" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"), [("猫" * 20, False), ("猫" * 90, True), ("a cat " * 30, False), ("cat " * 90, True)]
+)
+def test_clip_says_what_it_does_not_read_to_the_end_with_or_without_blanks(caplog, text, cut):
+    encode_texts(pretrained(VIT, texts=True), [text])
+    assert sum("reads the first" in line for line in caplog.messages) == cut
 
 
 def test_words_that_the_encoder_of_another_index_read_are_refused(toys):
@@ -83,7 +100,7 @@ def test_of_ten_thousand_words_the_first_are_read_and_the_user_is_warned(toys, c
     assert found(results) == [("red", "star")] * 3
     assert "red star" in caplog.text
     caplog.clear()
-    Searcher(*toys).search(text=["red star, blue ring"], k=3)
+    Searcher(*toys).search(text=["red star"], k=3)
     assert not caplog.text
 
 
