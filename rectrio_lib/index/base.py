@@ -31,11 +31,15 @@ class VectorIndex(Protocol):
     Attributes:
         dim: length of the vectors.
         encoder_hash: fingerprint of the encoder that made them.
+        kind: one of factory.KINDS, pgvector or qdrant.
+        recall: recall@10 measured when the index was built; None if it was not.
         made_from: encoder, store, dataset, folder, dataset_hash, random_weights, generated_images, as far as known.
     """
 
     dim: int
     encoder_hash: str
+    kind: str
+    recall: float | None
     made_from: dict[str, Any]
 
     def __len__(self) -> int:

