@@ -400,3 +400,49 @@ def test_uploads_are_recommended_and_liked_like_any_other(api, names, tmp_path):
     well(api.post("/feedback", json={"image": uploaded, "kind": "like"}))
     answer = well(api.post("/recommend", json={"unseen": False}))
     assert answer["liked"] == 1 and uploaded not in shown(answer)
+
+
+# --- words in the metadata
+
+
+def test_words_find_what_is_said_of_images_and_are_mixed_with_what_looks_alike(api, collection, names):
+    only = well(api.post("/search", json={"words": "Sale dog", "k": 5}))
+    assert [r["score"] for r in only["results"]] == [None] * 5
+    assert {r["metadata"]["label"] for r in only["results"]} == {"dog"}  # where both words are, the odd ones
+    assert all("sale" in r["metadata"]["tags"] for r in only["results"])
+    assert shown(well(api.post("/search", json={"words": "57 png"})))[0] == names["dog/57.png"]
+    assert well(api.post("/search", json={"words": "unheard"}))["results"] == []
+    query = {"like": examples(names["cat/00.png"])}
+    plain = shown(well(api.post("/search", json=query)))
+    mixed = well(api.post("/search", json=query | {"words": "57"}))
+    assert shown(mixed)[0] in (plain[0], names["dog/57.png"])
+    assert shown(mixed).index(names["dog/57.png"]) < plain.index(names["dog/57.png"])
+    assert sorted(shown(mixed)) == sorted(plain)
+    scores = {name: r["score"] for r in well(api.post("/search", json=query))["results"] for name in [r["id"]]}
+    assert {r["id"]: r["score"] for r in mixed["results"]} == pytest.approx(scores, abs=1e-5)
+    fewer = well(api.post("/search", json=query | {"words": "57", "where": "label == 'cat'"}))
+    assert {r["metadata"]["label"] for r in fewer["results"]} == {"cat"}
+    for options in ({"mmr": 0.5}, {"distinct": 0.999}, {}):
+        asked = query | options | {"words": "sale"}
+        pages = [shown(well(api.post("/search", json=asked | {"k": 4, "offset": offset}))) for offset in (0, 4)]
+        assert pages[0] + pages[1] == shown(well(api.post("/search", json=asked | {"k": 8})))
+    assert api.post("/search", json={"words": "!!"}).status_code == 400
+    assert api.post("/search", json={"words": ""}).status_code == 422
+
+
+def test_words_follow_what_is_changed_added_and_removed(api, names, tmp_path):
+    def found(words):
+        return shown(well(api.post("/search", json={"words": words})))
+
+    assert found("tiger") == []
+    api.patch(f"/images/{names['cat/02.png']}", json={"label": "tiger"})
+    assert found("tiger") == [names["cat/02.png"]]
+    said = {"metadata": '{"tags": ["big tiger"]}'}
+    (uploaded,) = [i["id"] for i in well(api.post("/upload", files=new_images(tmp_path, 90), data=said), 201)["images"]]
+    assert set(found("tiger")) == {names["cat/02.png"], uploaded}
+    api.patch(f"/images/{uploaded}", json={"tags": ["small"]})
+    assert (found("tiger"), found("small")) == ([names["cat/02.png"]], [uploaded])
+    api.delete(f"/images/{names['cat/02.png']}")
+    assert found("tiger") == []
+    history = well(api.get("/history"))["searches"]
+    assert not history or history[0]["title"].startswith('"')

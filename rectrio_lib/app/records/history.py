@@ -139,8 +139,9 @@ def _private(session: Session) -> set[str]:
 
 
 def title(request: SearchRequest) -> str:
-    """Say a query in words, such as "'red shoe' + 2 images - 'laces'"."""
+    """Say a query in words, such as `'red shoe' + 2 images + "sale" - 'laces'`."""
     wanted, unwanted = _words(request.like), _words(request.without)
+    wanted += [f'"{shortened(request.words)}"'] if request.words else []
     return " ".join([" + ".join(wanted), *(f"- {part}" for part in unwanted)]).strip() or "newest images"
 
 
