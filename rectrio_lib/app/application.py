@@ -16,6 +16,8 @@ import rectrio_lib
 from rectrio_lib.app import upkeep
 from rectrio_lib.app.routes import PAGE, routes
 from rectrio_lib.app.service import Service
+from rectrio_lib.app.taste import recommending
+from rectrio_lib.app.taste.routes import routes as taste_routes
 from rectrio_lib.app.web import metrics, problems, shield
 from rectrio_lib.app.web.access import Access
 from rectrio_lib.search.collection import Collection
@@ -51,7 +53,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(upkeep.keep_up(service)), asyncio.create_task(asyncio.to_thread(service.warm_up))]
+        loads = [asyncio.to_thread(load) for load in (service.warm_up, recommending.warm_up)]
+        tasks = [asyncio.create_task(task) for task in (upkeep.keep_up(service), *loads)]
         yield
         for task in tasks:
             task.cancel()
@@ -61,6 +64,7 @@ def create_app(
     app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(routes)
+    app.include_router(taste_routes)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.mount("/docs", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs")
     app.add_middleware(metrics.Counted)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
+from rectrio_lib.app import hybrid
 from rectrio_lib.app.images import colours
 from rectrio_lib.app.schemas import Facet, Facets, Image, Result, SearchRequest, Value
 from rectrio_lib.core.errors import ArgumentError
@@ -28,7 +29,7 @@ def search(
     Args:
         snapshot: what to search.
         request: which results count, and in which order.
-        query: unit vector (dim,); None lists images, the newest first unless `sort` says otherwise.
+        query: unit vector (dim,); None lists images, by `words` if there are any, else the newest first.
         own: positions of the query's own images, which are no results.
 
     Returns:
@@ -38,18 +39,22 @@ def search(
         ArgumentError: if the condition or the column to sort by does not fit.
     """
     total, first, last = snapshot.count(request.where), request.offset, request.offset + request.k
-    by_score = request.sort == "score" and query is not None
+    asked = query is not None or request.words is not None
+    by_score = request.sort == "score" and asked
     if query is None:
         positions = np.flatnonzero(snapshot.allowed(request.where))
         scores = np.full(len(positions), np.nan)
     else:
-        wanted = last + 1 if by_score else SORTED
+        mixed = request.words is not None
+        wanted = last + 1 if by_score and not mixed else SORTED
         pool = wanted if request.mmr is None else SORTED  # the same on every page, so that none repeats another
-        options = Options(
-            where=request.where, minimum=request.minimum, distinct=request.distinct, mmr=request.mmr, pool=pool
-        )
+        order = {} if mixed else {"minimum": request.minimum, "distinct": request.distinct, "mmr": request.mmr}
+        options = Options(where=request.where, pool=pool, **order)
         found = nearest(snapshot, query[None], wanted, options, np.array([own], np.int64))
         scores, positions = (values[0][found[1][0] >= 0] for values in found)
+    if request.words is not None:
+        near = positions if query is not None else positions[:0]
+        scores, positions = hybrid.mix(snapshot, request, query, near, own)
     if not by_score:
         column = "created" if request.sort == "score" else request.sort
         order = _sorted(snapshot, positions, column, request.descending)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from sqlalchemy import text
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -18,7 +17,7 @@ import rectrio_lib
 from rectrio_lib.app import querying, schemas
 from rectrio_lib.app.images.uploads import MOST_BYTES
 from rectrio_lib.app.service import Service
-from rectrio_lib.app.web import metrics, problems
+from rectrio_lib.app.web import bodies, metrics, problems
 from rectrio_lib.app.web.access import Caller, allow
 
 PAGE = Path(__file__).parent / "page"
@@ -26,15 +25,17 @@ MOST_FILES = 64  # of one upload
 FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}  # an id names content, which never changes
 Searching, Writing = Annotated[Caller, Depends(allow("search"))], Annotated[Caller, Depends(allow("write"))]
 QUERY = TypeAdapter(schemas.SearchRequest)
+SEARCH_BODY = bodies.described("SearchRequest")
 METADATA = TypeAdapter(schemas.Metadata | Annotated[list[schemas.Metadata], "one for each file"])
 routes = APIRouter()
 
 
-def _service(request: Request) -> Service:
+def served(request: Request) -> Service:
+    """The service of this application."""
     return request.app.state.service
 
 
-Served = Annotated[Service, Depends(_service)]
+Served = Annotated[Service, Depends(served)]
 
 
 @routes.get("/", include_in_schema=False)
@@ -49,18 +50,6 @@ async def docs() -> FileResponse:
     return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
-_json, _files = "application/json", "multipart/form-data"
-_query = {"$ref": "#/components/schemas/SearchRequest"}
-_list_of_files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
-SEARCH_BODY = {"requestBody": {"required": True, "content": {
-    _json: {"schema": _query},
-    _files: {
-        "schema": {"type": "object", "properties": {"query": _query, "files": _list_of_files}, "required": ["files"]},
-        "encoding": {"query": {"contentType": _json}},
-    },
-}}}  # fmt: skip
-
-
 @routes.post("/search", tags=["search"], response_model=schemas.SearchAnswer, openapi_extra=SEARCH_BODY)
 async def search(request: Request, service: Served, caller: Searching) -> JSONResponse:
     """Find images by images of the collection, words, uploaded files, or a mix of these.
@@ -68,38 +57,24 @@ async def search(request: Request, service: Served, caller: Searching) -> JSONRe
     Files come as `multipart/form-data`: `files`, and `query` as JSON, whose parts refer to them by number. Without
     `query` the files are what is searched for.
     """
-    kind, files = request.headers.get("content-type", "").partition(";")[0].strip().lower(), []
-    if kind == _files:
-        async with request.form(max_files=schemas.MOST_PARTS, max_fields=4) as form:
-            files = [await file.read() for file in form.getlist("files") if isinstance(file, UploadFile)]
-            given = form.get("query") or {"like": [{"file": number} for number in range(len(files))]}
-            given = await given.read() if isinstance(given, UploadFile) else given
-    elif kind == _json:
-        given = await request.body()
-    else:
-        raise HTTPException(415, f"Send the query as {_json}, or with files as {_files}.")
-    query = _valid(QUERY, given)
+    query, files = await bodies.query_and_files(request, QUERY, _files_alone)
     answer = await service.search(query, files, caller.name)
-    return Response(answer.__pydantic_serializer__.to_json(answer), media_type=_json)
+    return Response(answer.__pydantic_serializer__.to_json(answer), media_type=bodies.JSON)
 
 
-def _valid(adapter: TypeAdapter, given: Any) -> Any:
-    """Return what was sent, as a model; RequestValidationError if it is none."""
-    try:
-        return adapter.validate_json(given) if isinstance(given, str | bytes) else adapter.validate_python(given)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+def _files_alone(count: int) -> dict:
+    return {"like": [{"file": number} for number in range(count)]}
 
 
-UPLOAD_BODY = {"requestBody": {"required": True, "content": {_files: {
+UPLOAD_BODY = {"requestBody": {"required": True, "content": {bodies.FORM: {
     "schema": {"type": "object", "required": ["files"], "properties": {
-        "files": _list_of_files,
+        "files": bodies.LIST_OF_FILES,
         "metadata": {"oneOf": [
             {"$ref": "#/components/schemas/Metadata"},
             {"type": "array", "items": {"$ref": "#/components/schemas/Metadata"}},
         ]},
     }},
-    "encoding": {"metadata": {"contentType": _json}},
+    "encoding": {"metadata": {"contentType": bodies.JSON}},
 }}}}  # fmt: skip
 
 
@@ -118,7 +93,7 @@ async def upload(request: Request, service: Served, caller: Writing) -> Response
         given = await given.read() if isinstance(given, UploadFile) else given
     if not files:
         raise HTTPException(422, "There is no file in this request: send at least one as `files`.")
-    said = _valid(METADATA, given)
+    said = bodies.valid(METADATA, given)
     said = said if isinstance(said, list) else [said] * len(files)
     if len(said) != len(files):
         raise HTTPException(422, f"{len(said)} objects of metadata for {len(files)} files: give one, or one for each.")
@@ -192,9 +167,17 @@ def history(
     return service.searches.list(caller.name, limit, before)
 
 
+@routes.put("/history", tags=["history"])
+async def keep(said: schemas.Keep, service: Served, caller: Searching) -> schemas.Keep:
+    """Say whether the caller's searches, judgements and what was shown are kept. What is kept already stays."""
+    await service.searches.flush()
+    await asyncio.to_thread(service.searches.set_keep, caller.name, said.keep)
+    return said
+
+
 @routes.delete("/history", tags=["history"], status_code=204)
 async def forget(service: Served, caller: Searching) -> None:
-    """Delete all of the caller's searches."""
+    """Delete all of the caller's searches, what was shown, and what was clicked."""
     await service.searches.flush()
     await asyncio.to_thread(service.searches.delete, caller.name)
 

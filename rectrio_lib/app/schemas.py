@@ -51,10 +51,14 @@ class Part(Example):
 
 
 class SearchRequest(Strict):
-    """A search. Without `like` and `without` the newest images are listed."""
+    """A search. Without `like`, `without` and `words` the newest images are listed."""
 
     like: list[Part] = Field([], max_length=MOST_PARTS)
     without: list[Part] = Field([], max_length=MOST_PARTS, description="What to turn away from.")
+    words: str | None = Field(
+        None, min_length=1, max_length=LONGEST_TEXT,
+        description="Words of labels, tags, file names and other metadata; mixed with what looks alike.",
+    )  # fmt: skip
     k: int = Field(24, ge=1, le=MOST_RESULTS, description="Results per page.")
     offset: int = Field(0, ge=0, le=MOST_OFFSET, description="Results to skip: `next` of the page before.")
     where: str | None = Field(

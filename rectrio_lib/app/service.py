@@ -75,9 +75,10 @@ class Service:
             away = WITHOUT if request.like else -1  # what is least like the unwanted parts, where nothing is wanted
             weights = [part.weight for part in request.like] + [away * part.weight for part in request.without]
             signs = np.sign(weights)[:, None] if not request.like else 1
-            query = weighted_mean(np.stack(vectors) * signs, np.abs(weights) if not request.like else np.array(weights))
+            mixed = np.stack(vectors) * signs, np.abs(weights) if not request.like else np.array(weights)
+            query = vectors[0] if request.like and len(parts) == 1 else weighted_mean(*mixed)
         with measured("search"):
-            plain = query is not None and request.where is request.distinct is request.mmr is None
+            plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
             answer = (snapshot, request, query, own)
             if plain and request.sort == "score":  # a fraction of a millisecond: a thread would take longer
                 results, total, more = querying.search(*answer)
@@ -85,7 +86,7 @@ class Service:
                 results, total, more = await asyncio.to_thread(querying.search, *answer)
         shown = [result.id for result in results[:SHOWN]]
         seconds, search = round(time.perf_counter() - begun, 4), None
-        if parts and not request.offset:
+        if (parts or request.words) and not request.offset:
             search = self.searches.record(owner, request, shown, seconds, results[0].score if results else None)
         return SearchAnswer.model_construct(
             results=results, total=total, next=request.offset + request.k if more else None, search=search,

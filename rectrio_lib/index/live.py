@@ -31,6 +31,7 @@ class Snapshot:
         tail_rows: their metadata; the first T count.
         removed: which vectors are no longer there, bool (N,).
         places: position of each image_id, the latest if it was removed and came again; shared, and grows.
+        derived: what others make of `main_rows` or `tail_rows` and want to find again, until these change.
     """
 
     main: VectorIndex
@@ -39,6 +40,7 @@ class Snapshot:
     tail_rows: list[dict[str, Any]]
     removed: np.ndarray
     places: dict[str, int]
+    derived: dict[str, Any] = field(default_factory=dict)
     _columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -168,7 +170,7 @@ class LiveIndex:
             removed = np.concatenate([before.removed, np.zeros(len(vectors), bool)])
             self.current = Snapshot(
                 before.main, before.main_rows, self._vectors[:count], before.tail_rows, removed, before.places,
-                before._columns,
+                before.derived, before._columns,
             )  # fmt: skip
             before.places.update(zip(names, range(len(removed) - len(names), len(removed)), strict=True))
 
@@ -198,7 +200,8 @@ class LiveIndex:
                 for record in records:
                     if (at := places.get(record["image_id"], -1)) >= size:
                         tail_rows[at - size] = record
-            self.current = replace(before, main_rows=rows, tail_rows=tail_rows, _columns=columns)
+            changed = {"main_rows": rows, "tail_rows": tail_rows, "_columns": columns, "derived": {}}
+            self.current = replace(before, **changed)
 
 
 def plain(values: pd.Series) -> np.ndarray:

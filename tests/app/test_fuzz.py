@@ -17,7 +17,7 @@ EXAMPLES = int(os.environ.get("RECTRIO_EXAMPLES", "15"))  # per route
 REFUSED = ["2xx", "3xx", "400", "401", "403", "404"]
 EXPECTED = {"positive_data_acceptance": {"expected-statuses": REFUSED}}
 OF_FILES = {"positive_data_acceptance": {"expected-statuses": [*REFUSED, "413", "415", "422"]}}
-WITH_FILES = [{"include-path": path, "checks": OF_FILES} for path in ("/upload", "/search")]
+WITH_FILES = [{"include-path": path, "checks": OF_FILES} for path in ("/upload", "/search", "/recommend")]
 CONFIG = SchemathesisConfig.from_dict({"checks": EXPECTED, "operations": WITH_FILES})
 
 
@@ -35,7 +35,8 @@ ROUTES = [
     "POST /search", "POST /upload", "GET /images/{image_id}", "GET /images/{image_id}/view", "PATCH /images/{image_id}",
     "DELETE /images/{image_id}", "GET /thumbnails/{image_id}", "GET /facets", "GET /history", "DELETE /history",
     "DELETE /history/{search_id}", "GET /about", "GET /health", "GET /ready", "GET /metrics", "GET /session",
-    "DELETE /session",
+    "DELETE /session", "PUT /history", "POST /recommend", "POST /feedback", "GET /feedback", "DELETE /feedback",
+    "GET /saved", "POST /saved", "DELETE /saved/{saved_id}", "GET /stats",
 ]  # fmt: skip
 
 

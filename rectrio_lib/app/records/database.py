@@ -113,7 +113,10 @@ class JudgementRow(SQLModel, table=True):
     """What somebody said of an image, or that they looked at it."""
 
     __tablename__ = "judgements"
-    __table_args__ = (Index("judgements_by_owner", "collection", "owner", "id"),)
+    __table_args__ = (
+        Index("judgements_by_kind", "collection", "owner", "kind", "id"),
+        Index("judgements_by_image", "collection", "owner", "image_id"),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     owner: str

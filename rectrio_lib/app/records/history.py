@@ -1,4 +1,4 @@
-"""The searches that people made: each sees, and deletes, their own alone."""
+"""The searches that people made, and what was shown to them: each sees, and deletes, their own alone."""
 
 from __future__ import annotations
 
@@ -7,37 +7,54 @@ import logging
 from collections.abc import Sequence
 from uuid import uuid4
 
-from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from rectrio_lib.app.records.database import SearchRow, now, writing
+from rectrio_lib.app.records.database import FeedRow, JudgementRow, OwnerRow, SearchRow, blank_log, now, writing
 from rectrio_lib.app.schemas import History, Part, Searched, SearchRequest
 from rectrio_lib.core.tables import shortened
 
 LOG = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.05  # searches that come together are written in one transaction
+FEEDS = 20  # of the last ones, nothing is recommended again
 MOST_WAITING = 10_000  # if the database is away for long, older ones are forgotten
+Kept = tuple[type[SearchRow | FeedRow], dict]
 
 
 class Searches:
-    """Writes searches down without making them wait."""
+    """Writes searches and recommendations down without making them wait, for those who let them be kept."""
 
     def __init__(self, engine: Engine, collection: str):
         self.engine, self.collection = engine, collection
-        self._waiting: list[dict] = []
+        self._waiting: list[Kept] = []
+        self._under_way: list[Kept] = []
         self._writer: asyncio.Task | None = None
+        with Session(engine) as session:
+            self._private = _private(session)
 
-    def record(self, owner: str, request: SearchRequest, shown: Sequence[str]) -> str:
-        """Keep a search; return its id. Uploaded images are not kept, only that there were some."""
-        name = uuid4().hex
-        query = request.model_dump(mode="json", exclude_defaults=True)
-        row = {"name": name, "owner": owner, "collection": self.collection, "created": now(), "query": query}
-        self._waiting.append(row | {"title": title(request), "shown": list(shown)})
+    def record(
+        self, owner: str, request: SearchRequest, shown: Sequence[str], seconds: float, best: float | None
+    ) -> str | None:
+        """Keep a search; return its id, None if it is not kept. Of uploaded images only their number is kept."""
+        if owner in self._private:
+            return None
+        name, query = uuid4().hex, request.model_dump(mode="json", exclude_defaults=True)
+        row = {"name": name, "query": query, "title": title(request), "seconds": seconds, "best": best}
+        self._wait(SearchRow, owner, shown, row)
+        return name
+
+    def record_feed(self, owner: str, shown: Sequence[str]) -> None:
+        """Keep what was recommended."""
+        if shown and owner not in self._private:
+            self._wait(FeedRow, owner, shown, {})
+
+    def _wait(self, table: type[SearchRow | FeedRow], owner: str, shown: Sequence[str], values: dict) -> None:
+        own = {"owner": owner, "collection": self.collection, "created": now(), "shown": list(shown)}
+        self._waiting.append((table, own | values))
         del self._waiting[:-MOST_WAITING]
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._flush_soon())
-        return name
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(FLUSH_SECONDS)
@@ -47,15 +64,39 @@ class Searches:
         """Write down what waits; if the database is away, it waits on."""
         rows, self._waiting = self._waiting, []
         if rows:
+            self._under_way = self._under_way + rows
             try:
                 await asyncio.to_thread(self._write, rows)
             except SQLAlchemyError as error:
                 LOG.warning("The history cannot be written now: %s", type(error).__name__)
                 self._waiting = rows + self._waiting
+            done = {id(row) for row in rows}
+            self._under_way = [row for row in self._under_way if id(row) not in done]
 
-    def _write(self, rows: list[dict]) -> None:
+    def _write(self, rows: list[Kept]) -> None:
         with writing(self.engine) as session:
-            session.execute(insert(SearchRow), rows)
+            self._private = _private(session)
+            for table in (SearchRow, FeedRow):
+                wanted = [row for kind, row in rows if kind is table and row["owner"] not in self._private]
+                if wanted:
+                    session.execute(insert(table), wanted)
+
+    def set_keep(self, owner: str, keep: bool) -> None:
+        """Say whether anything is kept from now on."""
+        with writing(self.engine) as session:
+            session.merge(OwnerRow(owner=owner, keep=keep))
+            session.flush()
+            self._private = _private(session)
+
+    def shown(self, owner: str) -> set[str]:
+        """Return what was recommended to an owner lately, whether it is written already or not."""
+        late = [
+            row["shown"] for kind, row in self._under_way + self._waiting if (kind, row["owner"]) == (FeedRow, owner)
+        ]
+        mine = FeedRow.collection == self.collection, FeedRow.owner == owner
+        with Session(self.engine) as session:
+            feeds = session.scalars(select(FeedRow.shown).where(*mine).order_by(FeedRow.id.desc()).limit(FEEDS))
+            return {name for feed in (*feeds, *late) for name in feed}
 
     def list(self, owner: str, limit: int, before: str | None = None) -> History:
         """Return an owner's searches, newest first; `before` names the last one of the page before."""
@@ -64,30 +105,43 @@ class Searches:
             named = select(SearchRow.id).where(*self._of(owner), SearchRow.name == before).scalar_subquery()
             wanted = wanted.where(SearchRow.id < named)
         with Session(self.engine) as session:
-            rows = list(session.scalars(wanted))
+            rows, keep = list(session.scalars(wanted)), owner not in _private(session)
         searches = [
             Searched(id=r.name, created=r.created, query=SearchRequest(**r.query), title=r.title, results=r.shown)
             for r in rows[:limit]
         ]
-        return History(searches=searches, next=searches[-1].id if len(rows) > limit else None)
+        return History(searches=searches, next=searches[-1].id if len(rows) > limit else None, keep=keep)
 
     def delete(self, owner: str, name: str | None = None) -> int:
-        """Delete one search of an owner, or all; return how many. Nothing of them stays in an SQLite file."""
+        """Delete one search of an owner, or all, what was recommended and clicked as well; return how many searches.
+
+        Nothing of them stays in an SQLite file.
+        """
         chosen = [*self._of(owner), *([] if name is None else [SearchRow.name == name])]
+        judged = [JudgementRow.owner == owner, JudgementRow.collection == self.collection]
         with writing(self.engine) as session:
             count = session.execute(delete(SearchRow).where(*chosen)).rowcount
-        if self.engine.dialect.name == "sqlite":  # `secure_delete` blanks the pages; the log still held them
-            with self.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            if name is None:
+                session.execute(delete(FeedRow).where(FeedRow.owner == owner, FeedRow.collection == self.collection))
+                session.execute(delete(JudgementRow).where(*judged, JudgementRow.kind == "click"))
+            found_by = JudgementRow.search.isnot(None) if name is None else JudgementRow.search == name
+            session.execute(update(JudgementRow).where(*judged, found_by).values(search=None))
+        blank_log(self.engine)
         return count
 
     def _of(self, owner: str) -> list:
         return [SearchRow.owner == owner, SearchRow.collection == self.collection]
 
 
+def _private(session: Session) -> set[str]:
+    """Return the owners of whom nothing is kept."""
+    return set(session.scalars(select(OwnerRow.owner).where(OwnerRow.keep.is_(False))))
+
+
 def title(request: SearchRequest) -> str:
-    """Say a query in words, such as "'red shoe' + 2 images - 'laces'"."""
+    """Say a query in words, such as `'red shoe' + 2 images + "sale" - 'laces'`."""
     wanted, unwanted = _words(request.like), _words(request.without)
+    wanted += [f'"{shortened(request.words)}"'] if request.words else []
     return " ".join([" + ".join(wanted), *(f"- {part}" for part in unwanted)]).strip() or "newest images"
 
 

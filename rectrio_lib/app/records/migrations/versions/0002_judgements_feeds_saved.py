@@ -35,8 +35,9 @@ def upgrade() -> None:
         sa.Column("created", moment, nullable=False),
         sa.Column("shown", sa.JSON, nullable=False),
     )
-    for name in ("judgements", "feeds"):
-        op.create_index(f"{name}_by_owner", name, ["collection", "owner", "id"])
+    op.create_index("feeds_by_owner", "feeds", ["collection", "owner", "id"])
+    op.create_index("judgements_by_kind", "judgements", ["collection", "owner", "kind", "id"])
+    op.create_index("judgements_by_image", "judgements", ["collection", "owner", "image_id"])
     op.create_table(
         "saved",
         sa.Column("id", sa.Integer, primary_key=True),

@@ -1,0 +1,114 @@
+"""What people said of images: liked, disliked, "not the same", looked at. Each sees, and deletes, their own alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy.orm import Session
+
+from rectrio_lib.app.records.database import JudgementRow, OwnerRow, SearchRow, blank_log, now, writing
+from rectrio_lib.core.errors import MissingArtefactError
+
+TASTES = ("like", "dislike")  # of which an image has one
+EXPLICIT = (*TASTES, "different")
+REMEMBERED = 30  # latest likes, and dislikes, that recommendations go by
+
+
+class Judgements:
+    """The judgements on the images of one collection."""
+
+    def __init__(self, engine: Engine, collection: str):
+        self.engine, self.collection = engine, collection
+
+    def add(self, owner: str, said: Sequence[dict[str, Any]]) -> int:
+        """Keep judgements, in their order; the last like or dislike of an image counts.
+
+        Args:
+            owner: who judges.
+            said: image_id, kind (like, dislike, different, click or undo), anchor and search of each; without an
+                anchor, the first image of the query of that search.
+
+        Returns:
+            How many were kept; none if the owner lets nothing be kept.
+
+        Raises:
+            MissingArtefactError: if the owner has no such search.
+        """
+        with writing(self.engine) as session:
+            settings = session.get(OwnerRow, owner)
+            if settings is not None and not settings.keep:
+                return 0
+            anchors = self._anchors(session, owner, {one["search"] for one in said if one["search"]})
+            fresh = []
+            for one in said:
+                anchor = one["anchor"] or anchors.get(one["search"])
+                replaced = self._replaced(one["kind"], anchor)
+                fresh = [old for old in fresh if old["image_id"] != one["image_id"] or not _same(old, replaced)]
+                if replaced:
+                    self._delete(session, owner, one["image_id"], replaced)
+                if one["kind"] != "undo":
+                    own = {"owner": owner, "collection": self.collection, "created": now()}
+                    fresh.append(own | one | {"anchor": anchor})
+            if fresh:
+                session.execute(insert(JudgementRow), fresh)
+        return len(said)
+
+    @staticmethod
+    def _replaced(kind: str, anchor: str | None) -> dict[str, Any]:
+        """Say which older judgements of the image a new one replaces."""
+        if kind == "undo":
+            return {"kind": EXPLICIT}
+        if kind in TASTES:
+            return {"kind": TASTES}
+        return {"kind": ("different",), "anchor": anchor} if kind == "different" else {}
+
+    def _delete(self, session: Session, owner: str, image_id: str, replaced: dict[str, Any]) -> None:
+        chosen = [*self._of(owner), JudgementRow.image_id == image_id, JudgementRow.kind.in_(replaced["kind"])]
+        if "anchor" in replaced:
+            anchor = replaced["anchor"]
+            chosen.append(JudgementRow.anchor.is_(None) if anchor is None else JudgementRow.anchor == anchor)
+        session.execute(delete(JudgementRow).where(*chosen))
+
+    def _anchors(self, session: Session, owner: str, searches: set[str]) -> dict[str, str | None]:
+        """Return the first image of the query of each search."""
+        mine = SearchRow.owner == owner, SearchRow.collection == self.collection, SearchRow.name.in_(searches)
+        queries = dict(session.execute(select(SearchRow.name, SearchRow.query).where(*mine)).all()) if searches else {}
+        if absent := searches - set(queries):
+            raise MissingArtefactError(f"You have no search {min(absent)}: it is another's, or was deleted.")
+        likes = {
+            name: [part["id"] for part in query.get("like", []) if part.get("id")] for name, query in queries.items()
+        }
+        return {name: ids[0] if ids else None for name, ids in likes.items()}
+
+    def taste(self, owner: str) -> tuple[list[str], list[str]]:
+        """Return the latest liked and disliked images of an owner, newest first."""
+        with Session(self.engine) as session:
+            liked, disliked = (
+                list(session.scalars(
+                    select(JudgementRow.image_id).where(*self._of(owner), JudgementRow.kind == kind)
+                    .order_by(JudgementRow.id.desc()).limit(REMEMBERED)
+                )) for kind in TASTES
+            )  # fmt: skip
+        return liked, disliked
+
+    def list(self, owner: str, limit: int, before: int | None = None) -> list[JudgementRow]:
+        """Return an owner's judgements, newest first; `before` is the id of the last one of the page before."""
+        later = [] if before is None else [JudgementRow.id < before]
+        wanted = select(JudgementRow).where(*self._of(owner), *later).order_by(JudgementRow.id.desc()).limit(limit)
+        with Session(self.engine) as session:
+            return list(session.scalars(wanted))
+
+    def delete(self, owner: str) -> None:
+        """Delete all of an owner's judgements; nothing of them stays in an SQLite file."""
+        with writing(self.engine) as session:
+            session.execute(delete(JudgementRow).where(*self._of(owner)))
+        blank_log(self.engine)
+
+    def _of(self, owner: str) -> list:
+        return [JudgementRow.owner == owner, JudgementRow.collection == self.collection]
+
+
+def _same(old: dict[str, Any], replaced: dict[str, Any]) -> bool:
+    return bool(replaced) and old["kind"] in replaced["kind"] and old["anchor"] == replaced.get("anchor", old["anchor"])

@@ -1,0 +1,1 @@
+"""What people like: recommendations, judgements, saved searches, and how a collection is used."""
