@@ -50,10 +50,9 @@ check: $(READY)  ## lint, import rule and unit tests, in minutes; ARGS="-k index
 	$(BIN)/lint-imports
 	RECTRIO_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadgroup $(ARGS)
 
-# Chapter 10 races libraries for minutes and is not re-run here: a busy machine would decide how long that takes.
 test: check  ## check, then the notebooks re-run against their stored outputs
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && trap 'exit 130' INT TERM && \
-	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" $(BIN)/python -m pytest notebooks --ignore=notebooks/10_measure_speed.ipynb \
+	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" $(BIN)/python -m pytest notebooks \
 	--nbval-lax --nbval-current-env --nbval-cell-timeout=3600
 
 serve: $(READY)  ## open the page on a demo collection; ARGS=NAME on one of yours

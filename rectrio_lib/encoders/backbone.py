@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.encoders.weights import State, load_weights
 
+PROBED_SIDE = 96  # pixels of the image that tells how long the features are: a large one takes half a second
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -65,8 +66,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.network, self.blocks, self.tail, self.spatial = network, blocks, tail, spatial
         self.resolution, self.fixed, self.preprocessing = resolution, fixed, preprocessing
+        side = resolution if fixed else min(resolution, PROBED_SIDE)
         with torch.no_grad():
-            self.dim = self.eval()(torch.zeros(1, 3, resolution, resolution)).shape[1]
+            self.dim = self.eval()(torch.zeros(1, 3, side, side)).shape[1]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim)."""
