@@ -32,6 +32,7 @@ def create_app(
     allowed_hosts: Iterable[str] = (),
     redis_url: str = "",
     batch: int = 32,
+    threads: int = 1,
     frames: Iterable[str] = (),
     **access: Any,
 ) -> FastAPI:
@@ -44,10 +45,11 @@ def create_app(
         allowed_hosts: further names that it goes by.
         redis_url: where several processes count rates together.
         batch: most queries that are encoded at once; 1 switches batching off.
+        threads: see `Generation`.
         frames: origins that may show the page in a frame.
         **access: further arguments of `Access`.
     """
-    service = Service(collection, engine, batch)
+    service = Service(collection, engine, batch, threads)
     for kind, ending in TYPES.items():  # which Windows may call text/plain, so that browsers refuse them
         mimetypes.add_type(kind, ending)
 

@@ -16,22 +16,30 @@ class BusyError(Exception):
 
 
 class Batcher:
-    """Gathers single items into batches for one function, which runs in a thread of its own.
+    """Gathers single items into batches for one function, which runs in threads of its own.
 
     Args:
         encode: takes a list of items and returns as many rows.
         most: largest batch.
         wait: seconds to wait for more items after the first.
         waiting: items that may wait; one more is refused.
+        threads: batches under way at once.
+        initializer: called in each thread before its first batch.
     """
 
     def __init__(
-        self, encode: Callable[[Sequence[Any]], np.ndarray], most: int = 32, wait: float = 0.004, waiting: int = 256
+        self,
+        encode: Callable[[Sequence[Any]], np.ndarray],
+        most: int = 32,
+        wait: float = 0.004,
+        waiting: int = 256,
+        threads: int = 1,
+        initializer: Callable[[], None] = lambda: None,
     ):
-        self.encode, self.most, self.wait, self.waiting = encode, most, wait, waiting
+        self.encode, self.most, self.wait, self.waiting, self.threads = encode, most, wait, waiting, threads
         self._queue: deque[tuple[Any, asyncio.Future]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._worker: asyncio.Task | None = None  # there is one while something waits
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode", initializer=initializer)
+        self._workers: set[asyncio.Task] = set()  # there are some while something waits
 
     async def __call__(self, item: Any) -> np.ndarray:
         """Return the row of one item; BusyError if too many wait; what `encode` raises goes to all of its batch."""
@@ -39,8 +47,9 @@ class Batcher:
             raise BusyError
         answer = asyncio.get_running_loop().create_future()
         self._queue.append((item, answer))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        self._workers = {worker for worker in self._workers if not worker.done()}
+        if len(self._workers) < self.threads:
+            self._workers.add(asyncio.create_task(self._work()))
         return await answer
 
     async def _work(self) -> None:
@@ -48,12 +57,12 @@ class Batcher:
         while self._queue:
             if len(self._queue) == 1 and self.most > 1:  # more may come with it
                 await asyncio.sleep(self.wait)
-            batch = [self._queue.popleft() for _ in range(min(self.most, len(self._queue)))]
+            batch = [self._queue.popleft() for _ in range(min(self.most, len(self._queue)))]  # none: others were faster
             batch = [(item, answer) for item, answer in batch if not answer.done()]  # its client may have gone
             if not batch:
                 continue
             try:
-                rows = await loop.run_in_executor(self._thread, self.encode, [item for item, _ in batch])
+                rows = await loop.run_in_executor(self._pool, self.encode, [item for item, _ in batch])
                 outcomes = [(answer.set_result, row) for (_, answer), row in zip(batch, rows, strict=True)]
             except Exception as error:
                 outcomes = [(answer.set_exception, error) for _, answer in batch]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import torch
 from sqlalchemy import Engine
 
 from rectrio_lib.app.batching import Batcher
 from rectrio_lib.app.images.pictures import Pictures
 from rectrio_lib.app.records.catalogue import Catalogue, frame_of, record_of
 from rectrio_lib.app.records.database import ImageRow
+from rectrio_lib.core.device import best_device
+from rectrio_lib.core.errors import RectrioError
+from rectrio_lib.encoders import openvino
 from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.index.base import check_encoder
 from rectrio_lib.index.live import LiveIndex
 from rectrio_lib.search.collection import Collection
 from rectrio_lib.search.searcher import encode_texts
+
+LOG = logging.getLogger(__name__)
 
 
 class Generation:
@@ -31,15 +39,18 @@ class Generation:
         catalogue: its rows in the database, in step with the index already, see `Catalogue.sync`.
         pictures: its pixels.
         batch: largest number of queries that are encoded at once; 1 switches batching off.
+        threads: batches of images under way at once, each on one core; 1 leaves the cores to PyTorch.
 
     Attributes:
         live: what is searched.
         stale: uploads whose vectors another encoder made; they are found once they are encoded again.
     """
 
-    def __init__(self, collection: Collection, catalogue: Catalogue, pictures: Pictures, batch: int):
+    def __init__(self, collection: Collection, catalogue: Catalogue, pictures: Pictures, batch: int, threads: int = 1):
         self.collection, self.catalogue, self.pictures = collection, catalogue, pictures
-        self.images, self.texts = Batcher(self._encode_images, batch), Batcher(self._encode_texts, batch)
+        one_core = partial(torch.set_num_threads, 1) if threads > 1 else lambda: None
+        self.images = Batcher(self._encode_images, batch, threads=threads, initializer=one_core)
+        self.texts = Batcher(self._encode_texts, batch)
         self._encoder_lock, self._apply_lock, self._size = Lock(), Lock(), len(collection.index)
         names = collection.index.rows["image_id"].tolist()
         rows = {row.image_id: row for row in catalogue.since(0)}
@@ -55,17 +66,32 @@ class Generation:
         self._add(fresh)
 
     @classmethod
-    def of(cls, collection: Collection, engine: Engine, batch: int = 1) -> Generation:
+    def of(cls, collection: Collection, engine: Engine, batch: int = 1, threads: int = 1) -> Generation:
         """Bring the database in step with the index of a collection, and return both together."""
         catalogue = Catalogue(engine, collection.name)
         catalogue.sync(collection.index.rows, collection.folder)
-        return cls(collection, catalogue, Pictures(collection, uploads_of(collection)), batch)
+        return cls(collection, catalogue, Pictures(collection, uploads_of(collection)), batch, threads)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder of the index; loaded when first needed, which takes seconds."""
+        """The encoder of the index, or its export to OpenVINO; loaded when first needed, which takes seconds."""
         with self._encoder_lock:
-            return self.collection.encoder
+            return self._exported() or self.collection.encoder
+
+    def _exported(self) -> Encoder | None:
+        """Return the quickest export that the encoder of the index has; None on a GPU, or if there is none."""
+        name, workspace = self.collection.encoder_name, self.collection.workspace
+        for precision in ("fp16", "fp32"):
+            if name and best_device() == "cpu" and openvino.exported_folder(name, precision, workspace).is_dir():
+                try:
+                    encoder = openvino.load_exported(name, precision, workspace)
+                    check_encoder(self.collection.index, encoder.stamp)
+                except RectrioError as error:
+                    LOG.warning("The export of %s in %s is not used: %s", name, precision, error)
+                else:
+                    self.images.threads = 1  # which OpenVINO spreads over all cores
+                    return encoder
+        return None
 
     @property
     def is_outdated(self) -> bool:

@@ -16,6 +16,7 @@ from uvicorn.supervisors import Multiprocess
 
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import open_database
+from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
@@ -75,6 +76,7 @@ def serve(
         ArgumentError: if the address cannot be listened on, or keys are needed and there is none.
     """
     settings = {"host": host, "allowed_hosts": list(allowed_hosts), "workers": workers}
+    settings["threads"] = max(1, cores() // workers) if best_device() == "cpu" else 1
     app, listening = make_app(collection, **settings), listen(host, port)
     address = address_of(listening, host)
     if app.state.access.required:
@@ -85,6 +87,11 @@ def serve(
     config = uvicorn.Config(partial(app_of_worker, *place, **settings), factory=True, workers=workers, **QUIET)
     started(address)
     Multiprocess(config, [listening]).run()
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def app_of_worker(name: str, folder: Path | None, workspace: Workspace, **settings: Any) -> Any:

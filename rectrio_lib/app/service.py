@@ -40,20 +40,22 @@ class Service:
         collection: as opened.
         engine: see `database.open_database`.
         batch: largest number of queries encoded at once.
+        threads: see `Generation`.
 
     Attributes:
         now: the present generation.
         cold: why nothing can be encoded; empty once the encoder is loaded.
     """
 
-    def __init__(self, collection: Collection, engine: Engine, batch: int = 32):
-        self.name, self.engine, self.batch, self._folder = collection.name, engine, batch, collection.folder
+    def __init__(self, collection: Collection, engine: Engine, batch: int = 32, threads: int = 1):
+        self.name, self.engine, self._folder = collection.name, engine, collection.folder
+        self._encoding = batch, threads
         self.workspace, self.searches = collection.workspace, Searches(engine, collection.name)
         self.judgements, self.saved = Judgements(engine, collection.name), Saved(engine, collection.name)
         self.uploads = Uploads(uploads_of(collection))
         self._card = self.workspace.path("indexes", self.name) / "card.json"
         self._stamp, self._changing, self.cold = self._stamp_of_card(), asyncio.Lock(), "The encoder is being loaded."
-        self.now = Generation.of(collection, engine, batch)
+        self.now = Generation.of(collection, engine, *self._encoding)
 
     # --- queries
 
@@ -211,7 +213,7 @@ class Service:
         async with self._changing:
             stamp = self._stamp_of_card()
             opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
-            self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, self.batch), stamp
+            self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, *self._encoding), stamp
 
     async def reindex(self) -> None:
         """Build a new index of everything, beside the present one, and swap."""

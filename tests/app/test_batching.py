@@ -1,6 +1,7 @@
 """Micro-batches."""
 
 import asyncio
+import threading
 import time
 
 import numpy as np
@@ -82,3 +83,17 @@ def test_a_client_that_goes_away_disturbs_nobody():
         return answer
 
     assert run(work) == 2
+
+
+def test_several_batches_are_under_way_at_once():
+    both = threading.Barrier(2, timeout=10)
+
+    def encode(items):
+        both.wait()  # passes if two threads are here together
+        return np.array(items)
+
+    async def work():
+        batcher = Batcher(encode, most=3, threads=2)
+        return await asyncio.gather(*(batcher(number) for number in range(6)))
+
+    assert run(work) == list(range(6))
