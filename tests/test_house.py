@@ -227,7 +227,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_make_lists_its_targets(tmp_path):
     listed = re.findall(r"^  make (\w+)", make(tmp_path).stdout, flags=re.MULTILINE)
-    assert listed == ["help", "run", "check", "test", "lab", "clean"]
+    assert listed == ["help", "run", "check", "test", "serve", "lab", "clean"]
 
 
 @pytest.mark.parametrize("setting", ["PYTHON=no-such-python", "DISK_GB=99999999"])

@@ -15,9 +15,10 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import dataset, image_files
 from rectrio_lib.report.page import write_page
-from rectrio_lib.search import building, collection
+from rectrio_lib.search import building
+from rectrio_lib.search.building import BACKBONE
 from rectrio_lib.search.changes import trained_size
-from rectrio_lib.search.collection import BACKBONE, Collection
+from rectrio_lib.search.collection import Collection
 
 LOG = logging.getLogger(__name__)
 CHAPTER = "03"
@@ -44,7 +45,7 @@ def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, 
     folder, name = building.folder_and_name(folder, name)
     (training_chapter,) = chapter.select_chapters([CHAPTER])
     backbone = parameters.get("backbone", BACKBONE)
-    rows = collection.embed(folder, backbone, name)[0].select() if rows is None else rows
+    rows = building.embed(folder, backbone, name)[0].select() if rows is None else rows
     if reason := why_untrained(rows):
         raise ArgumentError(f"{folder} cannot be trained on: {reason}.")
     training = rows[rows["label"].ne("") & ~rows["split"].isin(["val", "test"])]
@@ -82,7 +83,7 @@ def run_folder(
         folder: of images, in class folders or not.
         name: of all that comes of it; empty: that of the folder.
         parameters: of chapter 03, if there is something to train on; `backbone` counts in any case.
-        allow_random_weights: see `collection.embed`.
+        allow_random_weights: see `building.embed`.
 
     Returns:
         The page, outputs/reports/<name>/index.html.
@@ -98,10 +99,10 @@ def run_folder(
         raise ArgumentError(f"{', '.join(sorted(fixed))}: follows from the folder and its name, do not set it here.")
     folder, name = building.folder_and_name(folder, name)
     building.refuse_other_images(folder, name, Workspace())
-    backbone = parameters.get("backbone", collection.BACKBONE)
+    backbone = parameters.get("backbone", building.BACKBONE)
     if not why_untrained(image_files.describe(image_files.list_images(folder)["path"])):
         chapter.chapter_paths()  # an installed package has none: said now, not after an hour of embedding
-    frozen, report = collection.embed(folder, backbone, name, allow_random_weights=allow_random_weights)
+    frozen, report = building.embed(folder, backbone, name, allow_random_weights=allow_random_weights)
     LOG.info("Checked    %s", report)
     reason, executed = why_untrained(frozen.select()), None
     if reason and parameters.keys() - {"backbone"}:

@@ -54,9 +54,9 @@ def index(
 
 def embed(folder: Folder, name: Name = "", encoder: Encoder = "", backbone: Backbone = "") -> None:
     """Embed what is new in a folder of images."""
-    from rectrio_lib.search import collection, provenance
+    from rectrio_lib.search import building, provenance
 
-    store, report = collection.embed(folder, _encoder(encoder, backbone), name)
+    store, report = building.embed(folder, _encoder(encoder, backbone), name)
     _say_report(report, store.folder)
     random = f". {RANDOM}" if provenance.flags(store.card)["random_weights"] else ""
     say(f"Vectors    {len(store):,} of length {store.card['dim']} in {store.folder}{random}")

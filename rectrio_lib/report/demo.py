@@ -15,7 +15,7 @@ from rectrio_lib.data import catalog, synthetic
 from rectrio_lib.data.products import match_names
 from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.report import page
-from rectrio_lib.search import collection
+from rectrio_lib.search import building, collection
 
 LOG = logging.getLogger(__name__)
 NAME = "demo"
@@ -37,9 +37,9 @@ def run_demo() -> Path:
             save_drawings(fresh)
     missing = f"STAND-IN: {home} holds no product photographs, so these are generated drawings"
     source = missing if drawn else f"Some products from {home}"
-    decision = f"{source}. Nothing was trained: this is {collection.BACKBONE} as it was pretrained."
+    decision = f"{source}. Nothing was trained: this is {building.BACKBONE} as it was pretrained."
     LOG.log(logging.WARNING if drawn else logging.INFO, decision)
-    shop = collection.Collection.build(folder, collection.BACKBONE, NAME, allow_random_weights=True)
+    shop = collection.Collection.build(folder, building.BACKBONE, NAME, allow_random_weights=True)
     if drawn:
         shop.index.made_from["generated_images"] = True  # which the page of the service says
         shop.index.save(NAME, workspace)

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
 from rectrio_lib.core.files import is_folder
 from rectrio_lib.core.workspace import Workspace
@@ -14,11 +16,13 @@ from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
 from rectrio_lib.search import provenance
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
+    from rectrio_lib.embeddings.embed import Report
     from rectrio_lib.embeddings.store import EmbeddingStore
 
 FORBIDDEN = r'[<>:"/\\|?*\x00-\x1f]|^\.|[ .]$|\.(new|old|part|lock)$'  # in names of folders, or used by core.files
 LONGEST_NAME = 100
+BACKBONE = "torchvision:squeezenet1_0"  # five megabytes, and quick on any processor
 
 
 def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
@@ -120,3 +124,44 @@ def server_of(vectors: str, name: str, workspace: Workspace) -> str:
     if vectors:
         opening.server_kind(vectors)
     return opening.with_password(vectors or workspace.cards("indexes").get(name, {}).get("url", ""))
+
+
+def embed(
+    folder: str | Path,
+    encoder: str = "",
+    name: str = "",
+    manifest: pd.DataFrame | None = None,
+    allow_random_weights: bool = True,
+    workspace: Workspace | None = None,
+) -> tuple[EmbeddingStore, Report]:
+    """Embed what is new in a folder of images; what was left out is listed in ledger.csv of the store.
+
+    Args:
+        folder: of images, in class folders or not.
+        encoder: a saved one, or a backbone such as "clip:ViT-B/32"; empty: that of the index of this name, or BACKBONE.
+        name: of the images; empty: that of the folder.
+        manifest: see `embeddings.embed.embed`.
+        allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.
+        workspace: where to keep it; None: `Workspace()`.
+
+    Returns:
+        The store, and what happened.
+
+    Raises:
+        ArgumentError: if the name cannot be that of a folder.
+        DataError: if there is no such folder, or no readable image in it.
+        MissingArtefactError: if there is no such encoder, or the weights are random and should not be.
+        StorageError: if the store cannot be written, or is being written by another process.
+    """
+    from rectrio_lib.embeddings import embed as conductor
+
+    workspace, (folder, name) = workspace or Workspace(), folder_and_name(folder, name)
+    encoder = encoder or usual_encoder(name, BACKBONE, workspace)
+    encoder = saved_encoder(encoder, allow_random_weights, workspace)
+    store, report = conductor.embed(folder, encoder, name, manifest, workspace=workspace)
+    ledger = store.folder / "ledger.csv"
+    report.ledger.to_csv(ledger, index=False)
+    if not len(store):
+        first = report.ledger.iloc[0]
+        raise DataError(f"{folder} holds no readable image: {first['picture']}: {first['reason']} (all: {ledger}).")
+    return store, report

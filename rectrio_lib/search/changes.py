@@ -114,7 +114,7 @@ class Changeable(Searcher):
         The encoder is saved as <name>-tuned; where it is not better, collection and index stay as they are.
 
         Args:
-            backbone: such as "clip:ViT-B/32"; empty: that of the encoder, or else `collection.BACKBONE`.
+            backbone: such as "clip:ViT-B/32"; empty: that of the encoder, or else `building.BACKBONE`.
             **options: epochs, blocks and seed, see `fine_tuning.fine_tune`.
 
         Returns:
@@ -128,12 +128,12 @@ class Changeable(Searcher):
         from rectrio_lib.data.dataset import prepare
         from rectrio_lib.encoders.pretrained import load_pretrained
         from rectrio_lib.encoders.registry import save_encoder
-        from rectrio_lib.search import building, collection
+        from rectrio_lib.search import building
         from rectrio_lib.training.fine_tuning import FROZEN, fine_tune
 
         place, tuned = {"workspace": self.workspace}, f"{self.name}-tuned"
         card = self.workspace.cards("encoders").get(self.encoder_name, {})
-        backbone = backbone or card.get("arguments", {}).get("backbone") or collection.BACKBONE
+        backbone = backbone or card.get("arguments", {}).get("backbone") or building.BACKBONE
         building.saved_encoder(backbone, self.random_weights, self.workspace)  # refuses random weights
         size, resolution = trained_size(backbone)
         folder, sides = str(self.images_folder()), {"val_fraction": 1 / 8}

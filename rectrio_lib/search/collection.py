@@ -24,11 +24,7 @@ from rectrio_lib.search.searcher import normal
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
     from rectrio_lib.app.server import Served
-    from rectrio_lib.embeddings.embed import Report
-    from rectrio_lib.embeddings.store import EmbeddingStore
     from rectrio_lib.encoders.base import Encoder
-
-BACKBONE = "torchvision:squeezenet1_0"  # five megabytes, and quick on any processor
 
 
 class Collection(Changeable):
@@ -93,12 +89,12 @@ class Collection(Changeable):
 
         Args:
             folder: of images, in class folders or not.
-            encoder: see `embed`.
+            encoder: see `building.embed`.
             name: of the collection; empty: that of the folder.
             kind: of the index, see `Index.build`.
             recall: share of the true ten nearest neighbours that a search should find, in (0, 1].
-            manifest: see `embed`.
-            allow_random_weights: see `embed`.
+            manifest: see `building.embed`.
+            allow_random_weights: see `building.embed`.
             workspace: where to keep it; None: `Workspace()`.
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
@@ -107,7 +103,7 @@ class Collection(Changeable):
             The collection; its `report` says what happened.
 
         Raises:
-            ArgumentError: if an argument is out of range, or the name belongs to other images; and as `embed`.
+            ArgumentError: if an argument is out of range, or the name belongs to other images; and as `building.embed`.
         """
         workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
         factory.candidates(kind, 1, 0)  # said now, not after an hour of embedding
@@ -115,7 +111,7 @@ class Collection(Changeable):
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(folder, name, workspace)
-        store, report = embed(folder, encoder, name, manifest, allow_random_weights, workspace)
+        store, report = building.embed(folder, encoder, name, manifest, allow_random_weights, workspace)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
             building.bring_up_to_date(name, store, kind, recall, workspace, vectors)
@@ -235,44 +231,3 @@ class Collection(Changeable):
         if not is_folder(self.folder):
             raise DataError(f"{self.folder} is gone: where are the images of {self.name} now (--folder DIR)?")
         return self.folder
-
-
-def embed(
-    folder: str | Path,
-    encoder: str = "",
-    name: str = "",
-    manifest: pd.DataFrame | None = None,
-    allow_random_weights: bool = True,
-    workspace: Workspace | None = None,
-) -> tuple[EmbeddingStore, Report]:
-    """Embed what is new in a folder of images; what was left out is listed in ledger.csv of the store.
-
-    Args:
-        folder: of images, in class folders or not.
-        encoder: a saved one, or a backbone such as "clip:ViT-B/32"; empty: that of the index of this name, or BACKBONE.
-        name: of the images; empty: that of the folder.
-        manifest: see `embeddings.embed.embed`.
-        allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.
-        workspace: where to keep it; None: `Workspace()`.
-
-    Returns:
-        The store, and what happened.
-
-    Raises:
-        ArgumentError: if the name cannot be that of a folder.
-        DataError: if there is no such folder, or no readable image in it.
-        MissingArtefactError: if there is no such encoder, or the weights are random and should not be.
-        StorageError: if the store cannot be written, or is being written by another process.
-    """
-    from rectrio_lib.embeddings import embed as conductor
-
-    workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
-    encoder = encoder or building.usual_encoder(name, BACKBONE, workspace)
-    encoder = building.saved_encoder(encoder, allow_random_weights, workspace)
-    store, report = conductor.embed(folder, encoder, name, manifest, workspace=workspace)
-    ledger = store.folder / "ledger.csv"
-    report.ledger.to_csv(ledger, index=False)
-    if not len(store):
-        first = report.ledger.iloc[0]
-        raise DataError(f"{folder} holds no readable image: {first['picture']}: {first['reason']} (all: {ledger}).")
-    return store, report

@@ -11,7 +11,7 @@ from rectrio_lib.chapters.chapter import choose_parameters
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import dataset
-from rectrio_lib.search import collection
+from rectrio_lib.search import building
 from rectrio_lib.search.collection import Collection
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +35,13 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"size": 128, "resolution": 128, "batch_size": 9, "backbone": collection.BACKBONE}),
+        ({}, {"size": 128, "resolution": 128, "batch_size": 9, "backbone": building.BACKBONE}),
         ({"backbone": "clip:ViT-B/32", "epochs": 3}, {"size": 224, "resolution": 0, "batch_size": 9, "epochs": 3}),
         ({"size": 64, "batch_size": 8}, {"size": 64, "batch_size": 8}),
     ],
 )
 def test_training_runs_chapter_3_with_what_the_folder_asks_for(folder, calls, given, expected):
-    assert own_images.train(folder, rows=collection.embed(folder, ENCODER)[0].select(), **given) == "pets-tuned"
+    assert own_images.train(folder, rows=building.embed(folder, ENCODER)[0].select(), **given) == "pets-tuned"
     ((chosen, profile, parameters),) = calls
     assert [chapter.name[:2] for chapter in chosen] == ["03"] and profile is None
     wanted = {"dataset": "pets", "folder": str(folder.resolve()), "encoder": "pets-tuned", **expected}
@@ -55,7 +55,7 @@ def test_batches_hold_what_training_holds_of_distinct_readable_images(tmp_path, 
     for number in range(30):
         (folder / "cat" / f"copy {number}.png").write_bytes((folder / "cat" / "00.png").read_bytes())
         (folder / "dog" / f"broken {number}.png").write_bytes(b"no picture")
-    rows = collection.embed(folder, ENCODER)[0].select()
+    rows = building.embed(folder, ENCODER)[0].select()
     own_images.train(folder, rows=rows)
     own_images.train(folder, rows=rows.assign(split=["test"] * 4 + ["train"] * 20))
     assert [parameters["batch_size"] for _, _, parameters in calls] == [9, 8]

@@ -55,7 +55,6 @@ def said(**metadata) -> dict:
     return {"metadata": json.dumps(metadata)}
 
 
-
 def png(image: Image.Image) -> bytes:
     written = BytesIO()
     image.save(written, "PNG")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from rectrio_lib.cli.app import app
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.report import demo
-from rectrio_lib.search import collection
+from rectrio_lib.search import building
 from rectrio_lib.search.collection import Collection
 
 
@@ -20,7 +20,7 @@ def quick(monkeypatch):
     """Take pixels for the pretrained backbone, and few pictures."""
     plt.switch_backend("Agg")
     save_encoder_of_pixels()
-    monkeypatch.setattr(collection, "BACKBONE", ENCODER)
+    monkeypatch.setattr(building, "BACKBONE", ENCODER)
     monkeypatch.setattr(demo, "MOST", 14)
     monkeypatch.setattr(demo, "DRAWN", 2)
     monkeypatch.setattr(demo, "SIDE", 32)
@@ -87,7 +87,7 @@ def test_products_that_have_come_replace_the_drawings_and_nothing_is_embedded_tw
 
 
 def test_the_command_tells_where_the_page_is_and_that_the_weights_are_random(monkeypatch):
-    monkeypatch.setattr(collection, "BACKBONE", "torchvision:squeezenet1_0")
+    monkeypatch.setattr(building, "BACKBONE", "torchvision:squeezenet1_0")
     monkeypatch.setattr(demo, "DRAWN", 1)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 0, result.output

@@ -14,7 +14,7 @@ from rectrio_lib.chapters import own_images
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import dataset
 from rectrio_lib.report import contents
-from rectrio_lib.search import collection
+from rectrio_lib.search import building
 from rectrio_lib.search.collection import Collection
 
 
@@ -23,7 +23,7 @@ def quick(monkeypatch):
     """Take pixels for the pretrained backbone."""
     plt.switch_backend("Agg")
     save_encoder_of_pixels(24)
-    monkeypatch.setattr(collection, "BACKBONE", ENCODER)
+    monkeypatch.setattr(building, "BACKBONE", ENCODER)
 
 
 def survey(folder, **parameters):
@@ -173,7 +173,7 @@ def test_very_few_pictures_make_a_report(tmp_path, count):
 
 
 def test_a_stand_in_is_told_on_top(tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "BACKBONE", "torchvision:squeezenet1_0")
+    monkeypatch.setattr(building, "BACKBONE", "torchvision:squeezenet1_0")
     path = own_images.run_folder(save_photographs(tmp_path / "few", range(4)), allow_random_weights=True)
     page = Page(path.read_text(encoding="utf-8"))
     assert "STAND-IN: pretrained weights were unavailable" in page.text["top"]

@@ -18,7 +18,7 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import registry
 from rectrio_lib.encoders.pretrained import load_pretrained
 from rectrio_lib.encoders.registry import save_encoder
-from rectrio_lib.search import collection, provenance
+from rectrio_lib.search import building, provenance
 from rectrio_lib.search.collection import Collection
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +158,7 @@ def test_a_folder_without_a_readable_image_is_refused_with_the_first_reason(tmp_
 def test_what_was_left_out_is_listed_beside_the_vectors(folder):
     (folder / "cat" / "broken.jpg").write_bytes(b"no picture")
     (folder / "dog" / "twin.png").write_bytes((folder / "cat" / "00.png").read_bytes())
-    store, report = collection.embed(folder, ENCODER)
+    store, report = building.embed(folder, ENCODER)
     ledger = pd.read_csv(store.folder / "ledger.csv")
     assert ledger["picture"].tolist() == ["cat/broken.jpg", "dog/twin.png"]
     assert (report.bad, report.copies) == (1, 1)
@@ -299,7 +299,7 @@ def test_a_missing_encoder_is_answered_with_the_command_that_makes_it(folder, tm
     with pytest.raises(MissingArtefactError, match=f"`rectrio build {re.escape(str(folder))}`"):
         shop.search(photograph_outside(folder, 0))
     few = save_photographs(tmp_path / "few", range(3))
-    for backbone, name in (("clip:ViT-B/32", "clip-ViT-B-32"), (collection.BACKBONE, "torchvision-squeezenet1_0")):
+    for backbone, name in (("clip:ViT-B/32", "clip-ViT-B-32"), (building.BACKBONE, "torchvision-squeezenet1_0")):
         shop = Collection.build(few, backbone, allow_random_weights=True)
         forget(name)
         with pytest.raises(MissingArtefactError, match=f"rectrio index {re.escape(str(few))} --backbone {backbone}`"):
