@@ -159,19 +159,24 @@ def _records(rows: pd.DataFrame) -> list[Record]:
     count, empty = len(rows), [None] * len(rows)
     texts = ("image_id", "label", "category", "colour")
     known = {name: plain.pop(name, empty) for name in (*texts, "path", "tags", "created")}
-    known |= {name: pd.to_numeric(pd.Series(plain.pop(name, empty)), errors="coerce") for name in ("width", "height")}
-    prices, dates = pd.to_numeric(pd.Series(plain.pop("price", empty)), errors="coerce"), plain.pop("date", empty)
+    known |= {name: _numbers(plain.pop(name, empty)) for name in ("width", "height", "price")}
+    dates = plain.pop("date", empty)
     records = []
     for at in range(count):
         extra = {name: values[at] for name, values in plain.items() if values[at] not in (None, "")}
-        sides = {side: int(known[side][at]) if known[side][at] > 0 else None for side in ("width", "height")}
+        sides = {side: int(known[side][at]) if 0 < known[side][at] < 2**31 else None for side in ("width", "height")}
         records.append({
             **{key: _text(known[key][at]) for key in texts}, **sides,
             "path": str(known["path"][at] or ""), "extra": extra,
-            "price": None if np.isnan(prices[at]) else float(prices[at]), "tags": _tags(known["tags"][at]),
+            "price": known["price"][at] if np.isfinite(known["price"][at]) else None, "tags": _tags(known["tags"][at]),
             "created": _moment(known["created"][at] or dates[at]),
         })  # fmt: skip
     return records
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    """Return values as numbers, NaN where they are none."""
+    return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype(np.float64).tolist()
 
 
 def _plain(values: pd.Series) -> list[Any]:
