@@ -76,7 +76,7 @@ class Service:
             weights = [part.weight for part in request.like] + [away * part.weight for part in request.without]
             signs = np.sign(weights)[:, None] if not request.like else 1
             mixed = np.stack(vectors) * signs, np.abs(weights) if not request.like else np.array(weights)
-            query = vectors[0] if request.like and len(parts) == 1 else weighted_mean(*mixed)
+            query = mixed[0][0] if len(parts) == 1 else weighted_mean(*mixed)
         with measured("search"):
             plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
             answer = (snapshot, request, query, own)
