@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,9 @@ from rectrio_lib.data import image_files
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index.opening import open_index
 from rectrio_lib.search.searcher import Searcher
+
+if TYPE_CHECKING:
+    from rectrio_lib.search.ranking.calibration import Calibration
 
 BATCH = 128  # images that `add` encodes at once
 
@@ -95,6 +100,26 @@ class Changeable(Searcher):
             if absent:
                 raise ArgumentError(f"{len(absent)} of {len(names)} images are not in the index, such as {absent[0]}.")
             self.index.remove(self.index.rows["image_id"].iloc[sorted({place[name] for name in names})].tolist())
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What scores mean here, if it was learned, see `calibrate`."""
+        from rectrio_lib.search.ranking import calibration
+
+        return calibration.saved(self)
+
+    def calibrate(self) -> Calibration:
+        """Learn from the labels, or else from altered copies of images, how probable it is that a result is right.
+
+        It is saved with the index; from then on results have a `probability`, and `sure=0.9` ends them.
+
+        Raises:
+            ArgumentError: if there are neither labels nor enough images.
+        """
+        from rectrio_lib.search.ranking import calibration
+
+        self.calibration = calibration.of_collection(self)
+        return self.calibration
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
