@@ -23,6 +23,7 @@ from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.index.base import check_encoder
 from rectrio_lib.index.live import LiveIndex
 from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.ranking.calibration import Calibration
 from rectrio_lib.search.searcher import encode_texts
 
 LOG = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Generation:
         self.images = Batcher(self._encode_images, batch, threads=threads, initializer=one_core)
         self.texts = Batcher(self._encode_texts, batch)
         self._encoder_lock, self._apply_lock, self._size = Lock(), Lock(), len(collection.index)
+        self._calibration_lock = Lock()
         names = collection.index.rows["image_id"].tolist()
         rows = {row.image_id: row for row in catalogue.since(0)}
         self._seen = max((row.sequence for row in rows.values()), default=0)
@@ -97,6 +99,11 @@ class Generation:
     def is_outdated(self) -> bool:
         """Whether the index holds more or fewer images than when it was opened, as one on a server may."""
         return len(self.collection.index) != self._size
+
+    def calibrate(self) -> Calibration:
+        """Return what scores mean here; learned when first needed. ArgumentError if there is nothing to learn from."""
+        with self._calibration_lock:
+            return self.collection.calibration or self.collection.calibrate()
 
     @property
     def columns(self) -> list[str]:

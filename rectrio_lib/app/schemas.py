@@ -65,6 +65,12 @@ class SearchRequest(Strict):
         None, max_length=LONGEST_WHERE, description="A condition, such as \"label == 'cat' and price < 50\"."
     )
     minimum: float | None = Field(None, ge=-1, le=1, description="Only results of at least this score.")
+    sure: float | None = Field(
+        None, ge=0, le=1, description="Only so many of the best results that this share of them is right, such as 0.9."
+    )
+    minimum_probability: float | None = Field(
+        None, ge=0, le=1, description="Only results that are right with at least this probability."
+    )
     sort: str = Field("score", pattern=SORT, description="score, or a column: then the best 1,000 matches are sorted.")
     descending: bool = True
     distinct: float | None = Field(
@@ -87,6 +93,9 @@ class Result(Image):
 
     rank: int = Field(description="From 1.")
     score: float | None = Field(description="Cosine similarity to the query; null where nothing was asked for.")
+    probability: float | None = Field(
+        None, description="That it is of the same kind as the images of the query; null if nobody knows."
+    )
 
 
 class SearchAnswer(BaseModel):
@@ -96,6 +105,7 @@ class SearchAnswer(BaseModel):
     total: int = Field(description="Images that meet the condition.")
     next: int | None = Field(description="The offset of the next page; null on the last.")
     search: str | None = Field(description="Id of this search in the history; null if it is not kept.")
+    reason: str | None = Field(None, description="Why there is no result, if nothing here is sure enough.")
     seconds: float
     random_weights: bool = Field(description="The encoder has random weights, so that scores mean nothing.")
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 import numpy as np
 from sqlalchemy import Engine
 
-from rectrio_lib.app import querying, upkeep
+from rectrio_lib.app import certainty, querying, upkeep
 from rectrio_lib.app.generation import Generation, uploads_of
 from rectrio_lib.app.images.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
 from rectrio_lib.app.records.database import ImageRow
@@ -78,7 +78,10 @@ class Service:
             weights = [part.weight for part in request.like] + [away * part.weight for part in request.without]
             signs = np.sign(weights)[:, None] if not request.like else 1
             mixed = np.stack(vectors) * signs, np.abs(weights) if not request.like else np.array(weights)
-            query = vectors[0] if request.like and len(parts) == 1 else weighted_mean(*mixed)
+            query = mixed[0][0] if len(parts) == 1 else weighted_mean(*mixed)
+        asked = request
+        if not (request.sure is request.minimum_probability is None):
+            request = await asyncio.to_thread(certainty.with_minimum, now, request)
         with measured("search"):
             plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
             answer = (snapshot, request, query, own)
@@ -86,13 +89,15 @@ class Service:
                 results, total, more = querying.search(*answer)
             else:
                 results, total, more = await asyncio.to_thread(querying.search, *answer)
+        certainty.add_probabilities(now, request, results)
+        reason = None if results or asked is request else certainty.reason(now, snapshot, asked, query, own)
         shown = [result.id for result in results[:SHOWN]]
         seconds, search = round(time.perf_counter() - begun, 4), None
         if (parts or request.words) and not request.offset:
-            search = self.searches.record(owner, request, shown, seconds, results[0].score if results else None)
+            search = self.searches.record(owner, asked, shown, seconds, results[0].score if results else None)
         return SearchAnswer.model_construct(
             results=results, total=total, next=request.offset + request.k if more else None, search=search,
-            seconds=seconds, random_weights=now.collection.random_weights,
+            reason=reason, seconds=seconds, random_weights=now.collection.random_weights,
         )  # fmt: skip
 
     async def vector_of(

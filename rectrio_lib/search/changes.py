@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from rectrio_lib.index.opening import open_index
 from rectrio_lib.search.searcher import Searcher
 
 if TYPE_CHECKING:  # PyTorch is imported when something is trained, not before
+    from rectrio_lib.search.ranking.calibration import Calibration
     from rectrio_lib.training.fine_tuning import FineTuned
 
 LOG = logging.getLogger(__name__)
@@ -151,6 +153,26 @@ class Changeable(Searcher):
         again = type(self).build(self.folder, tuned, self.name, self.index.kind, manifest=run.data.manifest, **place)
         self.__dict__.update(again.__dict__)
         return run
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What scores mean here, if it was learned, see `calibrate`."""
+        from rectrio_lib.search.ranking import calibration
+
+        return calibration.saved(self)
+
+    def calibrate(self) -> Calibration:
+        """Learn from the labels, or else from altered copies of images, how probable it is that a result is right.
+
+        It is saved with the index; from then on results have a `probability`, and `sure=0.9` ends them.
+
+        Raises:
+            ArgumentError: if there are neither labels nor enough images.
+        """
+        from rectrio_lib.search.ranking import calibration
+
+        self.calibration = calibration.of_collection(self)
+        return self.calibration
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from rectrio_lib.index.conditions import matching
 
 COPIED = ["path", "label", "split"]  # in which a copy differs from its image
 
+if TYPE_CHECKING:
+    from rectrio_lib.search.ranking.calibration import Calibration
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,6 +29,9 @@ class Options:
         combine: search once for the mean of all queries, instead of once for each.
         where: only rows that meet this condition, see `conditions.matching`; or a mask, bool (N,), over the rows.
         minimum: only results of at least this score.
+        sure: only so many of the best results that at least this share of them is right, such as 0.9; see
+            `Collection.calibrate`, as for the next.
+        minimum_probability: only results that are right with at least this probability.
         expand: number of best results that the query is moved towards, see `rerank.expand_queries`.
         alpha: how much more the nearest of these weigh.
         reciprocal: k-reciprocal re-ranking with this k1, see `rerank.k_reciprocal`, estimated within the pool.
@@ -39,6 +46,8 @@ class Options:
     combine: bool = False
     where: Where = None
     minimum: float | None = None
+    sure: float | None = None
+    minimum_probability: float | None = None
     expand: int = 0
     alpha: float = 3.0
     reciprocal: int | None = None
@@ -48,6 +57,7 @@ class Options:
 
     def __post_init__(self) -> None:
         ranges = {"expand": (0, inf), "alpha": (0, inf), "reciprocal": (1, inf), "mmr": (0, 1), "pool": (1, inf)}
+        ranges |= {"sure": (0, 1), "minimum_probability": (0, 1)}
         for name, (low, high) in (ranges | {"minimum": (-inf, inf), "distinct": (-inf, inf)}).items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and low <= value <= high):
@@ -55,6 +65,16 @@ class Options:
                 raise ArgumentError(f"{name}={value!r}: expected {expected}.")
         if self.reciprocal is not None and self.mmr is not None:
             raise ArgumentError("reciprocal and mmr exclude each other: each orders the results in its own way.")
+
+    def calibrated(self, calibration: Calibration | None) -> Options:
+        """Return the same with `minimum` for `sure` and `minimum_probability`; ArgumentError without a calibration."""
+        if self.sure is self.minimum_probability is None:
+            return self
+        if calibration is None:
+            raise ArgumentError("Nobody knows yet what scores mean here: `Collection.calibrate()` learns it.")
+        least = calibration.minimum(self.sure, self.minimum_probability)
+        least = least if self.minimum is None else max(least, self.minimum)
+        return replace(self, minimum=least, sure=None, minimum_probability=None)
 
 
 def copies_of(index: VectorIndex, files: pd.DataFrame) -> pd.DataFrame:

@@ -27,6 +27,7 @@ def answer(
         options: which results count, and in which order.
         exclude: positions that are not results of the query, int64 (Q, E).
     """
+    options.calibrated(None)  # which refuses what needs a calibration: it should be a minimum by now
     if options.combine:
         vectors, ids, exclude = _mean(vectors), [" + ".join(ids)], exclude.reshape(1, -1)
     return Results(ids, *nearest(index, vectors, k, options, exclude), index.rows)

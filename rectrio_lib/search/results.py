@@ -29,6 +29,7 @@ class Results:
         positions: rows of the results in `rows`, int64 (Q, k); -1 in empty places.
         rows: metadata of the searched index, one row per image.
         folder: where the paths in `rows` start; None if the images are not files.
+        probabilities: that results are right (Q, k), NaN in empty places; None if nobody knows, see `Calibration`.
         ignored: images of a recommendation that were left out of account, and why.
     """
 
@@ -37,6 +38,7 @@ class Results:
     positions: np.ndarray
     rows: pd.DataFrame
     folder: Path | None = None
+    probabilities: np.ndarray | None = None
     ignored: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -48,14 +50,20 @@ class Results:
         return pd.api.extensions.take(values, self.positions.ravel(), allow_fill=True).reshape(self.positions.shape)
 
     def frame(self) -> pd.DataFrame:
-        """Return one row per result: query, rank (from 1), score, metadata (columns of these names get "_metadata")."""
+        """Return one row per result: query, rank (from 1), score, probability if known, and the metadata.
+
+        Columns of the metadata that have one of these names get "_metadata".
+        """
         query, place = np.nonzero(self.positions >= 0)
         frame = self.rows.iloc[self.positions[query, place]].reset_index(drop=True)
-        frame = frame.rename(columns={name: f"{name}_metadata" for name in OWN_COLUMNS})
+        own = OWN_COLUMNS if self.probabilities is None else (*OWN_COLUMNS, "probability")
+        frame = frame.rename(columns={name: f"{name}_metadata" for name in own})
         frame = frame.loc[:, ~frame.columns.duplicated()]
         frame.insert(0, "query", np.asarray(self.query_ids, dtype=object)[query])
         frame.insert(1, "rank", place + 1)
         frame.insert(2, "score", self.scores[query, place])
+        if self.probabilities is not None:
+            frame.insert(3, "probability", self.probabilities[query, place])
         return frame
 
     def _repr_html_(self) -> str:

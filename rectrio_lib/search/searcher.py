@@ -24,6 +24,7 @@ from rectrio_lib.search.results import Results
 
 if TYPE_CHECKING:  # PyTorch is imported when an image or a text must be encoded, not before
     from rectrio_lib.encoders.base import Encoder
+    from rectrio_lib.search.ranking.calibration import Calibration
 
 NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
 WITHOUT = -0.5  # weight of an unwanted text: enough to turn away, too little to lead elsewhere
@@ -39,6 +40,7 @@ class Searcher:
     """
 
     folder: Path | None = None  # where the paths in the rows of the index start
+    calibration: Calibration | None = None  # what scores mean, if that is known
 
     def __init__(self, index: VectorIndex, encoder: Encoder | None = None):
         self.index, self._given = index, encoder
@@ -84,6 +86,9 @@ class Searcher:
             DataError: if a file is not a readable image.
         """
         (chosen, rows), texts, unwanted = self._among(Options(**options)), _listed(text), _listed(without)
+        if images is None or texts or unwanted:
+            chosen.calibrated(None)  # similarities to words were not calibrated
+        chosen = chosen.calibrated(self.calibration)
         if images is None and text is None and not unwanted:
             raise ArgumentError("There is nothing to search for: give an image, an image_id or a text.")
         if images is None and weights is None and not unwanted:
@@ -93,7 +98,10 @@ class Searcher:
             if texts or unwanted or weights is not None:
                 names, vectors = self._mix(names, vectors, texts, unwanted, weights)
                 own = own.reshape(1, -1)
-        return replace(answer(self.index, vectors, k, names, chosen, own), rows=rows, folder=self.folder)
+        results = answer(self.index, vectors, k, names, chosen, own)
+        known = self.calibration is not None and not (images is None or texts or unwanted or chosen.expand)
+        probabilities = self.calibration.probability(results.scores) if known else None
+        return replace(results, rows=rows, folder=self.folder, probabilities=probabilities)
 
     def recommend(
         self,

@@ -21,6 +21,7 @@ from rectrio_lib.app.records.database import (
     writing,
 )
 from rectrio_lib.app.web.access import add_key, remove_key
+from rectrio_lib.search.collection import Collection
 
 OWNER_TABLES = (SearchRow, JudgementRow, FeedRow, SavedRow, OwnerRow)
 
@@ -446,3 +447,44 @@ def test_words_follow_what_is_changed_added_and_removed(api, names, tmp_path):
     assert found("tiger") == []
     history = well(api.get("/history"))["searches"]
     assert not history or history[0]["title"].startswith('"')
+
+
+# --- answers that know when to stop
+
+
+def test_sure_answers_end_where_too_few_would_be_right(api, collection, names):
+    query = {"like": examples(names["cat/00.png"]), "k": 19}
+    plain = well(api.post("/search", json=query))
+    assert {r["probability"] for r in plain["results"]} == {None}
+    learned = Collection.open("photos", collection.folder, collection.workspace).calibrate()
+    sure = well(api.post("/search", json=query | {"sure": 0.55}))
+    least = learned.minimum(sure=0.55)
+    assert shown(sure) == [r["id"] for r in plain["results"] if r["score"] >= least]
+    scores = np.array([r["score"] for r in sure["results"]])
+    np.testing.assert_allclose([r["probability"] for r in sure["results"]], learned.probability(scores), atol=1e-6)
+    assert all(r["probability"] is not None for r in well(api.post("/search", json=query))["results"])
+    by_price = well(api.post("/search", json=query | {"sure": 0.55, "sort": "price"}))
+    assert sorted(shown(by_price)) == sorted(shown(sure))
+    history = well(api.get("/history"))["searches"]
+    assert not history or all(one["query"].get("minimum") is None for one in history)
+
+
+def test_nothing_here_is_like_that_is_an_answer(api, names):
+    query = {"like": examples(names["cat/00.png"])}
+    answer = well(api.post("/search", json=query | {"minimum_probability": 1}))
+    if answer["results"]:
+        assert all(r["probability"] == 1 for r in answer["results"])
+    else:
+        assert "Nothing here is like that" in answer["reason"]
+    none = well(api.post("/search", json=query | {"sure": 0.5, "where": "label == 'bird'"}))
+    assert (none["results"], bool(none["reason"])) == ([], True)
+    assert well(api.post("/search", json=query))["reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [({"sure": 0.9}, 400), ({"like": [{"text": "red"}], "sure": 0.9}, 400), ({"sure": 1.1}, 422),
+     ({"words": "cat", "sure": 0.9}, 400), ({"minimum_probability": -0.1}, 422)],
+)  # fmt: skip
+def test_only_images_are_known_well_enough_to_be_sure(api, query, status):
+    assert api.post("/search", json=query).status_code == status

@@ -22,6 +22,7 @@ from rectrio_lib.search.ranking.recommend import ABSENT
 Governing = Annotated[Caller, Depends(allow("admin"))]
 WISH = TypeAdapter(schemas.RecommendRequest)
 WISH_BODY = bodies.described("RecommendRequest")
+GOOD = 0.5  # probability of the best result, below which a search had no good answer
 routes = APIRouter()
 
 
@@ -105,4 +106,6 @@ def _saved(row: SavedRow) -> schemas.SavedSearch:
 @routes.get("/stats", tags=["service"])
 def stats(service: Served, caller: Governing, days: Annotated[int, Query(ge=1, le=3650)] = 30) -> schemas.Stats:
     """How the collection is used, over all callers who let their history be kept."""
-    return schemas.Stats(**usage(service.engine, service.name, days))
+    known = service.now.collection.calibration
+    least = None if known is None else known.minimum(probability=GOOD)
+    return schemas.Stats(**usage(service.engine, service.name, days, least))
