@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from rectrio_lib.app.batching import Batcher
 from rectrio_lib.app.images.pictures import Pictures
-from rectrio_lib.app.records.catalogue import Catalogue, frame_of, record_of
+from rectrio_lib.app.records.catalogue import Catalogue, fits, frame_of, in_kinds, kinds_of, record_of
 from rectrio_lib.app.records.database import ImageRow
 from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import RectrioError
@@ -61,7 +61,9 @@ class Generation:
         later = [row for name, row in rows.items() if name not in built]
         fresh = [row for row in later if self._belongs(row)]
         self.stale = {row.image_id: row for row in later if not row.removed and not self._belongs(row)}
-        frame = frame_of([record_of(rows[name]) for name in names] + [record_of(row) for row in fresh])
+        records = [record_of(rows[name]) for name in names] + [record_of(row) for row in fresh]
+        self._kinds = kinds_of(records)
+        frame = frame_of(records, self._kinds)
         removed = np.array([rows[name].removed for name in names], bool)
         self._columns = list(frame.columns)
         self.live = LiveIndex(collection.index, frame.iloc[: len(names)].reset_index(drop=True), removed)
@@ -111,11 +113,13 @@ class Generation:
         return self._columns
 
     def catch_up(self) -> bool:
-        """Take in what changed in the database since; tell whether a new column needs a new generation."""
+        """Take in what changed in the database since; tell whether new columns or types need a new generation."""
         with self._apply_lock:
             rows = self.catalogue.since(self._seen)
             if not rows:
                 return False
+            if any(not fits(value, self._kinds.get(name)) for row in rows for name, value in row.extra.items()):
+                return True  # which reads all rows anew
             there = self.live.current.positions([row.image_id for row in rows])
             self.live.remove([row.image_id for row in rows if row.removed])
             kept = [row for row in rows if not row.removed]
@@ -123,7 +127,7 @@ class Generation:
             self._add([row for row in kept if row.image_id not in there and self._belongs(row)])
             self.stale |= {r.image_id: r for r in kept if r.image_id not in there and not self._belongs(r)}
             self._seen = rows[-1].sequence
-            return any(key not in self._columns for row in kept for key in row.extra)
+            return False
 
     def _add(self, rows: Sequence[ImageRow]) -> None:
         if rows:
@@ -133,7 +137,7 @@ class Generation:
                 self.stale.pop(row.image_id, None)
 
     def _record(self, row: ImageRow) -> dict:
-        return dict.fromkeys(self._columns) | record_of(row)
+        return dict.fromkeys(self._columns) | in_kinds(record_of(row), self._kinds)
 
     def _belongs(self, row: ImageRow) -> bool:
         """Tell whether an image has a vector that the encoder of this index made, and is not removed."""

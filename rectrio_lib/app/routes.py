@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from sqlalchemy import text
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -26,7 +25,7 @@ FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}  # an id names 
 Searching, Writing = Annotated[Caller, Depends(allow("search"))], Annotated[Caller, Depends(allow("write"))]
 QUERY = TypeAdapter(schemas.SearchRequest)
 SEARCH_BODY = bodies.described("SearchRequest")
-METADATA = TypeAdapter(schemas.Metadata | Annotated[list[schemas.Metadata], "one for each file"])
+METADATA = TypeAdapter(schemas.Metadata | Annotated[list[schemas.Metadata], Field(max_length=MOST_FILES)])
 routes = APIRouter()
 
 
@@ -38,7 +37,7 @@ def served(request: Request) -> Service:
 Served = Annotated[Service, Depends(served)]
 
 
-@routes.get("/", include_in_schema=False)
+@routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> FileResponse:
     """The page."""
     return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
@@ -88,11 +87,8 @@ async def upload(request: Request, service: Served, caller: Writing) -> Response
     `metadata` is a JSON object for all files, or a list with one for each.
     """
     async with request.form(max_files=MOST_FILES, max_fields=4) as form:
-        files = [(f.filename or "image", await f.read()) for f in form.getlist("files") if isinstance(f, UploadFile)]
-        given = form.get("metadata") or {}
-        given = await given.read() if isinstance(given, UploadFile) else given
-    if not files:
-        raise HTTPException(422, "There is no file in this request: send at least one as `files`.")
+        files = await bodies.files_of(form, "metadata")
+        given = await bodies.text_of(form, "metadata") or {}
     said = bodies.valid(METADATA, given)
     said = said if isinstance(said, list) else [said] * len(files)
     if len(said) != len(files):
@@ -140,8 +136,7 @@ def thumbnail(record: Record, service: Served) -> Response:
 async def change(image_id: schemas.ImageId, said: schemas.Metadata, service: Served, caller: Writing) -> schemas.Image:
     """Change what is said of an image: null deletes, `extra` is merged."""
     await service.change(image_id, said)
-    snapshot = service.now.live.current
-    return querying.image(snapshot.records(list(snapshot.positions([image_id]).values()))[0])
+    return querying.image(_record(service, image_id, caller))
 
 
 @routes.delete("/images/{image_id}", tags=["images"], status_code=204)

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MOST_PARTS, MOST_RESULTS, MOST_OFFSET, LONGEST_WHERE, LONGEST_TEXT = 32, 200, 1000, 2000, 1000
 SORT = r"^(score|[A-Za-z_][A-Za-z0-9_]{0,63})$"
 
 ImageId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[0-9A-Za-z_-]+$")]
-Tag = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+def _whole(text: str) -> str:
+    if text.encode("utf-8", "ignore").decode() != text:
+        raise ValueError("text should hold no half of a surrogate pair")
+    return text
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("the date lies outside of the years 1 to 9999") from None
+
+
+def _free(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is a column of RecTrio's own: take another name")
+    return name
+
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$"), AfterValidator(_whole)]  # PostgreSQL keeps no NUL
+RESERVED = frozenset(
+    ("image_id", "id", "path", "label", "category", "price", "colour", "tags", "created", "width", "height")
+) | {"uploaded", "score", "rank", "query", "row"}
+Tag = Annotated[Text, Field(min_length=1, max_length=64)]
+NewColumn = Annotated[str, Field(pattern=SORT), AfterValidator(_free)]
 
 
 class Strict(BaseModel):
@@ -34,7 +60,7 @@ class Example(Strict):
     model_config = ConfigDict(json_schema_extra=_exactly_one)
 
     id: ImageId | None = Field(None, description="Id of an image of the collection.")
-    text: str | None = Field(None, min_length=1, max_length=LONGEST_TEXT, description="Words.")
+    text: Text | None = Field(None, min_length=1, max_length=LONGEST_TEXT, description="Words.")
     file: int | None = Field(None, ge=0, lt=MOST_PARTS, description="Number of an uploaded file, from 0.")
 
     @model_validator(mode="after")
@@ -55,7 +81,7 @@ class SearchRequest(Strict):
 
     like: list[Part] = Field([], max_length=MOST_PARTS)
     without: list[Part] = Field([], max_length=MOST_PARTS, description="What to turn away from.")
-    words: str | None = Field(
+    words: Text | None = Field(
         None, min_length=1, max_length=LONGEST_TEXT,
         description="Words of labels, tags, file names and other metadata; mixed with what looks alike.",
     )  # fmt: skip
@@ -113,13 +139,13 @@ class SearchAnswer(BaseModel):
 class Metadata(Strict):
     """What people say about an image. Other columns go into `extra`."""
 
-    label: str | None = Field(None, max_length=200)
-    category: str | None = Field(None, max_length=200)
+    label: Text | None = Field(None, max_length=200)
+    category: Text | None = Field(None, max_length=200)
     price: float | None = None
     tags: list[Tag] | None = Field(None, max_length=64)
-    created: datetime | None = None
-    extra: dict[Annotated[str, Field(pattern=SORT)], str | float | bool | None] | None = Field(
-        None, max_length=64, json_schema_extra={"propertyNames": {"pattern": SORT}}
+    created: Annotated[datetime, AfterValidator(_in_utc)] | None = None
+    extra: dict[NewColumn, Text | float | bool | None] | None = Field(
+        None, max_length=64, json_schema_extra={"propertyNames": {"pattern": SORT, "not": {"enum": sorted(RESERVED)}}}
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 from sqlalchemy import Engine
@@ -70,8 +71,10 @@ class Service:
         """
         begun, now = time.perf_counter(), self.now
         snapshot = now.live.current
-        parts, own = [*request.like, *request.without], []
-        vectors = await asyncio.gather(*(self.vector_of(now, snapshot, part, files, own) for part in parts))
+        parts = [*request.like, *request.without]
+        vectors = await asyncio.gather(*(self.vector_of(now, snapshot, part, files, []) for part in parts))
+        # an uploaded file, unlike an id, may be its own result: so people see that it is in the collection
+        own = [*snapshot.positions([part.id for part in parts if part.id is not None]).values()]
         query = None
         if parts:
             away = WITHOUT if request.like else -1  # what is least like the unwanted parts, where nothing is wanted
@@ -171,9 +174,9 @@ class Service:
 
     async def _accept(self, now: Generation, name: str, data: bytes) -> str | tuple[CleanImage, np.ndarray]:
         """Return the id of an image that is there already, or a checked image with its vector."""
-        name_of_content = content_id(data)
-        if now.live.current.positions([name_of_content]):
-            return name_of_content
+        known = content_id(data)
+        if now.live.current.positions([known]) and await asyncio.to_thread(now.catalogue.holds, known):
+            return known
         clean = await asyncio.to_thread(check_image, data, name)
         return clean, await self._encode(now, data)
 
@@ -181,14 +184,14 @@ class Service:
         """Write files, then rows: killed in between, nothing is promised and a file lies about that nobody sees."""
         rows = []
         for clean, vector, said in images:
-            file = self.uploads.save(clean)
             values = said.model_dump(exclude_none=True)
+            path = self.uploads.place(clean).relative_to(self.uploads.folder).as_posix()
             rows.append(ImageRow(
-                image_id=clean.image_id, path=file.relative_to(self.uploads.folder).as_posix(), uploaded=True,
+                image_id=clean.image_id, path=path, uploaded=True,
                 width=clean.width, height=clean.height, vector=vector.astype(np.float16).tobytes(),
                 encoder_hash=now.collection.index.encoder_hash, **values,
             ))  # fmt: skip
-        self.now.catalogue.add(rows)
+        self.now.catalogue.add(rows, lambda: [self.uploads.save(clean) for clean, _, _ in images])
 
     async def change(self, image_id: str, said: Metadata) -> None:
         """Change what is said of an image; MissingArtefactError if it is not there."""
@@ -204,7 +207,8 @@ class Service:
             raise MissingArtefactError(f"There is no image {image_id} in this collection.")
         await self.catch_up()
         if row.uploaded:
-            await asyncio.to_thread(self.uploads.delete, image_id)
+            delete = partial(self.uploads.delete, image_id)
+            await asyncio.to_thread(self.now.catalogue.if_removed, image_id, delete)
 
     async def catch_up(self) -> None:
         """Let the index learn what changed in the database."""

@@ -40,6 +40,8 @@ async def keep_up(service: Service) -> None:
             await asyncio.to_thread(find_colours, service.now)
         except (RectrioError, SQLAlchemyError, OSError) as error:
             LOG.warning("Not up to date with the database or the index: %s", error)
+        except Exception:  # a bug, which should not end the work of all days to come
+            LOG.exception("Not up to date with the database or the index.")
 
 
 def encode_again(now: Generation) -> None:

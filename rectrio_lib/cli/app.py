@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,8 @@ app = typer.Typer(
 class _Echo(logging.Handler):  # standard output holds results alone
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage(), err=True)
+        if record.exc_info and record.levelno >= logging.ERROR:
+            say("".join(traceback.format_exception(*record.exc_info)), err=True)
 
 
 def _show_version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import conditions
 from rectrio_lib.index.base import VectorIndex, Where, check_encoder, check_k, check_mask, unit_vectors
 
+CACHED_MASKS = 32  # conditions whose rows are remembered until something changes
 TAIL_ROWS = 20_000  # compared one by one: a millisecond or two
 
 
@@ -71,9 +72,12 @@ class Snapshot:
             return ~self.removed
         if not isinstance(where, str):
             return check_mask(where, len(self.removed)) & ~self.removed
-        if where not in self._masks:
-            self._masks[where] = conditions.matching(self.rows, where) & ~self.removed
-        return self._masks[where]
+        mask = self._masks.get(where)
+        if mask is None:
+            if len(self._masks) >= CACHED_MASKS:
+                self._masks.clear()
+            mask = self._masks[where] = conditions.matching(self.rows, where) & ~self.removed
+        return mask
 
     def count(self, where: Where = None) -> int:
         """Count the images that may be results."""

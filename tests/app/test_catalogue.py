@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rectrio_lib.app.records.catalogue import Catalogue, frame_of, record_of
+from rectrio_lib.app.records.catalogue import Catalogue, fits, frame_of, in_kinds, kinds_of, record_of
 from rectrio_lib.app.records.database import ImageRow, open_database
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
@@ -124,8 +124,21 @@ def test_a_user_column_does_not_hide_ours():
     row = ImageRow(image_id="a", path="a", collection="c", sequence=1, extra={"uploaded": "x", "brand": "y"})
     record = record_of(row)
     assert (record["uploaded"], record["brand"]) == (False, "y")
-    assert frame_of([record])["price"].dtype == np.float64
-    assert len(frame_of([])) == 0
+    assert frame_of([record], {})["price"].dtype == np.float64
+    assert len(frame_of([], {})) == 0
+
+
+def test_a_column_of_several_types_is_text():
+    records = [{"a": 1, "b": True, "c": 1.5, "d": None}, {"a": "x", "b": 2, "c": None, "d": None}]
+    kinds = kinds_of(records)
+    assert kinds == {"a": str, "b": str, "c": float}
+    assert [in_kinds(record, kinds) for record in records] == [
+        {"a": "1", "b": "True", "c": 1.5, "d": None},
+        {"a": "x", "b": "2", "c": None, "d": None},
+    ]
+    assert [fits(value, float) for value in (1, None, True, "x")] == [True, True, False, False]
+    assert fits(5, str)
+    assert not fits(5, None)
 
 
 def test_a_wrong_address_is_refused(tmp_path):

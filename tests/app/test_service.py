@@ -62,10 +62,11 @@ def test_search_by_id_is_the_search_of_the_library(api, collection):
     assert answer["results"][0]["metadata"]["label"] in ("cat", "dog")
 
 
-def test_a_file_of_the_collection_is_known_by_its_content(api, collection):
-    data = (collection.folder / "cat/02.png").read_bytes()
+def test_a_file_of_the_collection_is_known_by_its_content_and_finds_itself_first(api, collection):
+    data, name = (collection.folder / "cat/02.png").read_bytes(), id_of(collection, "cat/02.png")
     answer = api.post("/search", files={"files": ("anything.jpg", data)}).json()
-    assert ids(answer) == ids(search(api, like=[{"id": id_of(collection, "cat/02.png")}]))
+    assert ids(answer) == [name, *ids(search(api, like=[{"id": name}]))]
+    assert answer["results"][0]["score"] == pytest.approx(1, abs=1e-3)
 
 
 def test_a_new_file_is_encoded_as_an_index_encodes_it(api, collection, tmp_path):
@@ -135,7 +136,7 @@ def test_an_upload_is_findable_when_the_call_returns_and_again_after_a_restart(a
             assert ids(search(again, like=[{"id": names[0]}], where=where)) == [names[1]]
             found = again.post("/search", files={"files": files[0][1]}, data={"query": json.dumps(
                 {"like": [{"file": 0}], "k": 1})}).json()  # fmt: skip
-            assert found["results"][0]["id"] != names[0]  # itself is no answer
+            assert found["results"][0]["id"] == names[0]
     assert api.get(f"/thumbnails/{names[0]}").headers["content-type"] == "image/jpeg"
     assert api.get(f"/images/{names[0]}/view").content[:2] == b"\xff\xd8"
 
@@ -436,3 +437,54 @@ def test_fifty_uploads_of_one_file_at_once_are_one_image(api, collection):
     assert {answer.status_code for answer in answers} <= {200, 201}
     assert len({answer.json()["images"][0]["id"] for answer in answers}) == 1
     assert search(api)["total"] == 13
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"extra": {"a": "\ud800"}}, {"label": "\0"}, {"tags": ["\0"]}, {"extra": {"path": "x"}}, {"extra": {"score": 1}},
+     {"created": "0001-01-01T00:00:00+10:00"}, {"created": "9999-12-31T23:59:59-10:00"}],
+)  # fmt: skip
+def test_what_no_database_keeps_is_refused_and_nothing_changes(api, collection, said):
+    name = id_of(collection, "cat/02.png")
+    before = api.get(f"/images/{name}").json()
+    body = json.dumps(said)
+    answer = api.patch(f"/images/{name}", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert api.get(f"/images/{name}").json() == before
+    assert api.post("/search", json={"words": "a\0b"}).status_code == 422
+
+
+def test_a_column_may_hold_numbers_first_and_words_later(api, collection, tmp_path):
+    first, second = id_of(collection, "cat/00.png"), id_of(collection, "cat/01.png")
+    for name, value in ((first, 5), (second, True)):
+        assert api.patch(f"/images/{name}", json={"extra": {"rating": value}}).status_code == 200
+    uploaded = api.post("/upload", files=new_images(tmp_path / "new", 90), data=said(extra={"rating": "abc"}))
+    assert uploaded.status_code == 201
+    for where, count in (("rating == 5", 1), ("rating == 'abc'", 1), ("rating == 'True'", 1), ("price < 15", 2)):
+        assert search(api, where=where)["total"] == count, where
+    assert api.get("/facets").status_code == 200
+    upkeep.reindex(api.app.state.service.now)
+    assert search(api, where="rating == 'abc'")["total"] == 1
+
+
+def test_a_file_that_came_back_while_it_was_removed_stays(api, tmp_path):
+    files = new_images(tmp_path / "new", 90)
+    name = api.post("/upload", files=files).json()["images"][0]["id"]
+    service = api.app.state.service
+    service.now.catalogue.remove(name)
+    service.now.catalogue.add([row for row in service.now.catalogue.since(0) if row.image_id == name and not setattr(
+        row, "removed", False)])  # fmt: skip
+    service.now.catalogue.if_removed(name, lambda: service.uploads.delete(name))
+    assert api.get(f"/images/{name}/view").status_code == 200
+
+
+def test_bodies_are_bounded_and_unknown_fields_named(api, tmp_path):
+    files = new_images(tmp_path / "new", 90)
+    assert api.post("/search", files=files, data={"k": "2"}).status_code == 422
+    assert api.post("/search", files={"file": files[0][1]}).status_code == 422
+    long = ("metadata", ("m.json", b"[" + b"0," * 100_000 + b"0]"))
+    assert api.post("/upload", files=[*files, long]).status_code == 413
+    assert api.post("/search", json={f"k{number}": 1 for number in range(20_000)}).status_code == 413
+    assert api.post("/recommend", json={"group_by": "tags"}).status_code == 400
+    assert api.delete("/history", headers={"origin": "http://[evil"}).status_code == 403
+    assert api.head("/").status_code == 200

@@ -141,7 +141,7 @@ class Uploads:
         Raises:
             StorageError: if the disk is full, or would be nearly so, or cannot be written.
         """
-        path = self._path(image.image_id, image.suffix)
+        path = self.place(image)
         with renamed(path) as partial_path:
             free = shutil.disk_usage(path.parent).free - len(image.data)
             if free < self.free_bytes:
@@ -152,6 +152,10 @@ class Uploads:
                 file.flush()
                 os.fsync(file.fileno())
         return path
+
+    def place(self, image: CleanImage) -> Path:
+        """Return where the file of an image lies, or will."""
+        return self._path(image.image_id, image.suffix)
 
     def find(self, image_id: str) -> Path | None:
         """Return the file of an image, or None; ArgumentError if that is no image_id."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rectrio_lib.app.records.database import ImageRow, now, writing
 FIXED = ("path", "label", "category", "price", "colour", "tags", "created", "width", "height", "uploaded")
 EDITABLE = ("label", "category", "price", "tags", "created")
 BLOCK = 5000  # rows of one statement
+OWN = frozenset(("image_id", *FIXED))
 Record = dict[str, Any]
 
 
@@ -69,9 +70,15 @@ class Catalogue:
             for block in _blocks(gone):
                 session.execute(ImageRow.__table__.delete().where(self._mine, ImageRow.image_id.in_(block)))
 
-    def add(self, images: Sequence[ImageRow]) -> None:
-        """Add images, all or none; one that was removed comes back, with what is said of it now."""
+    def add(self, images: Sequence[ImageRow], save: Callable[[], None] = lambda: None) -> None:
+        """Add images, all or none; one that was removed comes back, with what is said of it now.
+
+        Args:
+            images: to add.
+            save: writes their files, while nobody else writes, so that a removal under way does not delete them.
+        """
         with writing(self.engine) as session:
+            save()
             sequence = self._last(session)
             for number, image in enumerate(images, 1):
                 image.collection, image.sequence = self.collection, sequence + number
@@ -100,6 +107,19 @@ class Catalogue:
                 return None
             row.removed, row.sequence = True, self._last(session) + 1
             return row
+
+    def if_removed(self, image_id: str, delete: Callable[[], None]) -> None:
+        """Delete the file of an image while nobody else writes, unless it has come back."""
+        with writing(self.engine) as session:
+            row = session.get(ImageRow, (self.collection, image_id))
+            if row is None or row.removed:
+                delete()
+
+    def holds(self, image_id: str) -> bool:
+        """Tell whether an image is there, whatever this process knows of it."""
+        with Session(self.engine) as session:
+            row = session.get(ImageRow, (self.collection, image_id))
+            return row is not None and not row.removed
 
     def set_colours(self, colours: dict[str, str]) -> None:
         """Write the dominant colours of images."""
@@ -142,10 +162,36 @@ def record_of(row: ImageRow) -> Record:
     return fixed | {name: value for name, value in row.extra.items() if name not in fixed}
 
 
-def frame_of(records: Sequence[Record]) -> pd.DataFrame:
-    """Return rows of metadata as a table, each column of one type."""
+def kinds_of(records: Sequence[Record]) -> dict[str, type]:
+    """Return what the further columns hold: float, bool, or str, which also stands for a mixture."""
+    kinds: dict[str, set[type]] = {}
+    for record in records:
+        for name, value in record.items():
+            if value is not None and name not in OWN:
+                kinds.setdefault(name, set()).add(_kind(value))
+    return {name: found.pop() if len(found) == 1 else str for name, found in kinds.items()}
+
+
+def fits(value: Any, kind: type | None) -> bool:
+    """Tell whether a value may stand in a column of a kind, see `kinds_of`; text takes any."""
+    return value is None or kind is str or _kind(value) is kind
+
+
+def _kind(value: Any) -> type:
+    return bool if isinstance(value, bool) else float if isinstance(value, int | float) else str
+
+
+def in_kinds(record: Record, kinds: dict[str, type]) -> Record:
+    """Return a row whose values are those of its columns' kinds."""
+    texts = {n: v for n, v in record.items() if kinds.get(n) is str and v is not None and not isinstance(v, str)}
+    return record | {n: f"{v:g}" if _kind(v) is float else str(v) for n, v in texts.items()}
+
+
+def frame_of(records: Sequence[Record], kinds: dict[str, type]) -> pd.DataFrame:
+    """Return rows of metadata as a table, each column of one type; further columns as `kinds` says."""
     columns = list(dict.fromkeys(key for record in records for key in record)) or ["image_id", *FIXED]
-    frame = pd.DataFrame(records, columns=columns)
+    frame = pd.DataFrame([in_kinds(record, kinds) for record in records], columns=columns, dtype=object)
+    frame = frame.astype({name: "float64" for name, kind in kinds.items() if kind is float})
     types = {"price": "float64", "width": "Int64", "height": "Int64", "uploaded": bool, "tags": object}
     types |= dict.fromkeys(("image_id", "path", "label", "category", "colour"), object)
     frame = frame.astype(types)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 from sqlalchemy import Engine, delete, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rectrio_lib.app.records.database import FeedRow, JudgementRow, OwnerRow, SearchRow, blank_log, now, writing
@@ -67,9 +68,14 @@ class Searches:
             self._under_way = self._under_way + rows
             try:
                 await asyncio.to_thread(self._write, rows)
-            except SQLAlchemyError as error:
+            except (OperationalError, InterfaceError) as error:
                 LOG.warning("The history cannot be written now: %s", type(error).__name__)
                 self._waiting = rows + self._waiting
+            except SQLAlchemyError as error:  # one of them will never be written: the others are
+                LOG.error("A search was not kept: %s", type(error).__name__)
+                for row in rows if len(rows) > 1 else []:
+                    with suppress(SQLAlchemyError):
+                        await asyncio.to_thread(self._write, [row])
             done = {id(row) for row in rows}
             self._under_way = [row for row in self._under_way if id(row) not in done]
 

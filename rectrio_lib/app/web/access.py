@@ -30,6 +30,7 @@ from rectrio_lib.core.errors import ArgumentError
 
 SCOPES = ("search", "write", "admin")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+MOST_MINUTES = 7 * 24 * 60
 COOKIE, SESSION_DAYS, LINK_MINUTES = "rectrio-session", 30, 15
 STRANGERS, GUESSES = "600/minute", "60/minute"  # per address: requests without a key, wrong keys
 MAKE_ONE = "`rectrio keys add NAME --scope search,write,admin` makes one"
@@ -75,6 +76,8 @@ def new_link(
     engine: Engine, name: str, scopes: str | Iterable[str], rate: str = "", minutes: float = LINK_MINUTES
 ) -> str:
     """Return a token that opens one session of the page, once: at `session?token=…`, relative to the page."""
+    if not 0 < minutes <= MOST_MINUTES:
+        raise ArgumentError(f"A link cannot be valid for {minutes} minutes: give a number up to {MOST_MINUTES:,}.")
     with writing(engine) as session:
         _forget(session, col(KeyRow.expires) < now())
     return _add(engine, "link", name, scopes, rate, now() + timedelta(minutes=minutes))

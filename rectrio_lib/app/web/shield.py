@@ -142,7 +142,11 @@ class Shield:
             return site not in ("same-origin", "none") and not opens
         if method in SAFE or origin is None:
             return False
-        host, place = headers.get("host", "").lower(), urlsplit(origin.lower()).netloc
+        host = headers.get("host", "").lower()
+        try:
+            place = urlsplit(origin.lower()).netloc
+        except ValueError:  # such as http://[evil
+            return True
         return place != host and _name(place) not in self.allowed - LOOPBACK - {"*"}
 
     def _limit(self, headers: Headers) -> int:

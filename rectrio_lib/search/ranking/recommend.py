@@ -135,6 +135,8 @@ def recommend(
     if taste.group_by is not None and taste.group_by not in index.rows:
         known = ", ".join(map(str, index.rows.columns))
         raise ArgumentError(f"group_by: there is no column {taste.group_by!r}; the columns are {known}.")
+    if taste.group_by is not None and index.rows[taste.group_by].map(type).eq(list).any():
+        raise ArgumentError(f"group_by: {taste.group_by!r} holds lists; take a column of single values.")
     size, pool = index.count(taste.where), max(taste.pool, 4 * k)
     if not len(liked):
         return _varied(index, disliked, k, seen, taste)
