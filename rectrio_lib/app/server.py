@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ArgumentError(f"{host}:{port} cannot be listened on ({reason}): choose another --port.") from error
+        raise ArgumentError(f"{host}:{port} cannot be listened on ({reason}): choose another port (--port).") from error
     # asyncio does so only for sockets that it opened itself; without, every answer waits 40 ms for an acknowledgement
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

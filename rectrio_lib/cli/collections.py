@@ -49,6 +49,8 @@ def index(
     _say_report(shop.report, store_folder(shop.encoder_name, shop.name))
     say(f"Encoder    {shop.encoder_name}{f'. {RANDOM}' if shop.random_weights else ''}")
     say(f"Index      {shop.name}: {shop.index.info()}")
+    if (shop.workspace.outputs / "uploads" / shop.name).is_dir():
+        say(f"Uploads    {program()} reindex {quoted(shop.name)} takes in what was uploaded to the service.")
     say_next(shop.name)
 
 

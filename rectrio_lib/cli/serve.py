@@ -48,6 +48,12 @@ def serve(
     if shop.random_weights:
         say("STAND-IN: the vectors come from random weights. Results mean nothing.", err=True)
 
+    if shop.folder is not None and not shop.folder.is_dir():
+        say(
+            f"{shop.folder} is gone: its images are found but cannot be shown (--folder DIR says where they are).",
+            err=True,
+        )
+
     def started(address: str) -> None:
         say(f"Serving    {shop.name}: {len(shop.index):,} images")
         say(f"Page       {address}")
