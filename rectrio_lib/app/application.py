@@ -14,6 +14,8 @@ from starlette.staticfiles import StaticFiles
 
 import rectrio_lib
 from rectrio_lib.app import upkeep
+from rectrio_lib.app.learning.routes import Learner
+from rectrio_lib.app.learning.routes import routes as learning_routes
 from rectrio_lib.app.routes import PAGE, routes
 from rectrio_lib.app.service import Service
 from rectrio_lib.app.taste import recommending
@@ -64,9 +66,10 @@ def create_app(
         await service.searches.flush()
 
     app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = service
+    app.state.service, app.state.learner = service, Learner(service)
     app.include_router(routes)
     app.include_router(taste_routes)
+    app.include_router(learning_routes)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.mount("/docs", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs")
     app.add_middleware(metrics.Counted)

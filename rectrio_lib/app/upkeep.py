@@ -12,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from rectrio_lib.app.generation import Generation
 from rectrio_lib.app.images import colours
-from rectrio_lib.core.errors import DataError, RectrioError
+from rectrio_lib.core.errors import DataError, RectrioError, StoreInUseError
+from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
 
@@ -76,7 +77,21 @@ def find_colours(now: Generation) -> None:
 
 
 def reindex(now: Generation) -> None:
-    """Build and save an index of all images of a generation that are not removed, with the metadata of its rows."""
+    """Build and save an index of all images of a generation that are not removed, with the metadata of its rows.
+
+    Raises:
+        DataError: if there are none.
+        StoreInUseError: if another process is changing the collection, or has given it another encoder.
+    """
+    folder = now.collection.workspace.path("indexes", now.collection.name)
+    with writing(folder):
+        there = now.collection.workspace.cards("indexes").get(folder.name, {}).get("encoder_hash")
+        if there not in (None, now.collection.index.encoder_hash):
+            raise StoreInUseError(f"{folder} has another encoder by now: open it again.")
+        _reindex(now)
+
+
+def _reindex(now: Generation) -> None:
     snapshot, index = now.live.current, now.collection.index
     kept = np.flatnonzero(~snapshot.removed)
     if not len(kept):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rectrio_lib.cli import collections
+from rectrio_lib.cli import collections, serve
 from rectrio_lib.cli.output import escaped, say, say_json
 
 Images = Annotated[list[str] | None, typer.Argument(help="What is liked: files, image_ids or paths.")]
@@ -44,3 +44,28 @@ def recommend(
         for name, reason in results.ignored.items():
             say(f"Ignored    {escaped(name)}: {reason}", err=True)
         collections.say_results(shop, results)
+
+
+def retrain(
+    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Go back to the encoder before.")] = False,
+) -> None:
+    """Learn from the likes and dislikes of a served collection, if that makes it better."""
+    engine = serve.database()
+    from rectrio_lib.app.generation import Generation
+    from rectrio_lib.app.learning import retrain as learning
+    from rectrio_lib.search.collection import Collection
+
+    now = Generation.of(Collection.open(name), engine)
+    if undo:
+        say(f"Encoder    {learning.undo(now)}")
+        return
+    verdict = learning.retrain(now, engine)
+    for title, figures in (("Judgements", verdict.held_out), ("Labels", verdict.labels)):
+        if figures is not None:
+            gain = f"{figures.after - figures.before:+.3f}, 95 % from {figures.low:+.3f} to {figures.high:+.3f}"
+            say(f"{title:<10} {figures.before:.3f} -> {figures.after:.3f} ({gain}; {figures.count:,} held out)")
+    for note in verdict.notes:
+        say(f"Note       {note}")
+    say(f"Verdict    {verdict.reason}")
+    say(f"Encoder    {verdict.encoder}")

@@ -36,7 +36,8 @@ ROUTES = [
     "DELETE /images/{image_id}", "GET /thumbnails/{image_id}", "GET /facets", "GET /history", "DELETE /history",
     "DELETE /history/{search_id}", "GET /about", "GET /health", "GET /ready", "GET /metrics", "GET /session",
     "DELETE /session", "PUT /history", "POST /recommend", "POST /feedback", "GET /feedback", "DELETE /feedback",
-    "GET /saved", "POST /saved", "DELETE /saved/{saved_id}", "GET /stats",
+    "GET /saved", "POST /saved", "DELETE /saved/{saved_id}", "GET /stats", "GET /retrain", "POST /retrain",
+    "DELETE /retrain",
 ]  # fmt: skip
 
 
