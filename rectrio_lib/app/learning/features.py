@@ -55,7 +55,7 @@ def features_of(now: Generation, frozen: Pretrained, kept: np.ndarray) -> tuple[
     """
     snapshot = now.live.current
     names = snapshot.rows["image_id"].iloc[kept].tolist()
-    if not now.encoder.arguments["dim"]:  # the vectors of the index are the features
+    if not now.collection.encoder.arguments["dim"]:  # the vectors of the index are the features
         found, computed = dict(zip(names, snapshot.vectors_at(kept), strict=True)), 0
     else:
         found = _read(file := _file(now, frozen))
@@ -72,7 +72,7 @@ def features_of(now: Generation, frozen: Pretrained, kept: np.ndarray) -> tuple[
 
 
 def _pixels(now: Generation, record: dict) -> np.ndarray:
-    wanted = now.encoder.preprocessing
+    wanted = now.collection.encoder.preprocessing
     try:
         return now.pictures.pixels(record, wanted["size"], wanted["channels"])
     except RectrioError as error:

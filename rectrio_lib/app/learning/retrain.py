@@ -90,7 +90,7 @@ def retrain(now: Generation, engine: Engine) -> Verdict:
             enough = f"{len(learned)} triplets to learn from and {len(held)} to test with: {FEWEST} of each are needed."
             return replace(verdict, reason=f"There are too few likes and dislikes: {enough}")
         features, computed = features_of(now, frozen, kept)
-        old = head_of(now.encoder)
+        old = head_of(now.collection.encoder)
         learning, validation = _labelled(now.live.current.rows.iloc[kept])
         known, before = (learning.index.to_numpy(), pd.factorize(learning)[0]), heads.vectors_of(old, features)
         trained = heads.train(old, features, learned, *known)
@@ -136,7 +136,7 @@ def _can_learn(now: Generation) -> tuple[Encoder, np.ndarray]:
     """Return the frozen part of the encoder, and the positions of the images that are there."""
     if not isinstance(now.collection.index, Index):
         raise ArgumentError("An index on a server cannot be replaced: retrain a collection whose vectors lie here.")
-    return frozen_part(now.encoder), np.flatnonzero(~now.live.current.removed)
+    return frozen_part(now.collection.encoder), np.flatnonzero(~now.live.current.removed)
 
 
 def _labelled(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
