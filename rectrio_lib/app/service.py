@@ -56,6 +56,7 @@ class Service:
         self.uploads = Uploads(uploads_of(collection))
         self._card = self.workspace.path("indexes", self.name) / "card.json"
         self._stamp, self._changing, self.cold = self._stamp_of_card(), asyncio.Lock(), "The encoder is being loaded."
+        self.asked = 0  # queries so far
         self.now = Generation.of(collection, engine, *self._encoding)
 
     # --- queries
@@ -69,7 +70,7 @@ class Service:
             UploadError: if a file is no readable image.
             BusyError: if too many queries wait.
         """
-        begun, now = time.perf_counter(), self.now
+        begun, now, self.asked = time.perf_counter(), self.now, self.asked + 1
         snapshot = now.live.current
         parts = [*request.like, *request.without]
         vectors = await asyncio.gather(*(self.vector_of(now, snapshot, part, files, []) for part in parts))

@@ -27,9 +27,11 @@ ENCODED = 32  # stale uploads that are encoded again at once
 
 
 async def keep_up(service: Service) -> None:
-    """Look after changes of other processes, full tails, stale vectors and missing colours, until cancelled."""
+    """Look after other processes, full tails and stale vectors, and colours while nobody asks, until cancelled."""
+    asked = 0
     while True:
         await asyncio.sleep(POLL_SECONDS)
+        idle, asked = service.asked == asked, service.asked
         try:
             if service.rebuilt_elsewhere():
                 await service.reload()
@@ -38,7 +40,8 @@ async def keep_up(service: Service) -> None:
                 await service.reindex()
             if service.now.stale:
                 await asyncio.to_thread(encode_again, service.now)
-            await asyncio.to_thread(find_colours, service.now)
+            if idle:
+                await asyncio.to_thread(find_colours, service.now)
         except (RectrioError, SQLAlchemyError, OSError) as error:
             LOG.warning("Not up to date with the database or the index: %s", error)
         except Exception:  # a bug, which should not end the work of all days to come
