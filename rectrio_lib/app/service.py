@@ -19,7 +19,7 @@ from rectrio_lib.app.records.database import ImageRow
 from rectrio_lib.app.records.history import Searches
 from rectrio_lib.app.records.judgements import Judgements
 from rectrio_lib.app.records.saved import Saved
-from rectrio_lib.app.schemas import Metadata, Part, SearchAnswer, SearchRequest, Uploaded
+from rectrio_lib.app.schemas import Example, Metadata, SearchAnswer, SearchRequest, Uploaded
 from rectrio_lib.app.web.metrics import measured
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, RectrioError
 from rectrio_lib.data.image_files import content_id
@@ -73,16 +73,10 @@ class Service:
         begun, now, self.asked = time.perf_counter(), self.now, self.asked + 1
         snapshot = now.live.current
         parts = [*request.like, *request.without]
-        vectors = await asyncio.gather(*(self.vector_of(now, snapshot, part, files, []) for part in parts))
+        found = await asyncio.gather(*(self.vector_of(now, snapshot, part, files) for part in parts))
         # an uploaded file, unlike an id, may be its own result: so people see that it is in the collection
-        own = [*snapshot.positions([part.id for part in parts if part.id is not None]).values()]
-        query = None
-        if parts:
-            away = WITHOUT if request.like else -1  # what is least like the unwanted parts, where nothing is wanted
-            weights = [part.weight for part in request.like] + [away * part.weight for part in request.without]
-            signs = np.sign(weights)[:, None] if not request.like else 1
-            mixed = np.stack(vectors) * signs, np.abs(weights) if not request.like else np.array(weights)
-            query = mixed[0][0] if len(parts) == 1 else weighted_mean(*mixed)
+        own = [at for part, (_, at) in zip(parts, found, strict=True) if part.id is not None]
+        query = _mixed(request, [vector for vector, _ in found]) if parts else None
         asked = request
         if not (request.sure is request.minimum_probability is None):
             request = await asyncio.to_thread(certainty.with_minimum, now, request)
@@ -105,12 +99,12 @@ class Service:
         )  # fmt: skip
 
     async def vector_of(
-        self, now: Generation, snapshot: Snapshot, part: Part, files: Sequence[bytes], own: list[int]
-    ) -> np.ndarray:
-        """Return the vector of one part of a query; note its position in `own` if the collection holds it."""
+        self, now: Generation, snapshot: Snapshot, part: Example, files: Sequence[bytes]
+    ) -> tuple[np.ndarray, int]:
+        """Return the vector of one part of a query, and its position if the collection holds it, else -1."""
         if part.text is not None:
             with measured("encode text"):
-                return await now.texts(part.text)
+                return await now.texts(part.text), -1
         if part.id is not None:
             name = part.id
         else:
@@ -119,11 +113,10 @@ class Service:
             name = content_id(files[part.file])
         place = snapshot.positions([name])
         if name in place:
-            own.append(place[name])
-            return snapshot.vectors_at(np.array([place[name]]))[0]
+            return snapshot.vectors_at(np.array([place[name]]))[0], place[name]
         if part.id is not None:
             raise MissingArtefactError(f"There is no image {part.id} in this collection.")
-        return await self._encode(now, files[part.file])
+        return await self._encode(now, files[part.file]), -1
 
     async def _encode(self, now: Generation, data: bytes) -> np.ndarray:
         with measured("decode"):
@@ -213,14 +206,21 @@ class Service:
 
     async def catch_up(self) -> None:
         """Let the index learn what changed in the database."""
-        if await asyncio.to_thread(self.now.catch_up):
-            await self.reload()
+        now = self.now
+        if await asyncio.to_thread(now.catch_up):
+            await self.reload(now)
 
     # --- new generations
 
-    async def reload(self) -> None:
-        """Open the collection as it is on disk now, beside the present one, and put it in its place."""
+    async def reload(self, before: Generation | None = None) -> None:
+        """Open the collection as it is on disk now, beside the present one, and put it in its place.
+
+        Args:
+            before: the generation to replace; another task may have done so already. None: whichever serves.
+        """
         async with self._changing:
+            if before not in (None, self.now):
+                return
             stamp = self._stamp_of_card()
             opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
             self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, *self._encoding), stamp
@@ -248,3 +248,11 @@ class Service:
             found = self._card.stat()
             return found.st_mtime_ns, found.st_ino
         return None
+
+
+def _mixed(request: SearchRequest, vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the vectors of what is wanted and what is not, in this order, to one query."""
+    weights = [part.weight for part in request.like] + [WITHOUT * part.weight for part in request.without]
+    if not request.like:  # what is least like the unwanted parts
+        vectors, weights = [-vector for vector in vectors], [part.weight for part in request.without]
+    return vectors[0] if len(vectors) == 1 else weighted_mean(np.stack(vectors), np.array(weights))

@@ -68,9 +68,7 @@ async def _given(
     parts = [part for part in parts if part.id is None or part.id in there]
     vectors, places = np.empty((len(parts), snapshot.main.dim), np.float32), np.full(len(parts), -1)
     for number, part in enumerate(parts):
-        own: list[int] = []
-        vectors[number] = await service.vector_of(now, snapshot, part, files, own)
-        places[number] = own[0] if own else -1
+        vectors[number], places[number] = await service.vector_of(now, snapshot, part, files)
     return vectors, places
 
 

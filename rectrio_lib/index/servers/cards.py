@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import numpy as np
+import pandas as pd
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import MissingArtefactError, MissingPackageError
@@ -18,6 +21,41 @@ VARIABLE = "RECTRIO_VECTORS"  # of the environment: the address with its passwor
 SECRETS = ("password", "api_key")
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "url": str, "collection": str}
 SCHEMA |= {"made_from?": dict}
+
+
+class ServerIndex:
+    """What an index on any server shares: it is opened by its card, and its rows are read when they are asked for."""
+
+    kind: str
+    stores: str  # how, in words
+    recall = None
+    url: str
+    collection: str
+
+    @classmethod
+    def load(cls, name: str | Path, workspace: Workspace | None = None) -> Self:
+        """Open the collection of a card; the password comes from the environment, see `with_password`."""
+        card = read_card(folder_of(name, workspace))
+        return cls(with_password(card["url"]), card["collection"])
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def info(self) -> str:
+        """Describe the index in one line."""
+        return f"{self.kind}, {len(self):,} images, {self.stores}, {without_password(self.url)}"
+
+    __repr__ = info
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row a vector, `image_id` among its columns, not to be changed; what others added is read when asked."""
+        return self._read_table()[0]
+
+    @property
+    def removed(self) -> np.ndarray:
+        """Which rows are removed, bool (N,), read-only."""
+        return self._read_table()[1]
 
 
 def without_password(url: str) -> str:

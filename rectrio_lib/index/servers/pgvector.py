@@ -17,11 +17,12 @@ from rectrio_lib.index.base import Where, check_encoder, unit_vectors
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import pgvector_tables as tables
 from rectrio_lib.index.servers import rows as stored
+from rectrio_lib.index.servers.cards import ServerIndex
 from rectrio_lib.index.servers.pgvector_search import Snapshot, among, array
 from rectrio_lib.index.servers.pgvector_tables import COLLECTIONS, sa
 
 
-class PgvectorIndex:
+class PgvectorIndex(ServerIndex):
     """A collection of vectors in PostgreSQL; fulfils `base.VectorIndex`. Several processes may change it at once.
 
     Few rows that may be results are compared one by one; among many, a graph (HNSW) is searched until k are found.
@@ -36,7 +37,7 @@ class PgvectorIndex:
         StorageError: if the server cannot be reached.
     """
 
-    kind, recall = "pgvector", None
+    kind, stores = "pgvector", "HNSW in half precision"
 
     def __init__(self, url: str, collection: str):
         self.url, self.collection, self._engine, self._last = url, collection, tables.new_engine(url), None
@@ -73,25 +74,6 @@ class PgvectorIndex:
                 connection.exec_driver_sql(f'DROP TABLE "{old}"')
         engine.dispose()
         return cls(url, collection)
-
-    def __len__(self) -> int:
-        return self.count()
-
-    def info(self) -> str:
-        """Describe the index in one line."""
-        return f"pgvector, {len(self):,} images, HNSW in half precision, {cards.without_password(self.url)}"
-
-    __repr__ = info
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        """One row a vector, `image_id` among its columns, not to be changed; what others added is read when asked."""
-        return self._read_table()[0]
-
-    @property
-    def removed(self) -> np.ndarray:
-        """Which rows are removed, bool (N,), read-only."""
-        return self._read_table()[1]
 
     def count(self, where: Where = None) -> int:
         """Count the images that may be results: not removed, and meeting a condition or mask."""
@@ -162,12 +144,6 @@ class PgvectorIndex:
         with self._writing(None) as connection:
             self._update(connection, made_from=self.made_from)
         return cards.write_card(self, self.url, self.collection, name, workspace)
-
-    @classmethod
-    def load(cls, name: str | Path, workspace: Workspace | None = None) -> PgvectorIndex:
-        """Open the collection of a card; the password comes from RECTRIO_VECTORS, PGPASSWORD or ~/.pgpass."""
-        card = cards.read_card(cards.folder_of(name, workspace))
-        return cls(cards.with_password(card["url"]), card["collection"])
 
     def _read(self, connection: sa.Connection, before: Snapshot | None = None) -> Snapshot:
         row = None

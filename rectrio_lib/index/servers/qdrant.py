@@ -11,13 +11,13 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core.errors import MissingArtefactError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import conditions
 from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import qdrant_points as points
 from rectrio_lib.index.servers import rows as stored
+from rectrio_lib.index.servers.cards import ServerIndex
 from rectrio_lib.index.where.payloads import ROW, among, as_filter, models
 
 EXACT_ROWS = 2000  # so few are compared one by one
@@ -35,7 +35,7 @@ class _Known(NamedTuple):
     table: tuple[pd.DataFrame, np.ndarray]
 
 
-class QdrantIndex:
+class QdrantIndex(ServerIndex):
     """A collection of vectors in Qdrant (1.16 or later); fulfils `base.VectorIndex`.
 
     One process may change it at a time. Removed rows keep their positions until the collection is built again.
@@ -50,7 +50,7 @@ class QdrantIndex:
         StorageError: if the server cannot be reached.
     """
 
-    kind, recall = "qdrant", None
+    kind, stores = "qdrant", "HNSW"
 
     def __init__(self, url: str, collection: str):
         self.url, self.collection, self._client = url, collection, points.client(url)
@@ -80,25 +80,6 @@ class QdrantIndex:
             points.upsert(here, name, vectors, rows, 0)
             points.publish(here, name, collection)
         return cls(url, collection)
-
-    def __len__(self) -> int:
-        return self.count()
-
-    def info(self) -> str:
-        """Describe the index in one line."""
-        return f"qdrant, {len(self):,} images, HNSW, {cards.without_password(self.url)}"
-
-    __repr__ = info
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        """One row a vector, `image_id` among its columns, not to be changed; what others added is read when asked."""
-        return self._read_table()[0]
-
-    @property
-    def removed(self) -> np.ndarray:
-        """Which rows are removed, bool (N,), read-only."""
-        return self._read_table()[1]
 
     def count(self, where: Where = None) -> int:
         """Count the images that may be results: not removed, and meeting a condition or mask."""
@@ -171,22 +152,13 @@ class QdrantIndex:
         with self._changing(made_from=self.made_from):
             return cards.write_card(self, self.url, self.collection, name, workspace)
 
-    @classmethod
-    def load(cls, name: str | Path, workspace: Workspace | None = None) -> QdrantIndex:
-        """Open the collection of a card; the key comes from RECTRIO_VECTORS or QDRANT_API_KEY."""
-        card = cards.read_card(cards.folder_of(name, workspace))
-        return cls(cards.with_password(card["url"]), card["collection"])
-
     def _card(self) -> dict[str, Any]:
         """Return what the server says of the collection."""
         with points.answering(self.url):
             there = self._client.collection_exists(self.collection)
             card = self._client.get_collection(self.collection).config.metadata if there else None
         if not card or "encoder_hash" not in card:
-            place = cards.without_password(self.url)
-            raise MissingArtefactError(
-                f"There is no collection {self.collection!r} of this program in {place}: build it."
-            )
+            raise cards.no_collection(self.url, self.collection)
         return card
 
     @contextmanager
