@@ -1,5 +1,6 @@
 """The service end to end: what its API promises, on a small collection."""
 
+import asyncio
 import json
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ from rectrio_lib.app import upkeep
 from rectrio_lib.app.generation import Generation
 from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.service import Service
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
@@ -488,3 +490,18 @@ def test_bodies_are_bounded_and_unknown_fields_named(api, tmp_path):
     assert api.post("/recommend", json={"group_by": "tags"}).status_code == 400
     assert api.delete("/history", headers={"origin": "http://[evil"}).status_code == 403
     assert api.head("/").status_code == 200
+
+
+def test_a_new_column_makes_one_new_generation_for_all_that_wait(collection, monkeypatch):
+    service, made = Service(collection, open_database(workspace=collection.workspace)), []
+    before, of = service.now, Generation.of
+    monkeypatch.setattr(Generation, "of", lambda *given: made.append(given) or of(*given))
+    service.now.catalogue.change(id_of(collection, "cat/00.png"), {"extra": {"zoo": "Berlin"}})
+
+    async def work():
+        await asyncio.gather(*(service.catch_up() for _ in range(4)))
+
+    asyncio.run(work())
+    assert len(made) == 1
+    assert service.now is not before
+    assert service.now.live.current.count("zoo == 'Berlin'") == 1
