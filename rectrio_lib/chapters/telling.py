@@ -1,0 +1,45 @@
+"""What a chapter's cells say: sentences with figures, checks that nbval compares, and whether somebody is there."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rectrio_lib.core.workspace import quiet
+
+
+def say(text: str) -> None:
+    """Show a sentence as Markdown; its figures are computed, so it holds for other data and parameters too."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def check(claim: str, value: ArrayLike, expected: ArrayLike = True, within: float = 0.0) -> None:
+    """Print whether a claim holds: `claim: True`, or both values where it does not.
+
+    The line names no figure as long as the claim holds, so that it is the same on every machine.
+
+    Args:
+        claim: such as "recall@1 by hand".
+        value: what was found, a number or an array.
+        expected: what it must be, of the same shape; True for a condition.
+        within: the largest difference allowed.
+    """
+    value, expected = np.asarray(value), np.asarray(expected)
+    same = value.shape == expected.shape
+    if same and within:
+        holds = bool(np.allclose(value, expected, rtol=0, atol=within))
+    else:
+        holds = same and bool(np.array_equal(value, expected))
+    limit = f" (within {within:g})" if within else ""
+    print(f"{claim}{limit}: {holds}" if holds else f"{claim}{limit}: {holds}, {value} instead of {expected}")
+
+
+def interactive() -> bool:
+    """Return whether widgets make sense: a person runs the chapter, neither papermill nor a test does."""
+    unattended = quiet() or "PYTEST_VERSION" in os.environ
+    return not unattended and find_spec("ipywidgets") is not None

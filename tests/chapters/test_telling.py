@@ -1,0 +1,47 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rectrio_lib.chapters.telling import check, say
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "within", "printed"),
+    [
+        (True, True, 0.0, "it: True\n"),
+        (np.bool_(False), True, 0.0, "it: False, False instead of True\n"),
+        (0.5000001, 0.5, 1e-6, "it (within 1e-06): True\n"),
+        (0.51, 0.5, 1e-6, "it (within 1e-06): False, 0.51 instead of 0.5\n"),
+        ([1, 2], [1, 2], 0.0, "it: True\n"),
+        ([1.0, np.nan], [1.0, 2.0], 0.1, "it (within 0.1): False, [ 1. nan] instead of [1. 2.]\n"),
+    ],
+)
+def test_a_check_prints_whether_it_holds_and_both_values_if_not(capsys, value, expected, within, printed):
+    check("it", value, expected, within)
+    assert capsys.readouterr().out == printed
+
+
+def test_an_array_is_no_substitute_for_a_number(capsys):
+    check("it", [0.5, 0.5], 0.5, 0.1)
+    assert "False" in capsys.readouterr().out
+
+
+def test_a_sentence_is_shown_as_markdown(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    say("**0.89** of 2,000")
+    assert [s.data for s in shown] == ["**0.89** of 2,000"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"), [({}, "True"), ({"RECTRIO_QUIET": "1"}, "False"), ({"PYTEST_VERSION": "9"}, "False")]
+)
+def test_widgets_are_for_people(extra, found):
+    pytest.importorskip("ipywidgets")
+    base = {k: v for k, v in os.environ.items() if k not in ("RECTRIO_QUIET", "PYTEST_VERSION")}
+    code = "from rectrio_lib.chapters.telling import interactive; print(interactive())"
+    done = subprocess.run([sys.executable, "-c", code], env=base | extra, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
