@@ -108,6 +108,13 @@ class Generation:
             return self.collection.calibration or self.collection.calibrate()
 
     @property
+    def calibrated(self) -> bool:
+        """Whether it is known what scores mean here; another process may have learned it meanwhile."""
+        if self.collection.calibration is None:
+            self.collection.__dict__.pop("calibration", None)  # so that the file is looked for again
+        return self.collection.calibration is not None
+
+    @property
     def columns(self) -> list[str]:
         """Columns of the metadata."""
         return self._columns

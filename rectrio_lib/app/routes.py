@@ -191,6 +191,7 @@ async def about(service: Served, caller: Searching) -> schemas.About:
     now, index = service.now, service.now.collection
     return schemas.About(
         collection=service.name, images=len(now.live.current), encoder=index.encoder_name, texts=service.texts,
+        calibrated=await asyncio.to_thread(getattr, now, "calibrated"),
         random_weights=index.random_weights, generated_images=index.generated_images, scopes=sorted(caller.scopes),
         user=caller.name, columns=now.columns, most_bytes=MOST_BYTES, most_files=MOST_FILES,
         version=rectrio_lib.__version__,

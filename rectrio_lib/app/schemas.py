@@ -197,6 +197,7 @@ class About(BaseModel):
     images: int
     encoder: str
     texts: bool = Field(description="Whether words can be searched for.")
+    calibrated: bool = Field(description="Whether it is known what scores mean, so that `sure` costs nothing.")
     random_weights: bool
     generated_images: bool
     scopes: list[str] = Field(description="Of search, write, admin.")

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.records.judgements import Judgements
 from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
@@ -30,6 +32,17 @@ def make_app(collection: Collection, host: str = "127.0.0.1", **options: Any) ->
     """Return the application, with the database and redis that RECTRIO_DATABASE and RECTRIO_REDIS name."""
     engine = open_database(os.environ.get("RECTRIO_DATABASE", ""), collection.workspace)
     return create_app(collection, engine, host, redis_url=os.environ.get("RECTRIO_REDIS", ""), **options)
+
+
+def feedback(collection: Collection) -> pd.DataFrame:
+    """Return what was said of the images of a collection, see `Collection.feedback`."""
+    engine = open_database(os.environ.get("RECTRIO_DATABASE", ""), collection.workspace)
+    try:
+        said = Judgements(engine, collection.name).frame()
+    finally:
+        engine.dispose()
+    rows = collection.index.rows
+    return said.merge(rows[[name for name in ("image_id", "path", "label") if name in rows]], how="left", on="image_id")
 
 
 def listen(host: str, port: int) -> socket.socket:

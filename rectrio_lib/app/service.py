@@ -221,9 +221,12 @@ class Service:
         async with self._changing:
             if before not in (None, self.now):
                 return
-            stamp = self._stamp_of_card()
+            stamp, calibrated = self._stamp_of_card(), self.now.collection.calibration is not None
             opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
             self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, *self._encoding), stamp
+        if calibrated:  # what scores mean went with the old index
+            with suppress(RectrioError):
+                await asyncio.to_thread(self.now.calibrate)
 
     async def reindex(self) -> None:
         """Build a new index of everything, beside the present one, and swap."""

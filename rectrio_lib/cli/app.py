@@ -157,7 +157,7 @@ def build(
 
 for command in (collections.index, collections.embed, collections.search, collections.info):
     app.command()(command)
-for command in (taste.recommend, taste.retrain, serve.serve, serve.reindex):
+for command in (taste.recommend, taste.calibrate, taste.retrain, serve.serve, serve.reindex):
     app.command()(command)
 app.add_typer(serve.keys, name="keys")
 

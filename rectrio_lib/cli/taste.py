@@ -46,6 +46,21 @@ def recommend(
         collections.say_results(shop, results)
 
 
+def calibrate(
+    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
+    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
+) -> None:
+    """Learn what scores mean, so that results can end where they are no longer sure."""
+    from rectrio_lib.search.collection import Collection
+
+    known = Collection.open(name, folder).calibrate()
+    learned = {"labels": "images of one label", "copies": "altered copies of images"}[known.source]
+    say(f"Learned    from {known.pairs:,} pairs, where {learned} are right")
+    for share in (0.5, 0.9, 0.99):
+        least = known.minimum(sure=share)
+        say(f"{f'{share:.0%} right':<10} {'no score would do' if least > 1 else f'from a score of {least:.3f}'}")
+
+
 def retrain(
     name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
     undo: Annotated[bool, typer.Option("--undo", help="Go back to the encoder before.")] = False,

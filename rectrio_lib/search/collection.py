@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -179,11 +180,20 @@ class Collection(Changeable):
         Raises:
             MissingPackageError: if the packages of the service are not installed.
         """
-        try:
-            from rectrio_lib.app.server import Served
-        except ModuleNotFoundError as error:
-            raise MissingPackageError("The service needs packages: pip install 'rectrio[app]'.") from error
-        return Served(self, port, height)
+        return _service().Served(self, port, height)
+
+    def feedback(self) -> pd.DataFrame:
+        """Return what people said of the images, on the page or over the API, oldest first.
+
+        Returns:
+            One row per judgement: image_id, kind (like, dislike, different or click), anchor (the image_id that it was
+            compared with, or nothing), owner ("local": who needs no key), created (UTC), and path and label of the
+            image, which are missing if it is not in the index.
+
+        Raises:
+            MissingPackageError: if the packages of the service are not installed.
+        """
+        return _service().feedback(self)
 
     def positions(self, names: Sequence[str]) -> dict[str, int]:
         """Return where images lie in `index.rows`, by image_id or path; copies by any of their paths."""
@@ -231,3 +241,11 @@ class Collection(Changeable):
         if not is_folder(self.folder):
             raise DataError(f"{self.folder} is gone: where are the images of {self.name} now (--folder DIR)?")
         return self.folder
+
+
+def _service() -> ModuleType:
+    try:
+        from rectrio_lib.app import server
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("The service needs packages: pip install 'rectrio[app]'.") from error
+    return server

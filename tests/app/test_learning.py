@@ -250,6 +250,22 @@ def test_the_service_retrains_serves_and_goes_back(tmp_path):
         assert again == before
 
 
+def test_what_scores_mean_is_learned_again_for_the_new_encoder(tmp_path):
+    collection = build_learner(tmp_path)
+    engine = judge(collection)
+    with client(create_app(collection, engine)) as api:
+        assert api.get("/about").json()["calibrated"] is False
+        reopened(collection).calibrate()  # as `rectrio calibrate` does, in another process
+        assert api.get("/about").json()["calibrated"] is True
+        before = reopened(collection).calibration
+        assert api.post("/retrain").json()["accepted"]
+        assert api.get("/about").json()["calibrated"] is True
+        after = reopened(collection).calibration
+        assert after.encoder_hash == reopened(collection).index.encoder_hash != before.encoder_hash
+        sure = api.post("/search", json={"like": [{"id": "p0"}], "minimum_probability": 0.5}).json()["results"]
+        assert sure and all(result["probability"] >= 0.5 - 1e-6 for result in sure)
+
+
 def test_only_who_governs_may_retrain(tmp_path):
     collection = build_learner(tmp_path, count=50)
     engine = open_database(workspace=collection.workspace)

@@ -239,6 +239,20 @@ def test_wrong_feedback_is_refused(api, said):
     assert api.post("/feedback", json=said).status_code == 422
 
 
+def test_what_was_said_is_a_table_of_the_collection(api, collection, names):
+    assert collection.feedback().empty
+    cat, dog = names["cat/00.png"], names["dog/50.png"]
+    said = [{"image": cat, "kind": "like"}, {"image": dog, "kind": "different", "anchor": cat}]
+    well(api.post("/feedback", json=said))
+    frame = collection.feedback()
+    assert frame.columns.tolist() == ["image_id", "kind", "anchor", "owner", "created", "path", "label"]
+    assert frame[["image_id", "kind", "owner", "path", "label"]].to_numpy().tolist() == [
+        [cat, "like", "local", "cat/00.png", "cat"], [dog, "different", "local", "dog/50.png", "dog"]]  # fmt: skip
+    assert frame["anchor"].tolist() == [None, cat]
+    well(api.post("/feedback", json={"image": cat, "kind": "undo"}))
+    assert collection.feedback()["image_id"].tolist() == [dog]
+
+
 # --- owners and privacy
 
 

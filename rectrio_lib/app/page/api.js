@@ -72,3 +72,17 @@ export const update = (id, metadata) => call(`images/${id}`, { method: 'PATCH', 
 export const remove = (id) => call(`images/${id}`, { method: 'DELETE' });
 export const searches = (before) => call(`history?${text({ limit: 30, before })}`);
 export const forget = (id) => call(id == null ? 'history' : `history/${id}`, { method: 'DELETE' });
+
+/** Recommends; `wish` as of POST /recommend. */
+export const recommend = (wish, signal) => call('recommend', { method: 'POST', body: wish, signal });
+export const feedback = (said) => call('feedback', { method: 'POST', body: said });
+export const judgements = () => call('feedback?limit=1000');
+export const forgetJudgements = () => call('feedback', { method: 'DELETE' });
+export const keep = (yes) => call('history', { method: 'PUT', body: { keep: yes } });
+export const saved = () => call('saved');
+export const save = (query, title) => call('saved', { method: 'POST', body: { query, title } });
+export const unsave = (id) => call(`saved/${id}`, { method: 'DELETE' });
+export const stats = (days) => call(`stats?${text({ days })}`);
+
+/** The retraining: its state (GET), a new one (POST), or back to the encoder before (DELETE). */
+export const learning = (method = 'GET') => call('retrain', { method });

@@ -49,6 +49,7 @@ export function fill(root, ...children) {
 
 const places = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 export const number = (value) => places.format(value);
+export const percent = (share) => `${Math.round(100 * share)} %`;
 export const score = (value) => value.toFixed(2);
 export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
 export const bytes = (n) => (n < 1 << 20 ? `${number(Math.round(n / 1024))} kB` : `${number(n / (1 << 20))} MB`);

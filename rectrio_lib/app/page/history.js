@@ -1,8 +1,9 @@
-/** @file Searches of the past: repeat one, delete one, delete all. */
+/** @file Searches of the past, and saved ones: repeat one, delete one, delete all; and whether they are kept at all. */
 
 import * as api from './api.js';
 import { $, date, fill, h, iconButton } from './dom.js';
 import { confirmed, say } from './notices.js';
+import { loadSaved } from './saved.js';
 import { repeat } from './state.js';
 
 let searches = [];
@@ -21,12 +22,33 @@ async function load(before = null) {
   const answer = await api.searches(before);
   searches = before ? [...searches, ...answer.searches] : answer.searches;
   next = answer.next;
+  renderKeep(answer.keep);
   render();
+}
+
+function renderKeep(keep) {
+  $('#keep').checked = keep;
+  $('#keep-off').hidden = keep;
+}
+
+/** Says whether anything is kept from now on. */
+async function switchKeep({ target }) {
+  const wanted = target.checked;
+  renderKeep(wanted);
+  await guarded(async () => {
+    try {
+      await api.keep(wanted);
+    } catch (failure) {
+      renderKeep(!wanted);
+      throw failure;
+    }
+  });
 }
 
 const onlyFiles = ({ like = [], without = [] }) => [...like, ...without].every(({ file }) => file != null);
 
-function again({ query }) {
+/** Makes a search of the past or a saved one the query. */
+export function again({ query }) {
   $('#history').close();
   const lost = repeat(query);
   if (lost) say('Images that you upload for a search are not kept: add them again.');
@@ -70,8 +92,9 @@ async function forgetAll() {
 export function startHistory() {
   $('#open-history').addEventListener('click', () => {
     $('#history').showModal();
-    guarded(load);
+    guarded(() => Promise.all([load(), loadSaved()]));
   });
+  $('#keep').addEventListener('change', switchKeep);
   $('#history-more').addEventListener('click', () => guarded(() => load(next)));
   $('#history-all').addEventListener('click', forgetAll);
 }

@@ -3,12 +3,16 @@
 import * as api from './api.js';
 import { startCamera } from './camera.js';
 import { $, count } from './dom.js';
+import { startFeed } from './feed.js';
 import { forgetFacets, renderChosen, renderFilters, startFilters } from './filters.js';
 import { startHistory } from './history.js';
+import { startInsights } from './insights.js';
 import { later, onCalm, say, warn } from './notices.js';
 import { nameParts, renderAbilities, renderQuery, startQuery } from './query.js';
 import { refresh, renderAbout, renderOrder, startResults } from './results.js';
-import { may, onChange, onCollection, read, reread, service } from './state.js';
+import { startSaved } from './saved.js';
+import { may, onChange, onCollection, read, reread, service, state } from './state.js';
+import { startTaste } from './taste.js';
 import { startUpload } from './upload.js';
 import { closeViewer, startViewer, view } from './viewer.js';
 
@@ -25,6 +29,7 @@ async function loadAbout() {
   $('#images').title = `Encoder: ${encoder}`;
   document.title = `${collection} · RecTrio`;
   $('#add').hidden = !may('write');
+  $('#open-insights').hidden = !may('admin');
   warn(service.about);
   renderAbilities();
   renderAbout();
@@ -39,6 +44,7 @@ async function search() {
   renderOrder();
   const about = service.about ? null : loadAbout().finally(uncover);
   renderFilters();
+  if (state.sure != null) await about; // which says whether that can be asked for
   await Promise.all([about, refresh()]);
 }
 
@@ -88,8 +94,11 @@ function startDialogs() {
 }
 
 const { show, lost } = read();
-[startTheme, startDialogs, startQuery, startCamera, startFilters, startViewer, startUpload, startHistory].forEach((start) => start());
+[startTheme, startDialogs, startQuery, startCamera, startFilters, startViewer, startUpload, startHistory,
+  startSaved, startInsights].forEach((start) => start());
 startResults(view);
+startFeed(view);
+const tasted = startTaste();
 onChange(() => {
   search();
   nameParts();
@@ -104,6 +113,7 @@ onCalm(() => {
   renderFilters();
 });
 setTimeout(uncover, 400);
+if (state.feed) await tasted; // which the suggestions go by
 window.addEventListener('popstate', follow);
 await search();
 nameParts();

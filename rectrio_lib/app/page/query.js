@@ -26,7 +26,7 @@ export async function ask(list) {
 /** "More like this": the image alone becomes the query. "Without this": it is added, to be turned away from. */
 export function like(image) {
   remember(image);
-  change({ parts: [part('id', image.id)], minimum: null });
+  change({ parts: [part('id', image.id)], minimum: null, feed: false });
 }
 
 export function without(image) {
@@ -74,7 +74,7 @@ export function renderQuery() {
   $('#chips').hidden = !asked();
   $('#clear').hidden = !asked();
   $('#words').placeholder = asked() ? 'Add words' : 'Describe an image';
-  document.body.classList.toggle('asked', asked());
+  document.body.classList.toggle('asked', asked() || state.feed);
 }
 
 /** Names for the chips of images that came by the address or the history. */

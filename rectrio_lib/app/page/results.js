@@ -1,15 +1,17 @@
-/** @file Results: the grid, its order, the least score, and further pages. */
+/** @file Results: the grid, its order, where they end, and further pages. */
 
 import * as api from './api.js';
-import { $, count, debounced, fill, h, icon, iconButton, number, score, titled, written } from './dom.js';
+import { $, count, debounced, fill, h, icon, iconButton, number, percent, score, titled, written } from './dom.js';
+import { empties } from './empties.js';
+import { renderFeed, suggestions } from './feed.js';
 import { titleOf } from './fields.js';
 import { calm, trouble, whisper } from './notices.js';
 import { like, without } from './query.js';
-import { PAGE, asked, change, likes, may, request, service, state, where } from './state.js';
-import { addImages } from './upload.js';
+import { PAGE, SURE, asked, canBeSure, change, isSure, likes, request, service, state, where } from './state.js';
+import { clicked, judging } from './taste.js';
 
 /** What is shown: every result so far and the offset of the next page. */
-export const shown = { results: [], next: null, total: 0, seconds: 0 };
+export const shown = { results: [], next: null, total: 0, search: null, reason: null };
 
 const DETAILS = [['category', 'colour', 'price'], ['tags'], ['created']]; // what each line tells
 const WORDS = ['label', 'category', 'colour']; // sorted from a to z, others from high to low
@@ -26,56 +28,41 @@ function details({ metadata }) {
   return lines.some(Boolean) && h('span', { class: 'details' }, lines.filter(Boolean).map((line) => h('span', {}, line)));
 }
 
+/** Opens an image that was found, which tells that the search was good for something. */
+function look({ id }) {
+  clicked(id, shown.search);
+  open(id);
+}
+
 function card(result) {
   const name = titleOf(result);
-  const value = result.score == null ? null : score(result.score);
+  const value = result.score == null || state.feed ? null : score(result.score);
+  const meaning = result.probability == null ? '' : `; right with a probability of ${percent(result.probability)}`;
   const picture = h('img', { src: api.address(result.thumbnail), alt: '', loading: 'lazy', decoding: 'async',
     draggable: 'false', width: 320, height: 320, onerror: ({ target }) => target.classList.add('broken') });
   return h('li', { class: 'card', 'data-id': result.id },
     h('button', { type: 'button', class: 'open', 'data-key': `open ${result.id}`,
-      'aria-label': value ? `${name}, score ${value}` : name, onclick: () => open(result.id) },
+      'aria-label': value ? `${name}, score ${value}` : name, onclick: () => look(result) },
     h('span', { class: 'picture' }, picture), details(result)),
     h('div', { class: 'caption', 'aria-hidden': 'true' }, h('span', { class: 'label' }, name),
-      value && h('span', { class: 'score', title: 'Cosine similarity to the query' }, value)),
+      value && h('span', { class: 'score', title: `Cosine similarity to the query${meaning}` }, value)),
     h('div', { class: 'actions' },
-      iconButton('similar', `More like this ${name}`, () => like(result), { title: 'More like this' }),
-      asked() && iconButton('minus', `Without this ${name}`, () => without(result), { title: 'Without this' })));
+      iconButton('similar', `More like this ${name}`, () => {
+        clicked(result.id, shown.search);
+        like(result);
+      }, { title: 'More like this' }),
+      asked() && iconButton('minus', `Without this ${name}`, () => without(result), { title: 'Without this' })),
+    h('div', { class: 'judging' }, judging(result, () => shown.search)));
 }
 
 function status() {
   const { results, total, next } = shown;
+  if (state.feed) return results.length ? `${count(results.length, 'image')} for you` : 'Nothing new for you';
   if (!results.length) return 'No results';
   if (!asked()) return where() ? `${number(total)} match the filters` : `${count(total, 'image')}, newest first`;
+  if (isSure() && next == null) return `${count(results.length, 'image')} of ${number(total)}: at least ${percent(SURE)} of them are right`;
   if (state.minimum != null && next == null) return `${count(results.length, 'image')} of ${number(total)} score at least ${score(state.minimum)}`;
   return `The best ${number(results.length)} of ${count(total, 'image')}`;
-}
-
-function empty(failure) {
-  const action = (label, onclick) => h('button', { type: 'button', class: 'primary', onclick }, label);
-  if (failure?.kind === 'session') {
-    return [h('h2', {}, 'This page needs a session'), h('p', {}, 'Open the one-time link that the server printed when it started, '
-      + 'or one that “rectrio keys link” makes.')];
-  }
-  if (failure?.kind === 'open') {
-    return [h('h2', {}, 'What should the results look like?'), h('p', {}, failure.message)];
-  }
-  if (failure) {
-    return [h('h2', {}, 'This cannot be searched for'), h('p', {}, failure.message),
-      (asked() || where()) && action('Start anew', () => change({ parts: [], filters: new Map(), rest: '', sort: 'score' }))];
-  }
-  if (asked() && state.minimum != null) {
-    return [h('h2', {}, `Nothing scores ${score(state.minimum)} or more`), h('p', {}, 'No image here is that close to your query.'),
-      action('Show the nearest anyway', () => change({ minimum: null }))];
-  }
-  if (where()) {
-    return [h('h2', {}, 'No image meets these filters'), h('p', {}, 'Remove one of them, or all.'),
-      action('Clear the filters', () => change({ filters: new Map(), rest: '' }))];
-  }
-  if (may('write')) {
-    return [h('h2', {}, 'This collection has no images yet'), h('p', {}, 'Add some: they can be found at once.'),
-      action('Add images', () => addImages([]))];
-  }
-  return [h('h2', {}, 'This collection has no images yet'), h('p', {}, 'Whoever runs this service can add some.')];
 }
 
 function render(failure = null) {
@@ -88,10 +75,11 @@ function render(failure = null) {
   $('#more').hidden = next == null;
   $('#status').textContent = failure ? 'No results' : status();
   renderOrder();
+  renderFeed();
 }
 
 function renderEmpty() {
-  fill($('#empty'), $('#empty').hidden ? [] : [icon(why ? 'warning' : 'empty'), ...empty(why)]);
+  fill($('#empty'), $('#empty').hidden ? [] : [icon(why ? 'warning' : 'empty'), ...empties(why, shown.reason).filter(Boolean)]);
 }
 
 /** What depends on what the service says of itself. */
@@ -114,6 +102,10 @@ export function renderOrder() {
   fill($('#direction'), icon(state.descending ? 'down' : 'up'), h('span', { class: 'unseen' }, `${direction} order`));
   $('#direction').title = direction;
   for (const part of document.querySelectorAll('.when-asked')) part.hidden = !asked();
+  $('#sort-control').hidden = state.feed;
+  $('#sure-control').hidden = !canBeSure();
+  $('#sure').checked = state.sure != null;
+  $('#save').hidden = state.feed || !(asked() || where());
   $('#minimum').value = state.minimum ?? 0;
   renderMinimum();
 }
@@ -132,6 +124,13 @@ function skeletons() {
   $('#more').hidden = true;
 }
 
+/** Asks for results after the first `offset` of them. */
+function found(signal, offset = 0) {
+  if (state.feed) return suggestions(offset ? shown.results.map(({ id }) => id) : [], signal);
+  const { body, files } = request(offset);
+  return api.search(body, files, signal);
+}
+
 /** Searches anew. What is shown stays, dimmed, until the answer is here. */
 export async function refresh() {
   stopped.abort();
@@ -146,9 +145,7 @@ export async function refresh() {
   }
   try {
     if (asked() && !likes()) throw new api.Failure('open', 'Add an image or words. What it should not look like is noted above.');
-    const { body, files } = request();
-    const answer = await api.search(body, files, signal);
-    Object.assign(shown, answer);
+    Object.assign(shown, await found(signal));
     calm();
     render();
     whisper(status());
@@ -165,7 +162,7 @@ function failed(failure) {
     return trouble(failure, refresh);
   }
   $('#results').removeAttribute('aria-busy');
-  Object.assign(shown, { results: [], next: null, total: 0 });
+  Object.assign(shown, { results: [], next: null, total: 0, search: null, reason: null });
   render(failure);
   calm();
 }
@@ -176,8 +173,7 @@ export async function more() {
   const { signal } = stopped;
   $('#more').disabled = true;
   try {
-    const { body, files } = request(shown.next);
-    const { results, next } = await api.search(body, files, signal);
+    const { results, next } = await found(signal, shown.next);
     if (signal.aborted) return false;
     const here = new Set(shown.results.map(({ id }) => id));
     const added = results.filter(({ id }) => !here.has(id));
@@ -231,6 +227,7 @@ export function startResults(view) {
     renderMinimum();
     cut(Number(target.value));
   });
+  $('#sure').addEventListener('change', ({ target }) => change({ sure: target.checked ? SURE : null }));
   $('#more').addEventListener('click', () => {
     following = true;
     more();

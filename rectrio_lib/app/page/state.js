@@ -12,9 +12,10 @@ import { build, parse } from './conditions.js';
 
 export const PAGE = 24;
 export const MOST_PARTS = 32;
+export const SURE = 0.9; // the share of the results that is to be right
 
 const EMPTY = () => ({ parts: [], filters: new Map(), rest: '', sort: 'score', descending: true, minimum: null,
-  distinct: null, mmr: null });
+  distinct: null, mmr: null, sure: null, feed: false });
 
 export const state = EMPTY();
 
@@ -36,6 +37,11 @@ export const part = (kind, value, without = false, weight = 1) => ({ kind, value
 export const where = () => build(state.filters, state.rest);
 export const asked = () => state.parts.length > 0;
 
+/** Whether the results can end where they are no longer sure: what scores mean is known of images alone. */
+export const canBeSure = () => Boolean(service.about?.calibrated) && asked()
+  && state.parts.every(({ kind, without }) => kind !== 'text' && !without);
+export const isSure = () => state.sure != null && canBeSure();
+
 /** Whether something is looked for: "without" alone has no direction. */
 export const likes = () => state.parts.some(({ without }) => !without);
 
@@ -49,6 +55,7 @@ export function request(offset = 0) {
   }
   if (where()) body.where = where();
   if (asked()) for (const name of ['minimum', 'distinct', 'mmr']) if (state[name] != null) body[name] = state[name];
+  if (isSure()) body.sure = state.sure;
   return { body, files: sent };
 }
 
@@ -70,9 +77,13 @@ const announce = () => listeners.forEach((listener) => listener());
 export function change(changes, { replace = false } = {}) {
   if (typeof changes === 'function') changes(state);
   else Object.assign(state, changes);
+  if (asked()) state.feed = false;
   write({ replace });
   announce();
 }
+
+/** Leaves the query for what is recommended; filters stay. */
+export const showFeed = () => change({ ...EMPTY(), filters: state.filters, rest: state.rest, feed: true });
 
 export const clearQuery = () => change({ ...EMPTY(), filters: state.filters, rest: state.rest });
 
@@ -95,16 +106,18 @@ function encode() {
   const entries = state.parts.map(({ kind, value, without, weight }) =>
     [`${without ? '-' : ''}${kind}${weight === 1 ? '' : `*${weight}`}`, value]);
   if (where()) entries.push(['where', where()]);
+  if (state.feed) entries.push(['feed', '1']);
   if (state.sort !== 'score') entries.push(['sort', state.sort]);
   if (!state.descending) entries.push(['ascending', '1']);
-  for (const name of ['minimum', 'distinct', 'mmr']) if (state[name] != null) entries.push([name, state[name]]);
+  for (const name of ['minimum', 'distinct', 'mmr', 'sure']) if (state[name] != null) entries.push([name, state[name]]);
   if (shown) entries.push(['show', shown]);
   return new URLSearchParams(entries).toString();
 }
 
 /** Reads the address. @returns {{show: string|null, changed: boolean, lost: number}} `lost` files are no longer here */
 export function read() {
-  const before = JSON.stringify(request().body);
+  const now = () => JSON.stringify([request().body, state.feed]);
+  const before = now();
   const next = EMPTY();
   let lost = 0;
   shown = null;
@@ -116,11 +129,13 @@ export function read() {
     } else if (key === 'where') Object.assign(next, parse(value));
     else if (key === 'sort' && /^[A-Za-z_]\w*$/.test(value)) next.sort = value;
     else if (key === 'ascending') next.descending = false;
-    else if (['minimum', 'distinct', 'mmr'].includes(key) && Math.abs(value) <= 1) next[key] = Number(value);
+    else if (key === 'feed') next.feed = true;
+    else if (['minimum', 'distinct', 'mmr', 'sure'].includes(key) && Math.abs(value) <= 1) next[key] = Number(value);
     else if (key === 'show') shown = value;
   }
   Object.assign(state, next);
-  return { show: shown, lost, changed: before !== JSON.stringify(request().body) };
+  if (asked()) state.feed = false;
+  return { show: shown, lost, changed: before !== now() };
 }
 
 export const reread = announce;
@@ -129,8 +144,8 @@ export const reread = announce;
 export function repeat(query) {
   const parts = (list, without) => (list ?? []).filter((one) => one.file == null).map((one) =>
     part(one.id ? 'id' : 'text', one.id ?? one.text, without, one.weight ?? 1));
-  const { sort = 'score', descending = true, minimum = null, distinct = null, mmr = null } = query;
+  const { sort = 'score', descending = true, minimum = null, distinct = null, mmr = null, sure = null } = query;
   change({ parts: [...parts(query.like, false), ...parts(query.without, true)], ...parse(query.where), sort,
-    descending, minimum, distinct, mmr });
+    descending, minimum, distinct, mmr, sure, feed: false });
   return [...(query.like ?? []), ...(query.without ?? [])].filter((one) => one.file != null).length;
 }

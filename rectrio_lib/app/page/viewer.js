@@ -1,12 +1,13 @@
 /** @file The large view of one image: metadata, neighbours by the arrow keys, edit and delete. */
 
 import * as api from './api.js';
-import { $, date, fill, h, icon, number, score, titled, written } from './dom.js';
+import { $, date, fill, h, icon, number, percent, score, titled, written } from './dom.js';
 import { changes, metadataFields, metadataOf, titleOf } from './fields.js';
 import { confirmed, say, trouble } from './notices.js';
 import { like, without } from './query.js';
 import { more, replaced, shown } from './results.js';
 import { asked, collectionChanged, may, showing, state } from './state.js';
+import { judging } from './taste.js';
 
 const EDITABLE = ['label', 'category', 'price', 'tags'];
 const SIZES = ['width', 'height'];
@@ -57,7 +58,8 @@ function render() {
   picture.alt = name;
   $('#viewer-title').textContent = name;
   const value = at >= 0 ? image.score : null;
-  $('#viewer-score').textContent = value == null ? '' : `Score ${score(value)}`;
+  const sure = at >= 0 ? image.probability : null;
+  $('#viewer-score').textContent = value == null || state.feed ? '' : `Score ${score(value)}${sure == null ? '' : `, ${percent(sure)} sure`}`;
   const cut = state.minimum != null || state.distinct != null;
   const all = shown.next == null || cut ? `${number(shown.results.length)}${shown.next == null ? '' : '+'}` : number(shown.total);
   $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${all}`;
@@ -73,7 +75,8 @@ function render() {
   };
   fill($('#viewer-actions'),
     h('button', { type: 'button', class: 'primary', 'data-key': 'like', onclick: act(like) }, icon('similar'), 'More like this'),
-    asked() && h('button', { type: 'button', 'data-key': 'without', onclick: act(without) }, icon('minus'), 'Without this'));
+    asked() && h('button', { type: 'button', 'data-key': 'without', onclick: act(without) }, icon('minus'), 'Without this'),
+    h('div', { class: 'row' }, judging(image, () => (place() >= 0 ? shown.search : null), { words: true })));
   fill($('#viewer-body'), lines());
   $('#viewer-owner').hidden = !may('write');
   for (const near of [shown.results[at + 1], at > 0 && shown.results[at - 1]]) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.orm import Session
 
@@ -13,6 +14,7 @@ from rectrio_lib.core.errors import MissingArtefactError
 
 TASTES = ("like", "dislike")  # of which an image has one
 EXPLICIT = (*TASTES, "different")
+COLUMNS = ("image_id", "kind", "anchor", "owner", "created")
 REMEMBERED = 30  # latest likes, and dislikes, that recommendations go by
 
 
@@ -99,6 +101,15 @@ class Judgements:
         wanted = select(JudgementRow).where(*self._of(owner), *later).order_by(JudgementRow.id.desc()).limit(limit)
         with Session(self.engine) as session:
             return list(session.scalars(wanted))
+
+    def frame(self) -> pd.DataFrame:
+        """Return the judgements of all owners, oldest first; columns as of `Collection.feedback`."""
+        wanted = select(*(getattr(JudgementRow, name) for name in COLUMNS))
+        with Session(self.engine) as session:
+            rows = session.execute(
+                wanted.where(JudgementRow.collection == self.collection).order_by(JudgementRow.id)
+            ).all()
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def delete(self, owner: str) -> None:
         """Delete all of an owner's judgements; nothing of them stays in an SQLite file."""
