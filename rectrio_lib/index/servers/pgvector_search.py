@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from rectrio_lib.index.base import Where, check_k, check_mask
 from rectrio_lib.index.servers import rows as stored
 from rectrio_lib.index.servers.pgvector_tables import rows_table
-from rectrio_lib.index.where.sql import expression, json_values
+from rectrio_lib.index.where.sql import expression
 
 EXACT_ROWS = 2000  # so few are compared one by one
 EXACT_K = 300  # so many neighbours are found by comparing all
@@ -69,7 +69,7 @@ class Snapshot:
         mine = self.rows.c
         condition = ~mine.removed
         if isinstance(where, str):
-            condition &= expression(where, stored.kinds(self.columns), json_values(mine.data))
+            condition &= expression(where, stored.kinds(self.columns), mine.data)
         elif where is not None:
             total = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(mine.position) + 1, 0)))
             condition &= among(self.rows, np.flatnonzero(check_mask(where, total)).tolist())

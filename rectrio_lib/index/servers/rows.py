@@ -90,7 +90,7 @@ def _values(column: pd.Series, kind: str) -> list[Any]:
         case "bool":
             values = (conditions.numbers(column) == 1).tolist()
         case "date":
-            values = [str(moment) for moment in conditions.dates(column)]  # as where.sql.date_text
+            values = [str(moment) for moment in conditions.dates(column)]  # as where.sql writes a date
         case "list":
             values = [[_text(element) for element in conditions.elements(value)] for value in column]
         case _:
