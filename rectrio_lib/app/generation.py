@@ -44,6 +44,7 @@ class Generation:
 
     Attributes:
         live: what is searched.
+        columns: of the metadata.
         stale: uploads whose vectors another encoder made; they are found once they are encoded again.
     """
 
@@ -65,7 +66,7 @@ class Generation:
         self._kinds = kinds_of(records)
         frame = frame_of(records, self._kinds)
         removed = np.array([rows[name].removed for name in names], bool)
-        self._columns = list(frame.columns)
+        self.columns = list(frame.columns)
         self.live = LiveIndex(collection.index, frame.iloc[: len(names)].reset_index(drop=True), removed)
         self._add(fresh)
 
@@ -107,11 +108,6 @@ class Generation:
         with self._calibration_lock:
             return self.collection.calibration or self.collection.calibrate()
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns of the metadata."""
-        return self._columns
-
     def catch_up(self) -> bool:
         """Take in what changed in the database since; tell whether new columns or types need a new generation."""
         with self._apply_lock:
@@ -137,7 +133,7 @@ class Generation:
                 self.stale.pop(row.image_id, None)
 
     def _record(self, row: ImageRow) -> dict:
-        return dict.fromkeys(self._columns) | in_kinds(record_of(row), self._kinds)
+        return dict.fromkeys(self.columns) | in_kinds(record_of(row), self._kinds)
 
     def _belongs(self, row: ImageRow) -> bool:
         """Tell whether an image has a vector that the encoder of this index made, and is not removed."""
