@@ -45,13 +45,9 @@ class Snapshot:
         if self._table is None:
             mine, earlier = self.rows.c, self._earlier[0] if self._earlier else stored.table([], self.columns)
             fresh = sa.select(mine.data).where(mine.position >= len(earlier)).order_by(mine.position)
-            added = stored.table(connection.scalars(fresh).all(), self.columns)
-            rows = pd.concat([earlier, added], ignore_index=True) if len(earlier) and len(added) else earlier
-            rows = rows if len(earlier) else added
-            removed = np.zeros(len(rows), bool)
-            removed[connection.scalars(sa.select(mine.position).where(mine.removed)).all()] = True
-            removed.flags.writeable = False
-            self._table, self._earlier = (rows, removed), None
+            removed = connection.scalars(sa.select(mine.position).where(mine.removed)).all()
+            self._table = stored.extended(earlier, connection.scalars(fresh).all(), self.columns, removed)
+            self._earlier = None
         return self._table
 
     def part(self, connection: sa.Connection, where: Where) -> Part:

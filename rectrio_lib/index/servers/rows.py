@@ -81,6 +81,17 @@ def table(found: Sequence[Record], columns: Columns) -> pd.DataFrame:
     return pd.DataFrame({name: _typed(values, *columns[name]) for name, values in made.items()}, columns=list(columns))
 
 
+def extended(
+    earlier: pd.DataFrame, fresh: Sequence[Record], columns: Columns, removed: Sequence[int]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return a table with new rows at its end, and which of all rows are removed, bool (N,), read-only."""
+    parts = [part for part in (earlier, table(fresh, columns)) if len(part)] or [earlier]
+    rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    gone = np.isin(np.arange(len(rows)), removed)
+    gone.flags.writeable = False
+    return rows, gone
+
+
 def _values(column: pd.Series, kind: str) -> list[Any]:
     there = conditions.present(column)
     match kind:
