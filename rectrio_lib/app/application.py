@@ -20,8 +20,9 @@ from rectrio_lib.app.routes import PAGE, routes
 from rectrio_lib.app.service import Service
 from rectrio_lib.app.taste import recommending
 from rectrio_lib.app.taste.routes import routes as taste_routes
-from rectrio_lib.app.web import metrics, problems, shield
+from rectrio_lib.app.web import metrics, problems
 from rectrio_lib.app.web.access import Access
+from rectrio_lib.app.web.shield import Shield
 from rectrio_lib.search.collection import Collection
 
 TYPES = {"text/javascript": ".js", "application/manifest+json": ".webmanifest", "image/svg+xml": ".svg"}
@@ -76,5 +77,5 @@ def create_app(
     problems.install(app)
     app.state.access = Access(engine, host, allowed_hosts, redis_url, **access)
     app.state.access.install(app)
-    shield.install(app, host, allowed_hosts, frames=frames)
+    app.add_middleware(Shield, host=host, allowed_hosts=tuple(allowed_hosts), frames=tuple(frames))
     return app

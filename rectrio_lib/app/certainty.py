@@ -13,8 +13,6 @@ from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.pipeline import nearest
 
-IMPOSSIBLE = 2.0  # a minimum that no cosine reaches
-
 
 def with_minimum(now: Generation, request: SearchRequest) -> SearchRequest:
     """Return the request with the least score that `sure` and `minimum_probability` ask for.
@@ -24,9 +22,8 @@ def with_minimum(now: Generation, request: SearchRequest) -> SearchRequest:
     """
     if not by_images(request):
         raise ArgumentError("sure: only how alike images are is known well enough; give images alone, to be like.")
-    least = now.calibrate().minimum(request.sure, request.minimum_probability)
-    least = max(min(least, IMPOSSIBLE), -1 if request.minimum is None else request.minimum)
-    return request.model_copy(update={"minimum": least})
+    wanted = Options(minimum=request.minimum, sure=request.sure, minimum_probability=request.minimum_probability)
+    return request.model_copy(update={"minimum": wanted.calibrated(now.calibrate()).minimum})
 
 
 def by_images(request: SearchRequest) -> bool:

@@ -44,6 +44,7 @@ class Generation:
 
     Attributes:
         live: what is searched.
+        columns: of the metadata.
         stale: uploads whose vectors another encoder made; they are found once they are encoded again.
     """
 
@@ -65,7 +66,7 @@ class Generation:
         self._kinds = kinds_of(records)
         frame = frame_of(records, self._kinds)
         removed = np.array([rows[name].removed for name in names], bool)
-        self._columns = list(frame.columns)
+        self.columns = list(frame.columns)
         self.live = LiveIndex(collection.index, frame.iloc[: len(names)].reset_index(drop=True), removed)
         self._add(fresh)
 
@@ -114,11 +115,6 @@ class Generation:
             self.collection.__dict__.pop("calibration", None)  # so that the file is looked for again
         return self.collection.calibration is not None
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns of the metadata."""
-        return self._columns
-
     def catch_up(self) -> bool:
         """Take in what changed in the database since; tell whether new columns or types need a new generation."""
         with self._apply_lock:
@@ -144,7 +140,7 @@ class Generation:
                 self.stale.pop(row.image_id, None)
 
     def _record(self, row: ImageRow) -> dict:
-        return dict.fromkeys(self._columns) | in_kinds(record_of(row), self._kinds)
+        return dict.fromkeys(self.columns) | in_kinds(record_of(row), self._kinds)
 
     def _belongs(self, row: ImageRow) -> bool:
         """Tell whether an image has a vector that the encoder of this index made, and is not removed."""

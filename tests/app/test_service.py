@@ -14,6 +14,7 @@ from makers.served import application, build_collection, client, copied, new_ima
 
 from rectrio_lib.app import upkeep
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.images import uploads
 from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.service import Service
@@ -393,12 +394,12 @@ def test_a_database_that_is_busy_is_said_and_forgiven(template, tmp_path, monkey
         assert api.post("/upload", files=files).status_code == 201
 
 
-def test_a_full_disk_is_said_and_forgiven(api, collection, tmp_path):
-    service, files = api.app.state.service, new_images(tmp_path / "new", 90)
-    service.uploads.free_bytes = 1 << 60
+def test_a_full_disk_is_said_and_forgiven(api, collection, tmp_path, monkeypatch):
+    files = new_images(tmp_path / "new", 90)
+    monkeypatch.setattr(uploads, "FREE_BYTES", 1 << 60)
     assert api.post("/upload", files=files).status_code == 507
     assert search(api)["total"] == 12
-    service.uploads.free_bytes = 0
+    monkeypatch.setattr(uploads, "FREE_BYTES", 0)
     assert api.post("/upload", files=files).status_code == 201
 
 

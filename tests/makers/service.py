@@ -61,7 +61,7 @@ def small_app(
 
     app.state.access = access.Access(engine, host, allowed_hosts, **options)
     app.state.access.install(app)
-    shield.install(app, host, allowed_hosts, **(shielded or {}))
+    app.add_middleware(shield.Shield, host=host, allowed_hosts=allowed_hosts, **(shielded or {}))
     return app
 
 

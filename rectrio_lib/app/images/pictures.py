@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from PIL import Image
@@ -18,6 +17,7 @@ from rectrio_lib.search.collection import Collection
 THUMBNAIL_SIDE, VIEW_SIDE = 256, 1600
 JPEG_QUALITY = {THUMBNAIL_SIDE: 80, VIEW_SIDE: 88}
 KEPT = 4000  # thumbnails in memory, some 10 kB each
+PLACE = ("image_id", "path", "uploaded")  # what leads from a record to its pixels
 
 
 class Pictures:
@@ -29,23 +29,15 @@ class Pictures:
     """
 
     def __init__(self, collection: Collection, uploads: Path):
-        self.collection, self.uploads = collection, uploads
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._lock, self._dataset = Lock(), None
+        self.collection, self.uploads, self._dataset = collection, uploads, None
+        self._small = lru_cache(KEPT)(self._thumbnail)
 
     def thumbnail(self, record: dict) -> bytes:
         """Return the middle square of an image as JPEG."""
-        name = record["image_id"]
-        with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                return self._kept[name]
-        written = self._jpeg(record, THUMBNAIL_SIDE)
-        with self._lock:
-            self._kept[name] = written
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return written
+        return self._small(*(record[key] for key in PLACE))
+
+    def _thumbnail(self, *place: str | bool) -> bytes:
+        return self._jpeg(dict(zip(PLACE, place, strict=True)), THUMBNAIL_SIDE)
 
     def view(self, record: dict) -> bytes:
         """Return a whole image as JPEG, at most 1,600 pixels wide and high."""

@@ -26,7 +26,7 @@ from rectrio_lib.data.image_files import content_id
 
 MOST_BYTES, MOST_PIXELS, LONGEST_SIDE = 32 << 20, 50_000_000, 65_500  # of one image; a JPEG cannot be longer
 MOST_SCANS = 100  # of a JPEG: a few bytes each, and each takes a pass over all pixels
-SECONDS, DECODERS = 20, 4  # that one image may take; images decoded at once
+SECONDS, DECODERS = 20, 4  # that one image may take, waiting for its turn included; images decoded at once
 QUALITY = 90
 FREE_BYTES = 256 << 20  # that stay free on the disk
 IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -65,55 +65,27 @@ class CleanImage:
     height: int
 
 
-def check_image(
-    data: bytes, name: str = "", most_bytes: int = MOST_BYTES, most_pixels: int = MOST_PIXELS, seconds: float = SECONDS
-) -> CleanImage:
+def check_image(data: bytes, name: str = "") -> CleanImage:
     """Check an uploaded file and make it anew.
 
     Args:
         data: its bytes, which alone tell what it is.
         name: as its sender calls it, for the reason of a refusal.
-        most_bytes: larger files are refused.
-        most_pixels: larger images are refused, before they are decoded.
-        seconds: that decoding may take, waiting for its turn included.
 
     Raises:
         UploadError: if it is refused.
     """
-    with _told_of(name):
-        made, suffix, (width, height) = _in_time(_made_anew, data, most_bytes, most_pixels, seconds)
+    made, suffix, (width, height) = _in_time(_made_anew, data, name)
     return CleanImage(content_id(data), made, suffix, width, height)
 
 
-def read_query(
-    data: bytes,
-    size: int,
-    channels: int,
-    name: str = "",
-    most_bytes: int = MOST_BYTES,
-    most_pixels: int = MOST_PIXELS,
-    seconds: float = SECONDS,
-) -> np.ndarray:
-    """Check an uploaded file that is not kept, and return its pixels as an encoder takes them.
-
-    Args:
-        data: its bytes.
-        size: side of the square in pixels.
-        channels: 1 for grey, 3 for colour.
-        name: see `check_image`, as for what follows.
-        most_bytes: larger files are refused.
-        most_pixels: larger images are refused.
-        seconds: that decoding may take.
-
-    Returns:
-        uint8 (channels, size, size), as `decoding.decode` returns them.
+def read_query(data: bytes, size: int, channels: int) -> np.ndarray:
+    """Check an uploaded file that is not kept, and return its pixels uint8 as an encoder takes them, see `decode`.
 
     Raises:
         UploadError: if it is refused.
     """
-    with _told_of(name):
-        read = _in_time(partial(_pixels, size=size, channels=channels), data, most_bytes, most_pixels, seconds)
-    return read
+    return _in_time(partial(_pixels, size=size, channels=channels), data)
 
 
 def display_name(name: str) -> str:
@@ -126,14 +98,9 @@ def display_name(name: str) -> str:
 class Uploads:
     """The files of checked images, below one folder: <first two digits>/<image_id>.jpg or .png."""
 
-    def __init__(self, folder: Path, free_bytes: int = FREE_BYTES) -> None:
-        """Take a folder, which is made when the first file comes.
-
-        Args:
-            folder: where the files lie.
-            free_bytes: that are to stay free on its disk.
-        """
-        self.folder, self.free_bytes = folder, free_bytes
+    def __init__(self, folder: Path) -> None:
+        """Take a folder, which is made when the first file comes."""
+        self.folder = folder
 
     def save(self, image: CleanImage) -> Path:
         """Write a file, complete or not at all, and return its path; the same image again replaces itself.
@@ -144,7 +111,7 @@ class Uploads:
         path = self.place(image)
         with renamed(path) as partial_path:
             free = shutil.disk_usage(path.parent).free - len(image.data)
-            if free < self.free_bytes:
+            if free < FREE_BYTES:
                 raise StorageError(f"{free:,} bytes would be left on the disk of {self.folder}: make room.")
             descriptor = os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -157,15 +124,10 @@ class Uploads:
         """Return where the file of an image lies, or will."""
         return self._path(image.image_id, image.suffix)
 
-    def find(self, image_id: str) -> Path | None:
-        """Return the file of an image, or None; ArgumentError if that is no image_id."""
-        return next((path for suffix in SUFFIXES if (path := self._path(image_id, suffix)).is_file()), None)
-
-    def delete(self, image_id: str) -> bool:
-        """Delete the file of an image, and tell whether there was one; ArgumentError if that is no image_id."""
-        if path := self.find(image_id):
-            path.unlink(missing_ok=True)
-        return path is not None
+    def delete(self, image_id: str) -> None:
+        """Delete the file of an image, if there is one; ArgumentError if that is no image_id."""
+        for suffix in SUFFIXES:
+            self._path(image_id, suffix).unlink(missing_ok=True)
 
     def _path(self, image_id: str, suffix: str) -> Path:
         if not IMAGE_ID.fullmatch(image_id) or suffix not in SUFFIXES:
@@ -173,36 +135,31 @@ class Uploads:
         return self.folder / image_id[:2] / f"{image_id}{suffix}"
 
 
-@contextmanager
-def _told_of(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UploadError as error:
-        raise UploadError(error.status, f"{display_name(name)} {error}") from error
-
-
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 
-def _in_time(work: Callable[[bytes, int], Any], data: bytes, most_bytes: int, most_pixels: int, seconds: float) -> Any:
-    """Check a file and do the work on it in a thread, for some seconds at most."""
-    if not data:
-        raise UploadError(422, "is empty: choose an image.")
-    if len(data) > most_bytes:
-        raise UploadError(413, f"has {len(data):,} bytes; {most_bytes:,} are allowed: save it smaller.")
-    future = _pool().submit(work, data, most_pixels)
+def _in_time(work: Callable[[bytes], Any], data: bytes, name: str = "") -> Any:
+    """Check a file and do the work on it in a thread, for some seconds at most; a refusal names the file."""
     try:
-        return future.result(seconds)
-    except TooSlowError:
-        if future.cancel():
-            raise UploadError(503, "had to wait too long for its turn: send it again in a moment.") from None
-        raise UploadError(422, f"takes more than {seconds:g} s to decode: save it anew as JPEG or PNG.") from None
+        if not data:
+            raise UploadError(422, "is empty: choose an image.")
+        if len(data) > MOST_BYTES:
+            raise UploadError(413, f"has {len(data):,} bytes; {MOST_BYTES:,} are allowed: save it smaller.")
+        future = _pool().submit(work, data)
+        try:
+            return future.result(SECONDS)
+        except TooSlowError:
+            if future.cancel():
+                raise UploadError(503, "had to wait too long for its turn: send it again in a moment.") from None
+            raise UploadError(422, f"takes more than {SECONDS:g} s to decode: save it anew as JPEG or PNG.") from None
+    except UploadError as error:
+        raise UploadError(error.status, f"{display_name(name)} {error}") from error
 
 
-def _made_anew(data: bytes, most_pixels: int) -> tuple[bytes, str, tuple[int, int]]:
-    with _opened(data, most_pixels) as opened:
+def _made_anew(data: bytes) -> tuple[bytes, str, tuple[int, int]]:
+    with _opened(data) as opened:
         opened.load()
         turn, image = decoding.turn_of(opened), decoding.narrowed(opened)
         clear = image.has_transparency_data and (rgba := image.convert("RGBA")).getchannel("A").getextrema()[0] < 255
@@ -214,8 +171,8 @@ def _made_anew(data: bytes, most_pixels: int) -> tuple[bytes, str, tuple[int, in
     return made.getvalue(), ".png" if clear else ".jpg", fresh.size
 
 
-def _pixels(data: bytes, most_pixels: int, size: int, channels: int) -> np.ndarray:
-    with _opened(data, most_pixels):  # which checks it
+def _pixels(data: bytes, size: int, channels: int) -> np.ndarray:
+    with _opened(data):  # which checks it
         pass
     read = decoding.decode(BytesIO(data), size, channels)
     if isinstance(read, str):
@@ -224,21 +181,21 @@ def _pixels(data: bytes, most_pixels: int, size: int, channels: int) -> np.ndarr
 
 
 @contextmanager
-def _opened(data: bytes, most_pixels: int) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image that is not too large; raise UploadError for whatever a decoder raises."""
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MOST_SCANS:
         raise UploadError(422, f"is a JPEG of more than {MOST_SCANS} passes: save it anew.")
     try:
-        decoding.refuse_large_icon(BytesIO(data), most_pixels)
+        decoding.refuse_large_icon(BytesIO(data), MOST_PIXELS)
         with Image.open(BytesIO(data), formats=decoding.formats_read()) as opened:
-            decoding.refuse_large(opened.width * opened.height, most_pixels)
+            decoding.refuse_large(opened.width * opened.height, MOST_PIXELS)
             if max(opened.size) > LONGEST_SIDE:
                 raise UploadError(413, f"is longer than {LONGEST_SIDE:,} pixels on a side: save it smaller.")
             yield opened
     except UploadError:
         raise
     except (decoding.TooLargeError, Image.DecompressionBombError) as error:
-        raise UploadError(413, f"has more than {most_pixels:,} pixels: save it smaller.") from error
+        raise UploadError(413, f"has more than {MOST_PIXELS:,} pixels: save it smaller.") from error
     except UnidentifiedImageError as error:
         raise UploadError(415, f"is no image that can be read here: send a {READ} file.") from error
     except Exception as error:

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Engine, Index, LargeBinary, create_engine, event, text
+from sqlalchemy import JSON, BigInteger, DateTime, Engine, Index, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError as BadUrlError
 from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.types import TypeDecorator
-from sqlmodel import Column, Field, Session, SQLModel
+from sqlmodel import Field, Session, SQLModel
 
 from rectrio_lib.core.errors import ArgumentError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace
@@ -43,7 +43,27 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class ImageRow(SQLModel, table=True):
+class _Dated(SQLModel):
+    created: datetime = Field(default_factory=now, sa_type=Utc)
+
+
+class _Numbered(_Dated):
+    id: int | None = Field(default=None, primary_key=True)  # in the order they came, whatever the clock says
+
+
+class _Owned(_Numbered):
+    """A row in one collection of an owner, who alone sees it."""
+
+    owner: str
+    collection: str
+
+    @classmethod
+    def of(cls, owner: str, collection: str) -> tuple[Any, Any]:
+        """Return the conditions for rows of an owner in a collection."""
+        return cls.owner == owner, cls.collection == collection
+
+
+class ImageRow(_Dated, table=True):
     """An image of a collection, with its vector if it came after the index was built."""
 
     __tablename__ = "images"
@@ -51,7 +71,7 @@ class ImageRow(SQLModel, table=True):
 
     collection: str = Field(primary_key=True)
     image_id: str = Field(primary_key=True)
-    sequence: int = Field(sa_column=Column(BigInteger, nullable=False))  # of its last change, growing
+    sequence: int = Field(sa_type=BigInteger)  # of its last change, growing
     path: str  # below the folder of the collection, or below the uploads
     uploaded: bool = False
     removed: bool = False
@@ -60,42 +80,36 @@ class ImageRow(SQLModel, table=True):
     category: str | None = None
     price: float | None = None
     colour: str | None = None  # the dominant one, of colours.NAMES
-    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
-    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    tags: list[str] = Field(default_factory=list, sa_type=JSON)
     width: int | None = None
     height: int | None = None
-    extra: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))  # further columns
+    extra: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)  # further columns
     encoder_hash: str | None = None  # of the encoder that made the vector
-    vector: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # float16
+    vector: bytes | None = None  # float16
 
 
-class KeyRow(SQLModel, table=True):
+class KeyRow(_Numbered, table=True):
     """An API key or the session of a page; only the SHA-256 of its secret is kept."""
 
     __tablename__ = "keys"
 
-    id: int | None = Field(default=None, primary_key=True)
     name: str = Field(index=True)
     secret_hash: str = Field(unique=True)
     scopes: str = "search"  # joined by commas
     rate: str = ""  # such as 60/minute; empty: no limit
-    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
-    expires: datetime | None = Field(default=None, sa_column=Column(Utc))
+    expires: datetime | None = Field(default=None, sa_type=Utc)
 
 
-class SearchRow(SQLModel, table=True):
+class SearchRow(_Owned, table=True):
     """A search in the history of its owner, who alone sees it."""
 
     __tablename__ = "searches"
 
-    id: int | None = Field(default=None, primary_key=True)  # in the order they came, whatever the clock says
     name: str = Field(unique=True)
     owner: str = Field(index=True)
-    collection: str
-    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
-    query: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    query: dict[str, Any] = Field(sa_type=JSON)
     title: str
-    shown: list[str] = Field(sa_column=Column(JSON, nullable=False))  # image_ids of the results, best first
+    shown: list[str] = Field(sa_type=JSON)  # image_ids of the results, best first
     seconds: float | None = None  # until it was answered
     best: float | None = None  # score of the first result
 
@@ -109,7 +123,7 @@ class OwnerRow(SQLModel, table=True):
     keep: bool = True  # searches, what was shown, and judgements
 
 
-class JudgementRow(SQLModel, table=True):
+class JudgementRow(_Owned, table=True):
     """What somebody said of an image, or that they looked at it."""
 
     __tablename__ = "judgements"
@@ -118,40 +132,29 @@ class JudgementRow(SQLModel, table=True):
         Index("judgements_by_image", "collection", "owner", "image_id"),
     )
 
-    id: int | None = Field(default=None, primary_key=True)
-    owner: str
-    collection: str
     image_id: str
     kind: str  # like, dislike, different or click
     anchor: str | None = None  # image_id that it was compared with
     search: str | None = Field(default=None, index=True)  # name of the search that it was found by
-    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
 
 
-class FeedRow(SQLModel, table=True):
+class FeedRow(_Owned, table=True):
     """What was recommended to somebody, so that it is not shown again."""
 
     __tablename__ = "feeds"
     __table_args__ = (Index("feeds_by_owner", "collection", "owner", "id"),)
 
-    id: int | None = Field(default=None, primary_key=True)
-    owner: str
-    collection: str
-    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
-    shown: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    shown: list[str] = Field(sa_type=JSON)
 
 
-class SavedRow(SQLModel, table=True):
+class SavedRow(_Owned, table=True):
     """A search that its owner wants to find again."""
 
     __tablename__ = "saved"
 
-    id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
     owner: str = Field(index=True)
-    collection: str
-    created: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
-    query: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    query: dict[str, Any] = Field(sa_type=JSON)
     title: str
 
 

@@ -99,16 +99,17 @@ class Searches:
         late = [
             row["shown"] for kind, row in self._under_way + self._waiting if (kind, row["owner"]) == (FeedRow, owner)
         ]
-        mine = FeedRow.collection == self.collection, FeedRow.owner == owner
+        mine = FeedRow.of(owner, self.collection)
         with Session(self.engine) as session:
             feeds = session.scalars(select(FeedRow.shown).where(*mine).order_by(FeedRow.id.desc()).limit(FEEDS))
             return {name for feed in (*feeds, *late) for name in feed}
 
     def list(self, owner: str, limit: int, before: str | None = None) -> History:
         """Return an owner's searches, newest first; `before` names the last one of the page before."""
-        wanted = select(SearchRow).where(*self._of(owner)).order_by(SearchRow.id.desc()).limit(limit + 1)
+        mine = SearchRow.of(owner, self.collection)
+        wanted = select(SearchRow).where(*mine).order_by(SearchRow.id.desc()).limit(limit + 1)
         if before is not None:
-            named = select(SearchRow.id).where(*self._of(owner), SearchRow.name == before).scalar_subquery()
+            named = select(SearchRow.id).where(*mine, SearchRow.name == before).scalar_subquery()
             wanted = wanted.where(SearchRow.id < named)
         with Session(self.engine) as session:
             rows, keep = list(session.scalars(wanted)), owner not in _private(session)
@@ -123,20 +124,17 @@ class Searches:
 
         Nothing of them stays in an SQLite file.
         """
-        chosen = [*self._of(owner), *([] if name is None else [SearchRow.name == name])]
-        judged = [JudgementRow.owner == owner, JudgementRow.collection == self.collection]
+        chosen = [*SearchRow.of(owner, self.collection), *([] if name is None else [SearchRow.name == name])]
+        judged = JudgementRow.of(owner, self.collection)
         with writing(self.engine) as session:
             count = session.execute(delete(SearchRow).where(*chosen)).rowcount
             if name is None:
-                session.execute(delete(FeedRow).where(FeedRow.owner == owner, FeedRow.collection == self.collection))
+                session.execute(delete(FeedRow).where(*FeedRow.of(owner, self.collection)))
                 session.execute(delete(JudgementRow).where(*judged, JudgementRow.kind == "click"))
             found_by = JudgementRow.search.isnot(None) if name is None else JudgementRow.search == name
             session.execute(update(JudgementRow).where(*judged, found_by).values(search=None))
         blank_log(self.engine)
         return count
-
-    def _of(self, owner: str) -> list:
-        return [SearchRow.owner == owner, SearchRow.collection == self.collection]
 
 
 def _private(session: Session) -> set[str]:

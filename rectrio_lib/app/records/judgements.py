@@ -67,7 +67,8 @@ class Judgements:
         return {"kind": ("different",), "anchor": anchor} if kind == "different" else {}
 
     def _delete(self, session: Session, owner: str, image_id: str, replaced: dict[str, Any]) -> None:
-        chosen = [*self._of(owner), JudgementRow.image_id == image_id, JudgementRow.kind.in_(replaced["kind"])]
+        chosen = [*JudgementRow.of(owner, self.collection), JudgementRow.image_id == image_id]
+        chosen.append(JudgementRow.kind.in_(replaced["kind"]))
         if "anchor" in replaced:
             anchor = replaced["anchor"]
             chosen.append(JudgementRow.anchor.is_(None) if anchor is None else JudgementRow.anchor == anchor)
@@ -75,7 +76,7 @@ class Judgements:
 
     def _anchors(self, session: Session, owner: str, searches: set[str]) -> dict[str, str | None]:
         """Return the first image of the query of each search."""
-        mine = SearchRow.owner == owner, SearchRow.collection == self.collection, SearchRow.name.in_(searches)
+        mine = *SearchRow.of(owner, self.collection), SearchRow.name.in_(searches)
         queries = dict(session.execute(select(SearchRow.name, SearchRow.query).where(*mine)).all()) if searches else {}
         if absent := searches - set(queries):
             raise MissingArtefactError(f"You have no search {min(absent)}: it is another's, or was deleted.")
@@ -86,10 +87,11 @@ class Judgements:
 
     def taste(self, owner: str) -> tuple[list[str], list[str]]:
         """Return the latest liked and disliked images of an owner, newest first."""
+        mine = JudgementRow.of(owner, self.collection)
         with Session(self.engine) as session:
             liked, disliked = (
                 list(session.scalars(
-                    select(JudgementRow.image_id).where(*self._of(owner), JudgementRow.kind == kind)
+                    select(JudgementRow.image_id).where(*mine, JudgementRow.kind == kind)
                     .order_by(JudgementRow.id.desc()).limit(REMEMBERED)
                 )) for kind in TASTES
             )  # fmt: skip
@@ -97,8 +99,8 @@ class Judgements:
 
     def list(self, owner: str, limit: int, before: int | None = None) -> list[JudgementRow]:
         """Return an owner's judgements, newest first; `before` is the id of the last one of the page before."""
-        later = [] if before is None else [JudgementRow.id < before]
-        wanted = select(JudgementRow).where(*self._of(owner), *later).order_by(JudgementRow.id.desc()).limit(limit)
+        chosen = JudgementRow.of(owner, self.collection) + (() if before is None else (JudgementRow.id < before,))
+        wanted = select(JudgementRow).where(*chosen).order_by(JudgementRow.id.desc()).limit(limit)
         with Session(self.engine) as session:
             return list(session.scalars(wanted))
 
@@ -114,11 +116,8 @@ class Judgements:
     def delete(self, owner: str) -> None:
         """Delete all of an owner's judgements; nothing of them stays in an SQLite file."""
         with writing(self.engine) as session:
-            session.execute(delete(JudgementRow).where(*self._of(owner)))
+            session.execute(delete(JudgementRow).where(*JudgementRow.of(owner, self.collection)))
         blank_log(self.engine)
-
-    def _of(self, owner: str) -> list:
-        return [JudgementRow.owner == owner, JudgementRow.collection == self.collection]
 
 
 def _same(old: dict[str, Any], replaced: dict[str, Any]) -> bool:

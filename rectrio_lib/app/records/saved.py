@@ -33,23 +33,23 @@ class Saved:
         row = SavedRow(
             name=uuid4().hex, owner=owner, collection=self.collection, query=kept, title=named or title(query)
         )
+        count = select(func.count()).select_from(SavedRow).where(*SavedRow.of(owner, self.collection))
         with writing(self.engine) as session:
-            if session.scalar(select(func.count()).select_from(SavedRow).where(*self._of(owner))) >= MOST:
+            if session.scalar(count) >= MOST:
                 raise ArgumentError(f"There are {MOST} saved searches already: delete one first.")
             session.add(row)
         return row
 
     def list(self, owner: str) -> list[SavedRow]:
         """Return an owner's saved searches, newest first."""
+        wanted = select(SavedRow).where(*SavedRow.of(owner, self.collection)).order_by(SavedRow.id.desc())
         with Session(self.engine) as session:
-            return list(session.scalars(select(SavedRow).where(*self._of(owner)).order_by(SavedRow.id.desc())))
+            return list(session.scalars(wanted))
 
     def delete(self, owner: str, name: str) -> int:
         """Delete one; return how many there were. Nothing of it stays in an SQLite file."""
+        chosen = delete(SavedRow).where(*SavedRow.of(owner, self.collection), SavedRow.name == name)
         with writing(self.engine) as session:
-            count = session.execute(delete(SavedRow).where(*self._of(owner), SavedRow.name == name)).rowcount
+            count = session.execute(chosen).rowcount
         blank_log(self.engine)
         return count
-
-    def _of(self, owner: str) -> list:
-        return [SavedRow.owner == owner, SavedRow.collection == self.collection]

@@ -166,8 +166,6 @@ class Access:
         required: whether keys are; without them everybody is `LOCAL`.
     """
 
-    allow = staticmethod(allow)
-
     def __init__(
         self,
         engine: Engine,
@@ -201,7 +199,7 @@ class Access:
         self.rates = Rates(redis_url, workers)
 
     def install(self, app: FastAPI) -> None:
-        """Put the gate and the session routes into an application; before `shield.install`."""
+        """Put the gate and the session routes into an application; before the `Shield`."""
         app.add_middleware(Gate, access=self)
         app.state.keys_required = self.required
         router = APIRouter(tags=["session"])

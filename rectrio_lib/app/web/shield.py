@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterable
 from functools import cache, partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
 from limits import RateLimitItem, parse_many
 from limits.errors import ConfigurationError
 from limits.storage import MemoryStorage, storage_from_string
@@ -58,13 +57,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def install(app: FastAPI, host: str, allowed_hosts: Iterable[str] = (), **options: Any) -> None:
-    """Put a `Shield` around an application; call it last, so that it is the outermost layer."""
-    app.add_middleware(Shield, host=host, allowed_hosts=tuple(allowed_hosts), **options)
-
-
 class Shield:
     """ASGI middleware: refuses foreign hosts, foreign pages and long bodies; adds the headers that protect the page.
+
+    It is added last, so that it is the outermost layer.
 
     Attributes:
         allowed: names that `Host` may hold, in lower case.

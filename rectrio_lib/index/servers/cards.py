@@ -47,6 +47,15 @@ class ServerIndex:
 
     __repr__ = info
 
+    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
+        """Return vectors at positions of any shape, float32 (..., dim), as they are stored; or IndexError."""
+        positions = np.asarray(positions, np.int64)
+        wanted, places = np.unique(positions.ravel(), return_inverse=True)
+        found = self._vectors(wanted.tolist())
+        if len(found) < len(wanted):
+            raise IndexError(f"Positions {wanted.min()} to {wanted.max()}, but there are {len(self.rows)} rows.")
+        return np.array(found, np.float32).reshape(-1, self.dim)[places].reshape(*positions.shape, self.dim)
+
     @property
     def rows(self) -> pd.DataFrame:
         """One row a vector, `image_id` among its columns, not to be changed; what others added is read when asked."""

@@ -91,17 +91,11 @@ class PgvectorIndex(ServerIndex):
         near = np.array(found, np.float64).reshape(len(vectors), k, 2)
         return (1 - near[:, :, 1]).astype(np.float32), near[:, :, 0].astype(np.int64)
 
-    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
-        """Return vectors at positions of any shape, float32 (..., dim), in half precision; or IndexError."""
-        positions = np.asarray(positions, np.int64)
-        wanted, places = np.unique(positions.ravel(), return_inverse=True)
+    def _vectors(self, positions: list[int]) -> Sequence[np.ndarray]:
         with self._reading() as (connection, snapshot):
             rows = snapshot.rows
-            asked = sa.select(rows.c.embedding).where(among(rows, wanted.tolist())).order_by(rows.c.position)
-            found = connection.scalars(asked).all()
-        if len(found) < len(wanted):
-            raise IndexError(f"Positions {wanted.min()} to {wanted.max()}, but there are {len(self.rows)} rows.")
-        return np.array(found, np.float32).reshape(-1, self.dim)[places].reshape(*positions.shape, self.dim)
+            asked = sa.select(rows.c.embedding).where(among(rows, positions)).order_by(rows.c.position)
+            return connection.scalars(asked).all()
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame, connection: sa.Connection | None = None) -> None:
         """Add unit vectors (N, dim) with their rows; all or none.

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from rectrio_lib.index.base import Where, check_k, check_mask
 from rectrio_lib.index.servers import rows as stored
 from rectrio_lib.index.servers.pgvector_tables import rows_table
-from rectrio_lib.index.where.sql import expression, json_values
+from rectrio_lib.index.where.sql import expression
 
 EXACT_ROWS = 2000  # so few are compared one by one
 EXACT_K = 300  # so many neighbours are found by comparing all
@@ -45,13 +45,9 @@ class Snapshot:
         if self._table is None:
             mine, earlier = self.rows.c, self._earlier[0] if self._earlier else stored.table([], self.columns)
             fresh = sa.select(mine.data).where(mine.position >= len(earlier)).order_by(mine.position)
-            added = stored.table(connection.scalars(fresh).all(), self.columns)
-            rows = pd.concat([earlier, added], ignore_index=True) if len(earlier) and len(added) else earlier
-            rows = rows if len(earlier) else added
-            removed = np.zeros(len(rows), bool)
-            removed[connection.scalars(sa.select(mine.position).where(mine.removed)).all()] = True
-            removed.flags.writeable = False
-            self._table, self._earlier = (rows, removed), None
+            removed = connection.scalars(sa.select(mine.position).where(mine.removed)).all()
+            self._table = stored.extended(earlier, connection.scalars(fresh).all(), self.columns, removed)
+            self._earlier = None
         return self._table
 
     def part(self, connection: sa.Connection, where: Where) -> Part:
@@ -69,7 +65,7 @@ class Snapshot:
         mine = self.rows.c
         condition = ~mine.removed
         if isinstance(where, str):
-            condition &= expression(where, stored.kinds(self.columns), json_values(mine.data))
+            condition &= expression(where, stored.kinds(self.columns), mine.data)
         elif where is not None:
             total = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(mine.position) + 1, 0)))
             condition &= among(self.rows, np.flatnonzero(check_mask(where, total)).tolist())

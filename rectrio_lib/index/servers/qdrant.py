@@ -108,20 +108,14 @@ class QdrantIndex(ServerIndex):
         with points.answering(self.url):
             return [answer.points for answer in self._client.query_batch_points(self.collection, requests)]
 
-    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
-        """Return vectors at positions of any shape, float32 (..., dim); or IndexError."""
-        positions = np.asarray(positions, np.int64)
-        wanted, places = np.unique(positions.ravel(), return_inverse=True)
+    def _vectors(self, positions: list[int]) -> list[list[float]]:
         found = {}
         with points.answering(self.url):
-            for start in range(0, len(wanted), points.BATCH):
-                ids = [int(i) for i in wanted[start : start + points.BATCH] if i >= 0]
+            for start in range(0, len(positions), points.BATCH):
+                ids = [at for at in positions[start : start + points.BATCH] if at >= 0]
                 got = self._client.retrieve(self.collection, ids, with_payload=False, with_vectors=True)
                 found |= {point.id: point.vector for point in got}
-        if len(found) < len(wanted):
-            raise IndexError(f"Positions {wanted.min()} to {wanted.max()}, but there are {len(self.rows)} rows.")
-        vectors = np.array([found[i] for i in wanted.tolist()], np.float32).reshape(-1, self.dim)
-        return vectors[places].reshape(*positions.shape, self.dim)
+        return [found[at] for at in positions if at in found]
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
         """Add unit vectors (N, dim) with their rows; ArgumentError if they do not fit or an image_id is known."""
@@ -189,9 +183,6 @@ class QdrantIndex(ServerIndex):
             with points.answering(self.url):
                 found = list(points.scrolled(self._client, self.collection, len(earlier), None, [ROW]))
                 removed = [point.id for point in points.scrolled(self._client, self.collection, 0, REMOVED, False)]
-            added = stored.table([point.payload[ROW] for point in found], card["columns"])
-            rows = pd.concat([earlier, added], ignore_index=True) if len(earlier) and len(added) else earlier
-            table = rows if len(earlier) else added, np.isin(np.arange(len(earlier) + len(added)), removed)
-            table[1].flags.writeable = False
+            table = stored.extended(earlier, [point.payload[ROW] for point in found], card["columns"], removed)
             self._known = known = _Known(card["name"], card["version"], card["columns"], table)
         return known.table

@@ -81,6 +81,17 @@ def table(found: Sequence[Record], columns: Columns) -> pd.DataFrame:
     return pd.DataFrame({name: _typed(values, *columns[name]) for name, values in made.items()}, columns=list(columns))
 
 
+def extended(
+    earlier: pd.DataFrame, fresh: Sequence[Record], columns: Columns, removed: Sequence[int]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return a table with new rows at its end, and which of all rows are removed, bool (N,), read-only."""
+    parts = [part for part in (earlier, table(fresh, columns)) if len(part)] or [earlier]
+    rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    gone = np.isin(np.arange(len(rows)), removed)
+    gone.flags.writeable = False
+    return rows, gone
+
+
 def _values(column: pd.Series, kind: str) -> list[Any]:
     there = conditions.present(column)
     match kind:
@@ -90,7 +101,7 @@ def _values(column: pd.Series, kind: str) -> list[Any]:
         case "bool":
             values = (conditions.numbers(column) == 1).tolist()
         case "date":
-            values = [str(moment) for moment in conditions.dates(column)]  # as where.sql.date_text
+            values = [str(moment) for moment in conditions.dates(column)]  # as where.sql writes a date
         case "list":
             values = [[_text(element) for element in conditions.elements(value)] for value in column]
         case _:

@@ -52,9 +52,3 @@ def upgrade() -> None:
         sa.Column("title", sa.String, nullable=False),
         sa.Column("shown", sa.JSON, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Drop them."""
-    for name in ("searches", "keys", "images"):
-        op.drop_table(name)

@@ -48,11 +48,3 @@ def upgrade() -> None:
         sa.Column("query", sa.JSON, nullable=False),
         sa.Column("title", sa.String, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Drop them."""
-    for name in ("saved", "feeds", "judgements", "owners"):
-        op.drop_table(name)
-    for name in ("best", "seconds"):
-        op.drop_column("searches", name)
