@@ -7,6 +7,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.evaluation import inputs
+from rectrio_lib.evaluation.evaluation import threshold_curve
 
 
 def recall_with_views(vectors: np.ndarray, labels: np.ndarray, most: int, seed: int = 0) -> float:
@@ -33,6 +34,12 @@ def recall_with_views(vectors: np.ndarray, labels: np.ndarray, most: int, seed: 
     return float((labels[nearest] == labels)[same.sum(1) > 1].mean())
 
 
+def half_absent(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Take half of the objects out of a gallery with all of their images: return what it still holds, bool (N,)."""
+    own = np.random.default_rng(seed).permutation(np.unique(labels))
+    return np.isin(labels, own[len(own) // 2 :])
+
+
 def best_results(vectors: np.ndarray, labels: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Search every image in a part of the set, itself left out.
 
@@ -56,21 +63,30 @@ def best_results(vectors: np.ndarray, labels: np.ndarray, held: np.ndarray) -> t
     return np.take_along_axis(similarity, nearest[:, None], 1)[:, 0], labels[nearest] == labels
 
 
-def choose_threshold(curve: pd.DataFrame, precision: float) -> float:
+def choose_threshold(scores: np.ndarray, correct: np.ndarray, precision: float) -> float:
     """Return the threshold that answers most queries with that precision; infinity, which answers none, if none has it.
 
     Args:
-        curve: of `threshold_curve`, measured on validation images.
+        scores: of the best result of each validation query (Q,).
+        correct: whether it is right, bool (Q,).
         precision: share of the answered queries that should be right, in 0..1.
     """
+    curve = threshold_curve(scores, correct)
     good = curve[curve["precision"] >= precision]
     return float(good["threshold"].min()) if len(good) else float("inf")
 
 
-def at_threshold(scores: np.ndarray, correct: np.ndarray, threshold: float) -> dict[str, float]:
-    """Return the share of queries answered at a threshold, and the share of these that is right (NaN if none is)."""
+def at_threshold(scores: np.ndarray, correct: np.ndarray, threshold: float) -> dict[str, float | None]:
+    """Return the share of queries answered from a threshold on, and of these the share that is right; None if none."""
     above = scores >= threshold
-    return {"answered": float(above.mean()), "precision": float(correct[above].mean()) if above.any() else float("nan")}
+    return {"answered": float(above.mean()), "right": float(correct[above].mean()) if above.any() else None}
+
+
+def closest(vectors: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and scores (Q, k) of what is most alike to the queries, themselves left out, best first."""
+    similarity = _compared(vectors, labels)[1][queries]
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(similarity, order, 1)
 
 
 def mistaken(vectors: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.tables import mean_and_spread
+from rectrio_lib.core.tables import mean_and_spread, with_interval
 
 DRAWN_AT_ONCE = 2**22  # queries or labels: some 100 MB
 
@@ -118,6 +118,23 @@ def _interval(
         means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def rows_with_intervals(
+    results: Mapping[str, Evaluation], names: Mapping[str, str], by_label: bool = True
+) -> list[dict[str, str]]:
+    """Write figures as rows of a table, each as "0.841 (0.811 to 0.871)".
+
+    Args:
+        results: {encoder or setting: its figures}.
+        names: {key of `scores`: title of its column}.
+        by_label: see `Evaluation.interval`.
+    """
+
+    def figure(result: Evaluation, name: str) -> str:
+        return with_interval(result.means()[name], result.interval(name, by_label=by_label))
+
+    return [{"": n} | {title: figure(r, name) for name, title in names.items()} for n, r in results.items()]
 
 
 def pooled(parts: Sequence[Evaluation]) -> Evaluation:

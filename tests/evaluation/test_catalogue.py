@@ -6,7 +6,6 @@ import pytest
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.evaluation import catalogue
-from rectrio_lib.evaluation.evaluation import threshold_curve
 from rectrio_lib.evaluation.retrieval import evaluate
 
 
@@ -73,22 +72,29 @@ def test_a_gallery_that_does_not_fit_is_refused(world, held):
 
 def test_the_threshold_answers_most_queries_of_those_with_the_precision(world):
     scores, right = catalogue.best_results(*world, np.arange(len(world[1])) % 3 > 0)
-    curve = threshold_curve(scores, right)
     for wanted in (0.5, 0.8, 1.0):
         able = [t for t in scores if right[scores >= t].mean() >= wanted]
-        threshold = catalogue.choose_threshold(curve, wanted)
+        threshold = catalogue.choose_threshold(scores, right, wanted)
         assert threshold == pytest.approx(min(able) if able else np.inf)
         shares = catalogue.at_threshold(scores, right, threshold)
         if able:
             assert shares["answered"] == sum(s >= threshold for s in scores) / len(scores)
-            assert shares["precision"] == right[scores >= threshold].mean() >= wanted
+            assert shares["right"] == right[scores >= threshold].mean() >= wanted
 
 
 def test_a_precision_that_is_never_reached_answers_nothing():
-    curve = threshold_curve(np.array([0.1, 0.9]), np.array([True, False]))
-    assert catalogue.choose_threshold(curve, 0.9) == np.inf
-    shares = catalogue.at_threshold(np.array([0.1, 0.9]), np.array([True, False]), np.inf)
-    assert shares["answered"] == 0 and np.isnan(shares["precision"])
+    scores, right = np.array([0.1, 0.9]), np.array([True, False])
+    assert catalogue.choose_threshold(scores, right, 0.9) == np.inf
+    assert catalogue.at_threshold(scores, right, np.inf) == {"answered": 0.0, "right": None}
+
+
+def test_the_closest_are_the_best_of_a_sorted_list_without_the_query(world):
+    vectors, labels = world
+    found, scores = catalogue.closest(vectors, labels, np.array([4, 0]), 5)
+    for query, row, own in zip((4, 0), found, scores, strict=True):
+        alike = sorted(((float(vectors[query] @ v), -i) for i, v in enumerate(vectors) if i != query), reverse=True)
+        assert row.tolist() == [-i for _, i in alike[:5]]
+        np.testing.assert_allclose(own, [score for score, _ in alike[:5]], atol=1e-6)
 
 
 def test_mistaken_objects_are_counted_with_their_most_alike_case(world):
@@ -109,3 +115,11 @@ def test_mistaken_objects_are_counted_with_their_most_alike_case(world):
 
 def test_where_nothing_is_mistaken_the_table_is_empty():
     assert catalogue.mistaken(np.eye(2, dtype=np.float32)[[0, 0, 1, 1]], np.array(list("aabb"))).empty
+
+
+def test_half_of_the_objects_leave_with_all_of_their_images(world):
+    labels = world[1]
+    held = catalogue.half_absent(labels, 3)
+    assert len(np.unique(labels[held])) == len(np.unique(labels[~held])) == 6
+    assert not set(labels[held]) & set(labels[~held])
+    assert (held != catalogue.half_absent(labels, 4)).any()

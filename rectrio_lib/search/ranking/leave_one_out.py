@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.evaluation.retrieval import evaluate_results
@@ -28,3 +31,8 @@ def leave_one_out(index: VectorIndex, k: int = 10, **options) -> Evaluation:
         )
     found = Searcher(index).search(rows["image_id"].tolist(), k=k, **options).column("label")
     return evaluate_results(found, rows["label"].to_numpy(), others)
+
+
+def best_options(index: VectorIndex, candidates: Sequence[dict[str, Any]], k: int = 10) -> dict[str, Any]:
+    """Return the options with the highest map_at_r, the earliest of equals; choose on an index of validation images."""
+    return max(candidates, key=lambda options: leave_one_out(index, k, **options).means()["map_at_r"])
