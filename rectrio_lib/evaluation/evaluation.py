@@ -1,13 +1,15 @@
-"""Figures of many queries: means, bootstrap intervals, paired differences, precision against coverage."""
+"""Figures of many queries: means, bootstrap intervals, paired differences, several splits, precision and coverage."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.tables import mean_and_spread, with_interval
 
 DRAWN_AT_ONCE = 2**22  # queries or labels: some 100 MB
 
@@ -116,6 +118,47 @@ def _interval(
         means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def rows_with_intervals(
+    results: Mapping[str, Evaluation], names: Mapping[str, str], by_label: bool = True
+) -> list[dict[str, str]]:
+    """Write figures as rows of a table, each as "0.841 (0.811 to 0.871)".
+
+    Args:
+        results: {encoder or setting: its figures}.
+        names: {key of `scores`: title of its column}.
+        by_label: see `Evaluation.interval`.
+    """
+
+    def figure(result: Evaluation, name: str) -> str:
+        return with_interval(result.means()[name], result.interval(name, by_label=by_label))
+
+    return [{"": n} | {title: figure(r, name) for name, title in names.items()} for n, r in results.items()]
+
+
+def pooled(parts: Sequence[Evaluation]) -> Evaluation:
+    """Join the queries of several evaluations, such as one per split; figures that one of them lacks are left out."""
+    names = [name for name in parts[0].scores if all(name in part.scores for part in parts)]
+    scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in names}
+    return Evaluation(np.concatenate([part.labels for part in parts]), scores)
+
+
+def over_splits(parts: Sequence[Evaluation], groups: Sequence[np.ndarray], names: Sequence[str]) -> pd.DataFrame:
+    """Average figures over several splits, apart for each group of queries.
+
+    Args:
+        parts: one evaluation per split.
+        groups: of each split the group of every query (Q,), such as the kind of thing it shows.
+        names: keys of `scores`.
+
+    Returns:
+        One row per group: `splits`, those that test the group; each figure as "mean ± deviation" of the splits' means.
+    """
+    means = [pd.DataFrame(p.scores)[list(names)].groupby(g).mean() for p, g in zip(parts, groups, strict=True)]
+    by_group = pd.concat(means).dropna().groupby(level=0)
+    figures = {name: by_group[name].agg(lambda values: mean_and_spread(values.tolist())) for name in names}
+    return pd.DataFrame({"splits": by_group.size(), **figures}).rename_axis("group")
 
 
 def threshold_curve(scores: np.ndarray, correct: np.ndarray) -> pd.DataFrame:

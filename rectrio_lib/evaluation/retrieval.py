@@ -144,6 +144,30 @@ def _of_all(
     return figures | ({"average_precision": (precision * hits).sum(1) / relevant} if whole else {})
 
 
+def evaluate_results(found: Labels, query_labels: Labels, relevant: Sequence[int] | np.ndarray) -> Evaluation:
+    """Measure what any search returned, re-ranked or approximate: recall_at_1 and map_at_r, query by query.
+
+    Args:
+        found: labels of the results (Q, K), nearest first; None where a place is empty.
+        query_labels: (Q,) of the same kind.
+        relevant: how many images of its class a query could find, R (Q,), at most K; 0 skips it, as in `evaluate`.
+
+    Raises:
+        ArgumentError: if the shapes do not fit, or a query could find more than K.
+    """
+    found, relevant = inputs.as_array(found), np.asarray(relevant)
+    labels = inputs.checked_labels(query_labels, len(found), "rows of results")
+    if found.ndim != 2 or relevant.shape != labels.shape or relevant.max(initial=0) > found.shape[1]:
+        told = f"results of shape {found.shape}, up to {relevant.max(initial=0)} relevant of shape {relevant.shape}"
+        raise ArgumentError(f"Expected (Q, K) results and (Q,) numbers of relevant images up to K, not {told}.")
+    ranks = np.arange(1, found.shape[1] + 1)
+    hits = found == labels[:, None]
+    precise = (hits.cumsum(1) / ranks * hits * (ranks <= relevant[:, None])).sum(1)
+    with np.errstate(invalid="ignore"):
+        first, precise = np.where(relevant, hits[:, 0], np.nan), precise / np.where(relevant, relevant, np.nan)
+    return Evaluation(labels, {"recall_at_1": first, "precision_at_1": first, "map_at_r": precise})
+
+
 def recall_at_k(neighbour_labels: Labels, query_labels: Labels, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
     """Share of queries with at least one image of their own label among their k nearest: {k: recall in 0..1}.
 

@@ -7,9 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead
@@ -30,6 +32,33 @@ def augmented_features(
     """Add to features (N, F) of images those of `views` augmentations of each, cached on disk: (N, 1 + views, F)."""
     augmented = cache_features(frozen, images, PerImage(transform), views, workspace=workspace)
     return np.concatenate([features[:, None], augmented], axis=1)
+
+
+def whitening_head(features: np.ndarray, dim: int, floor: float = 0.01) -> ProjectionHead:
+    """Make a linear head after which vectors like these vary alike in the strongest `dim` directions, all it keeps.
+
+    It needs no labels, and is a good place to start training: its weights are as large as those of an untrained head.
+
+    Args:
+        features: unit vectors (N, F) of the training images, not fewer than a few times dim.
+        dim: length of the vectors that the head makes, at most F.
+        floor: added to the variance of each direction, as a share of the mean one: what hardly varies is noise.
+
+    Raises:
+        ArgumentError: if dim is above F.
+
+    Source: Jégou & Chum, "Negative evidences and co-occurences in image retrieval", ECCV 2012.
+    """
+    if not 1 <= dim <= features.shape[1]:
+        raise ArgumentError(f"dim={dim}: features of length {features.shape[1]} have that many directions, no more.")
+    variance, directions = np.linalg.eigh(features.T @ features / len(features))
+    strongest = np.argsort(-variance)[:dim]
+    scale = np.sqrt(variance[strongest].clip(0) + floor * variance.mean())
+    start = torch.from_numpy((directions[:, strongest] / scale).T.astype(np.float32))
+    head = ProjectionHead(features.shape[1], dim)
+    (weights,) = head.parameters()
+    weights.data.copy_(start * weights.abs().mean() / start.abs().mean())
+    return head.eval()
 
 
 def train_head(

@@ -200,3 +200,25 @@ def test_a_score_that_tells_right_from_wrong_gives_full_precision_and_lists_will
 def test_a_curve_of_nothing_or_of_what_does_not_fit_is_refused(scores, correct, token):
     with pytest.raises(ArgumentError, match=re.escape(token)):
         threshold_curve(scores, correct)
+
+
+def split_of(labels, recall, **others):
+    return Evaluation(np.array(labels), {"recall_at_1": np.array(recall, float), **others})
+
+
+def test_pooled_queries_keep_their_order_and_the_figures_that_all_have():
+    one = split_of(["a", "b"], [1, np.nan], mrr=np.array([1.0, 0.5]))
+    both = evaluation_module.pooled([one, split_of(["c"], [0])])
+    assert both.labels.tolist() == ["a", "b", "c"]
+    assert set(both.scores) == {"recall_at_1"}
+    np.testing.assert_array_equal(both.scores["recall_at_1"], [1, np.nan, 0])
+
+
+def test_figures_are_averaged_over_the_splits_that_test_a_group():
+    parts = [split_of("abc", [1, 0, 1]), split_of("de", [0, np.nan]), split_of("fg", [1, 1])]
+    groups = [np.array(["cup", "cup", "box"]), np.array(["cup", "box"]), np.array(["cup", "box"])]
+    table = evaluation_module.over_splits(parts, groups, ["recall_at_1"])
+    assert table["splits"].to_dict() == {"box": 2, "cup": 3}  # the only box of the second split was skipped
+    means = [0.5, 0.0, 1.0]
+    assert table.loc["cup", "recall_at_1"] == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
+    assert table.loc["box", "recall_at_1"] == "1.000 ± 0.000"

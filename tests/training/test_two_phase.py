@@ -140,3 +140,41 @@ FIGURES = {
 )
 def test_training_that_loses_nearest_neighbours_is_not_preferred(names, kept):
     assert two_phase.preferred({name: FIGURES[name] for name in ("frozen", *names)}, "frozen") == kept
+
+
+def test_after_a_whitening_head_the_images_vary_alike_in_all_directions():
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(4000, 8)) * [5, 3, 2, 1, 1, 0.5, 0.3, 0.2]).astype(np.float32) @ rng.normal(
+        size=(8, 8)
+    )
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+    (weights,) = two_phase.whitening_head(features, 5, floor=0.0).parameters()
+    turned = features @ weights.detach().numpy().T
+    moments = turned.T @ turned / len(turned)
+    np.testing.assert_allclose(moments / moments[0, 0], np.eye(5), atol=1e-3)
+    kept = np.linalg.svd(features, full_matrices=False)[2][:5]  # the directions in which they vary most
+    rest = weights.detach().numpy() @ (np.eye(8) - kept.T @ kept)
+    assert np.abs(rest).max() < 1e-3 * np.abs(weights.detach().numpy()).max()
+
+
+def test_a_direction_that_hardly_varies_is_not_blown_up():
+    features = np.eye(3, dtype=np.float32)[[0] * 50 + [1] * 49 + [2]]
+    (weights,) = two_phase.whitening_head(features, 3, floor=1.0).parameters()
+    lengths = torch.linalg.vector_norm(weights.detach(), dim=1).numpy()
+    variance = np.array([0.5, 0.49, 0.01])
+    np.testing.assert_allclose(lengths / lengths[0], np.sqrt((0.5 + 1 / 3) / (variance + 1 / 3)), rtol=1e-5)
+
+
+def test_a_whitening_head_has_the_size_of_an_untrained_one_and_makes_unit_vectors():
+    torch.manual_seed(0)
+    untrained = ProjectionHead(12, 7).project[0].weight
+    features = np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    head = two_phase.whitening_head(features, 7)
+    assert head.project[0].weight.abs().mean().item() == pytest.approx(untrained.abs().mean().item(), rel=0.2)
+    np.testing.assert_allclose(np.linalg.norm(head.encode(features), axis=1), 1, atol=1e-5)
+
+
+def test_a_whitening_head_keeps_no_more_directions_than_there_are():
+    with pytest.raises(ArgumentError, match="dim=13: features of length 12"):
+        two_phase.whitening_head(np.eye(12, dtype=np.float32), 13)

@@ -1,0 +1,128 @@
+"""How good rankings are, drawn: one worked by hand, ranks, thresholds, mistaken pairs, angles between features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rectrio_lib.report.charts import colour_of
+from rectrio_lib.report.grids import HIT, MISS, QUERY, Wall
+from rectrio_lib.report.lettering import lettered
+
+RANKS = {"1": 1, "2": 2, "3": 3, "4-5": 4, "6-10": 6, "11-30": 11, "later": 31}  # bars and where they begin
+MARKS = "os^Dv"
+
+
+@lettered
+def worked_ranking(query: np.ndarray, results: np.ndarray, right: np.ndarray, relevant: int) -> Figure:
+    """Draw a query uint8 (C, H, W), its results (n, C, H, W), best first, and AP@R term by term.
+
+    Args:
+        query: the image.
+        results: `relevant` of them or more.
+        right: which results show what is wanted, bool (n,).
+        relevant: R, how many images could be right; results beyond that rank do not count.
+    """
+    wall, terms, found = Wall(1, len(results) + 1, 1.3, caption=0.32), [], np.cumsum(right)
+    wall.show(0, 0, query, "query", QUERY)
+    for rank, (image, hit, so_far) in enumerate(zip(results, right, found, strict=True), 1):
+        counts = "" if rank <= relevant else "beyond R"
+        if hit and not counts:
+            counts = f"precision {so_far}/{rank}"
+            terms.append(so_far / rank)
+        caption = f"{rank}: {'right' if hit else 'wrong'}\n{counts}"
+        wall.show(0, rank, image, caption, HIT if hit else MISS)
+    added = " + ".join(f"{term:.3g}" for term in terms) or "0"
+    wall.axis.set_title(f"AP@R of one query, R = {relevant}: ({added}) / {relevant} = {sum(terms) / relevant:.3f}")
+    return wall.figure
+
+
+def angles(panels: Mapping[str, np.ndarray], labels: np.ndarray, shown: Sequence[str]) -> Figure:
+    """Draw points {title: (N, 2)} as a cloud, and those of the labels that are shown as arrows from the origin."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False)
+    for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+        axis.scatter(*points.T, s=8, color=colour_of("pixels"), label="others")
+        for label, colour, mark in zip(shown, (QUERY, MISS, HIT), MARKS, strict=False):
+            own = points[labels == label]
+            axis.plot(*own.T, mark, color=colour, label=label)
+            axis.plot(*np.stack([0 * own, own]).transpose(2, 0, 1), color=colour, lw=0.8)
+        axis.set(title=title, xlabel="strongest direction", ylabel="second direction")
+        axis.axhline(0, color="black", lw=0.5)
+        axis.set_xlim(left=min(0, points[:, 0].min()))
+    axes[0, 0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def first_right(ranks: Mapping[str, np.ndarray]) -> Figure:
+    """Histogram of the rank of the first right result, {encoder: (Q,)}, NaN where there is none to find."""
+    asked = {name: found[~np.isnan(found)] for name, found in ranks.items()}
+    shares = {
+        name: np.bincount(np.searchsorted([*RANKS.values()], found, "right") - 1, minlength=len(RANKS)) / len(found)
+        for name, found in asked.items()
+    }
+    colours = [colour_of(name) for name in shares]
+    axis = pd.DataFrame(shares, index=list(RANKS)).plot.bar(figsize=(7, 3.4), color=colours, rot=0, width=0.8)
+    for bars in axis.containers:
+        axis.bar_label(bars, [f"{value:.0%}" if value >= 0.005 else "" for value in bars.datavalues], fontsize=8)
+    name, found = list(asked.items())[-1]
+    axis.set_title(
+        f"{name}: the right product comes first for {(found <= 1).mean():.0%}, in five for {(found <= 5).mean():.0%}"
+    )
+    axis.set(xlabel="rank of the first right image", ylabel="share of queries")
+    axis.figure.tight_layout()
+    return axis.figure
+
+
+def answered(
+    curves: Mapping[str, pd.DataFrame],
+    chosen: Mapping[str, dict[str, float | None]],
+    answerable: float,
+    title: str = "",
+) -> Figure:
+    """Draw precision against coverage, what is ideal, and a chosen threshold on each curve.
+
+    Args:
+        curves: {encoder: of `evaluation.threshold_curve`}.
+        chosen: {encoder: of `catalogue.at_threshold`}; nothing is drawn where none is answered.
+        answerable: share of the queries that have a right result: an ideal search answers these, and only these.
+        title: above.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4))
+    shares = np.linspace(0.01, 1, 199)
+    axis.plot(shares, np.minimum(1, answerable / shares), "--", color="black", lw=1, label="ideal")
+    for (name, curve), mark in zip(curves.items(), MARKS, strict=False):
+        colour = colour_of(name)
+        axis.plot(curve["answered"], curve["precision"], color=colour, label=name)
+        if (right := chosen[name]["right"]) is None:
+            continue
+        answered = chosen[name]["answered"]
+        axis.plot(answered, right, mark, ms=9, color=colour, mec="black", label=f"{name}: threshold from validation")
+    axis.set(xlabel="share of queries answered", ylabel="share of the answered that are right", title=title)
+    axis.set(xlim=(0, 1), ylim=(0, 1.03))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower left")
+    return figure
+
+
+@lettered
+def mistaken_pairs(images: np.ndarray, cases: pd.DataFrame, title: str = "", in_line: int = 4) -> Figure:
+    """Draw pairs of `catalogue.mistaken`: on the left what was asked, beside it what was found instead, and how often.
+
+    Args:
+        images: uint8 (N, C, H, W), in which the cases count.
+        cases: label, taken_for, times, query and result.
+        title: above.
+        in_line: pairs beside each other.
+    """
+    wall = Wall(max(1, -(-len(cases) // in_line)), 3 * min(in_line, max(1, len(cases))) - 1, 1.1, caption=0.4)
+    for number, case in enumerate(cases.itertuples()):
+        line, column = number // in_line, 3 * (number % in_line)
+        wall.show(line, column, images[case.query], case.label, QUERY)
+        wall.show(line, column + 1, images[case.result], f"{case.times} × taken for\n{case.taken_for}", MISS)
+    wall.axis.set_title(title)
+    return wall.figure
