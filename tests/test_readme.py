@@ -259,7 +259,7 @@ def test_a_folder_is_searched_with_text(drawings, ring, capsys):
 
 def test_chapters_take_a_folder(drawings, ring, tmp_path):
     text = block("sh", "dataset=mine", "encoder=mine-triplet")
-    text = text.replace("epochs=20", "epochs=8 -p batch_size=32").replace("size=64", "size=32")
+    text = text.replace("epochs=20", "epochs=2 -p batch_size=32").replace("size=64", "size=32")
     assert "STAND-IN" not in "".join(run_lines(text, ring))
     ledger = (tmp_path / "outputs" / "datasets" / "mine" / "ledger.csv").read_text(encoding="utf-8")
     assert "star/broken.jpg" in ledger

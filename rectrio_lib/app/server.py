@@ -21,6 +21,7 @@ from rectrio_lib.app.records.judgements import Judgements
 from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data.image_files import cores
 from rectrio_lib.search.collection import Collection
 
 START_SECONDS = 60
@@ -100,11 +101,6 @@ def serve(
     config = uvicorn.Config(partial(app_of_worker, *place, **settings), factory=True, workers=workers, **QUIET)
     started(address)
     Multiprocess(config, [listening]).run()
-
-
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def app_of_worker(name: str, folder: Path | None, workspace: Workspace, **settings: Any) -> Any:

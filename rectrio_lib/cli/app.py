@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import traceback
@@ -16,9 +15,9 @@ from typer.core import TyperGroup
 from rectrio_lib.cli import collections, serve, taste
 from rectrio_lib.cli.output import say
 from rectrio_lib.core.errors import ArgumentError, RectrioError
+from rectrio_lib.core.files import FULL
 from rectrio_lib.core.workspace import Workspace
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 EXPORT_IMAGES = 512  # taken at random from the folder to compare an export with its encoder
 
 

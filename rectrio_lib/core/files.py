@@ -22,7 +22,7 @@ from rectrio_lib.core.errors import DataError, RectrioError, StorageError
 
 STALE_SECONDS = 86_400  # a temporary file that nobody wrote to for so long belongs to a killed process
 WHOLE_BYTES, END_BYTES = 64 << 20, 1 << 20  # of a larger file only size, head and tail enter its checksum
-DISK_ERRORS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a disk without room
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        of_disk = isinstance(error, OSError) or any(words in str(error) for words in DISK_ERRORS)
+        of_disk = isinstance(error, OSError) or any(os.strerror(number) in str(error) for number in FULL)
         if isinstance(error, RectrioError) or not of_disk:
             raise
         kept = "What was there before is kept: make room or make it writable, and call again."

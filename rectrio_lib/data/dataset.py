@@ -12,7 +12,7 @@ import pandas as pd
 
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.workspace import Workspace, read_card
+from rectrio_lib.core.workspace import Workspace, check_card, read_card
 from rectrio_lib.data import catalog, products, splits
 from rectrio_lib.data.duplicates import group_near_copies, remove_copies
 from rectrio_lib.data.image_files import row_hash
@@ -202,9 +202,9 @@ def load_dataset(name: str, workspace: Workspace | None = None) -> ImageDataset:
     """
     folder = (workspace or Workspace()).require("datasets", name, "rectrio run --only 01")
     card = read_card(folder / "card.json")
-    wrong = [key for key, kind in CARD_TYPES.items() if not isinstance(card.get(key), kind)]
-    if wrong or not all(isinstance(one, str) for one in card["classes"]):
-        raise errors.DataError(f"{folder / 'card.json'} is damaged ({', '.join(wrong) or 'classes'}): save it again.")
+    check_card(card, CARD_TYPES, folder / "card.json")
+    if not all(isinstance(one, str) for one in card["classes"]):
+        raise errors.DataError(f"{folder / 'card.json'} is damaged (classes): save it again.")
     try:
         manifest = pd.read_parquet(folder / "manifest.parquet")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r")

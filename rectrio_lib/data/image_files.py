@@ -192,8 +192,7 @@ def read_ahead(
         ahead: how many images may be decoded before they are asked for: what bounds the memory.
     """
     left, waiting = iter(paths), deque()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(cores, MOST_WORKERS)) as pool:
+    with ThreadPoolExecutor(min(cores(), MOST_WORKERS)) as pool:
         try:
             while True:
                 while len(waiting) < ahead and (path := next(left, None)) is not None:
@@ -204,6 +203,11 @@ def read_ahead(
         finally:  # whoever stops half way does not wait for the rest
             for future in waiting:
                 future.cancel()
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_image(

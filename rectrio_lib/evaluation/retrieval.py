@@ -27,7 +27,6 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     knn: int = 20,
     nearest_only: bool = False,
-    block: int | None = None,
     average_precision: bool = False,
 ) -> Evaluation:
     """Search every query in the gallery exactly, and measure the rankings. An image of the same label is relevant.
@@ -44,7 +43,6 @@ def evaluate(
         ks: cut-offs of recall.
         knn: neighbours that vote on the class; a tie goes to the class of the nearest.
         nearest_only: leave out r_precision, map_at_r and mrr, which look beyond the nearest: several times faster.
-        block: queries at once; None takes as many as 300 MB hold.
         average_precision: also measure the average precision (its mean is mAP), which sorts the complete gallery.
 
     Raises:
@@ -58,8 +56,6 @@ def evaluate(
         raise ArgumentError("average_precision sorts the complete gallery: leave nearest_only out.")
     if (gallery is None) != (gallery_labels is None):
         raise ArgumentError("gallery and gallery_labels go together: pass both, or neither to search the queries.")
-    if block is not None and block < 1:
-        raise ArgumentError(f"block={block}: expected at least one query at once, or None.")
     alone = gallery is None
     queries = inputs.unit_vectors(queries, "queries")
     gallery = queries if alone else inputs.unit_vectors(gallery, "gallery").to(queries.device)
@@ -75,7 +71,7 @@ def evaluate(
     # Added to the scores it orders equal ones by position, and is far below the resolution of float32.
     tie_break = -TIE_STEP * torch.arange(len(gallery), dtype=torch.float64, device=queries.device)  # (N,)
     parts = []
-    block = block or max(1, BLOCK_ENTRIES // max(len(gallery), knn * knn))
+    block = max(1, BLOCK_ENTRIES // max(len(gallery), knn * knn))
     whole = len(gallery) - alone if average_precision else 0
     for rows in order.split(int(block)):
         similarity = queries[rows] @ gallery.T  # (B, N)

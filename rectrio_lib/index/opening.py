@@ -67,11 +67,6 @@ def holds_exactly(index: VectorIndex, rows: pd.DataFrame) -> bool:
     return not index.removed.any() and index.rows.equals(written)
 
 
-def with_password(url: str) -> str:
-    """Return an address with the password that `RECTRIO_VECTORS` has for it, if it has one."""
-    return cards.with_password(url)
-
-
 def lies_at(index: VectorIndex, url: str) -> bool:
     """Tell whether the vectors of an index lie on the server of an address."""
     return cards.without_password(getattr(index, "url", "")) == cards.without_password(url)

@@ -15,6 +15,7 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory, opening
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.servers.cards import with_password
 from rectrio_lib.search import provenance
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
@@ -128,7 +129,7 @@ def server_of(vectors: str, name: str, workspace: Workspace) -> str:
         return ""
     if vectors:
         opening.server_kind(vectors)
-    return opening.with_password(vectors or workspace.cards("indexes").get(name, {}).get("url", ""))
+    return with_password(vectors or workspace.cards("indexes").get(name, {}).get("url", ""))
 
 
 def embed(

@@ -105,9 +105,9 @@ def copies_of(index: VectorIndex, files: pd.DataFrame) -> pd.DataFrame:
 def among(index: VectorIndex, copies: pd.DataFrame, options: Options) -> tuple[Options, pd.DataFrame]:
     """Let an image count if one of its copies meets the condition; return the options, and the rows to show.
 
-    Where only a copy meets it, its row is shown.
+    Where only a copy meets it, its row is shown. `where` is a condition here, not a mask.
     """
-    if not isinstance(options.where, str) or not len(copies):
+    if not len(copies):
         return options, index.rows
     mask, rows = matching(index.rows, options.where), index.rows
     met = copies[matching(copies.drop(columns="position"), options.where)].drop_duplicates("position")

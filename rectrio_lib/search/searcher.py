@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
+from rectrio_lib.data.layout import nfc
 from rectrio_lib.index.base import VectorIndex, check_encoder
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.pipeline import answer
@@ -265,4 +265,4 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 
 def normal(name: str) -> str:
     """Return a path as paths are compared: with slashes, and accents in one form."""
-    return unicodedata.normalize("NFC", str(name)).replace("\\", "/")
+    return nfc(str(name)).replace("\\", "/")

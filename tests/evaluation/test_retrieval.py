@@ -69,17 +69,17 @@ def same_scores(scores, table):
 @given(seed=st.integers(0, 2**32 - 1), sizes=st.tuples(st.integers(1, 12), st.integers(3, 150)), alone=st.booleans())
 def test_every_figure_equals_the_naive_loop_with_ties_copies_and_lone_classes(seed, sizes, alone):
     rng = np.random.default_rng(seed)
-    classes, block = rng.integers(1, 7), rng.choice([1, 2, 5, 1000])
+    classes = rng.integers(1, 7)
     gallery = tied(rng, sizes[1], classes)
     data = (*gallery, None, None) if alone else (*tied(rng, sizes[0], classes + 1), *gallery)
     knn, *ks = rng.integers(1, sizes[1] - alone, size=3, endpoint=True)
     expected = naive(*data, ks, knn)
     assume("mrr" in expected)
-    figures = evaluate(*data, ks, knn, block=block, average_precision=True)
+    figures = evaluate(*data, ks, knn, average_precision=True)
     same_scores(figures.scores, expected)
     assert expected.columns.symmetric_difference(list(figures.scores)).empty
     assert figures.skipped == expected["mrr"].isna().sum()
-    usual, near = (evaluate(*data, ks, knn, nearest_only=flag, block=block) for flag in (False, True))
+    usual, near = (evaluate(*data, ks, knn, nearest_only=flag) for flag in (False, True))
     assert figures.scores.keys() - usual.scores.keys() == {"average_precision"}
     assert usual.scores.keys() - near.scores.keys() == {"r_precision", "map_at_r", "mrr"}
     for fewer in (usual, near):
@@ -128,10 +128,10 @@ def test_the_block_size_changes_nothing(alone, nearest_only, monkeypatch):
     rng = np.random.default_rng(2)
     data = (*tied(rng, 70, 5), *((None, None) if alone else tied(rng, 130, 4)))
     whole = evaluate(*data, nearest_only=nearest_only).scores
-    monkeypatch.setattr(retrieval, "BLOCK_ENTRIES", 700)
-    for block in (None, 1, 7, 64, 10_000):
-        for name, values in evaluate(*data, nearest_only=nearest_only, block=block).scores.items():
-            np.testing.assert_allclose(values, whole[name], rtol=0, atol=1e-15, err_msg=f"{name}, block={block}")
+    for entries in (1, 700, 2_900, 10_000, 10**6):  # from one query at once to all
+        monkeypatch.setattr(retrieval, "BLOCK_ENTRIES", entries)
+        for name, values in evaluate(*data, nearest_only=nearest_only).scores.items():
+            np.testing.assert_allclose(values, whole[name], rtol=0, atol=1e-15, err_msg=f"{name}, {entries} entries")
 
 
 def test_no_block_holds_more_scores_than_the_bound(monkeypatch):
@@ -248,7 +248,6 @@ HOLED = np.where(np.arange(64).reshape(8, 8) == 19, np.nan, X)
         ({"ks": (0,), "knn": 1}, "k=0 but"),
         ({"ks": (), "knn": 1}, "ks is empty"),
         ({"average_precision": True, "nearest_only": True}, "nearest_only"),
-        ({"block": 0, "ks": (1,), "knn": 1}, "block=0"),
         ({"query_labels": Y[:5]}, "shape (5,) for 8 queries"),
         ({"query_labels": Y[:, None]}, "Labels of shape (8, 1) for 8 queries"),
         ({"query_labels": [*"abcdefg", None]}, "Label 7 of 8 queries is missing"),

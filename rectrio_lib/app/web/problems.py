@@ -22,13 +22,14 @@ from rectrio_lib.app.batching import BusyError
 from rectrio_lib.app.images.uploads import UploadError
 from rectrio_lib.app.schemas import Problem
 from rectrio_lib.core import errors
+from rectrio_lib.core.files import FULL
 
 MEDIA_TYPE = "application/problem+json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 RETRY_SECONDS = 5
 LONGEST_DETAIL, MOST_INVALID = 600, 5  # characters; fields that one answer names
 FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\"]+[\\/])+")  # of the service: nobody's business
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_DISK = (*FULL, errno.EROFS)
 GONE = "The database of the service is busy, full, read-only or out of reach: try again in a few seconds."
 NO_ROOM = "The service has no room left on its disk or may not write there: make room, then try again."
 UNKNOWN = "Something went wrong inside the service; its log says what. If it happens again, report it."
@@ -79,7 +80,7 @@ def of(error: Exception) -> ProblemResponse:
 
 def _of_http(error: HTTPException) -> ProblemResponse:
     cause = error.__cause__
-    if error.status_code == 400 and isinstance(cause, OSError) and cause.errno in FULL:  # while the body was kept
+    if error.status_code == 400 and isinstance(cause, OSError) and cause.errno in NO_DISK:  # while the body was kept
         return of(cause)
     answer = problem(error.status_code, str(error.detail))
     answer.headers.update(error.headers or {})
@@ -90,7 +91,7 @@ def _inside(error: Exception) -> tuple[int, str]:
     """Return status and sentence of an error that the caller did not make."""
     if isinstance(error, errors.StoreInUseError):
         return 503, UNAVAILABLE
-    if isinstance(error, errors.StorageError) or (isinstance(error, OSError) and error.errno in FULL):
+    if isinstance(error, errors.StorageError) or (isinstance(error, OSError) and error.errno in NO_DISK):
         return 507, NO_ROOM
     if isinstance(error, OF_SQL) or type(error) is sql.DatabaseError:
         return 503, GONE
