@@ -2,6 +2,7 @@
 
 import numpy as np
 from makers.learned import build_learner
+from makers.served import build_collection
 from typer.testing import CliRunner
 
 from rectrio_lib.cli.app import app
@@ -14,11 +15,11 @@ def calibrate(monkeypatch, collection, *arguments):
 
 
 def test_it_learns_and_says_from_which_score_on_results_are_right(tmp_path, monkeypatch):
-    collection = build_learner(tmp_path)
+    collection = build_collection(tmp_path, each=20)
     assert collection.calibration is None
     done = calibrate(monkeypatch, collection)
     assert done.exit_code == 0, done.output
-    known = Collection.open("made-up", workspace=collection.workspace).calibration
+    known = Collection.open("photos", workspace=collection.workspace).calibration
     lines = dict(line.split(" right", 1) for line in done.stdout.splitlines()[1:])
     for share in (0.5, 0.9, 0.99):
         least, told = known.minimum(sure=share), lines[f"{share:.0%}"]
