@@ -28,6 +28,7 @@ PUBLIC = {
     "Collection": "search.collection",
     "Workspace": "core.workspace",
     "RectrioError": "core.errors",
+    "use_profile": "chapters.chapter",
     "record": "chapters.record",
 }
 __all__ = ["__version__", *PUBLIC]

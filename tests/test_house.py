@@ -81,7 +81,8 @@ def where(wrong: Callable[[str, dict[str, str]], bool]) -> list[str]:
 
 
 def test_only_the_command_line_prints():
-    assert [w for w in where(lambda name, k: name == "print") if not w.startswith("cli/")] == []
+    may = ("cli/", "chapters/telling.py")  # the latter in notebooks, where printing is what it is for
+    assert [w for w in where(lambda name, k: name == "print") if not w.startswith(may)] == []
 
 
 def test_nothing_writes_to_the_environment():

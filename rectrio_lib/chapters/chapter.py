@@ -19,10 +19,10 @@ from typing import Any
 import nbformat
 import yaml
 
-from rectrio_lib.chapters import record
+from rectrio_lib.chapters import record, telling
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
 from rectrio_lib.core.tables import shortened
-from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.core.workspace import Workspace, quiet
 
 JSON = {"true": True, "false": False, "null": None}  # the JSON literals that are not Python's
 
@@ -160,6 +160,25 @@ def choose_parameters(
         wanted = {**wanted, **{k: v for k, v in overrides.items() if k in chapter.parameters}}
         chosen[chapter.name] = {k: _fit(k, v, chapter.parameters[k]) for k, v in wanted.items()}
     return chosen
+
+
+def use_profile(name: str, number: str, names: dict[str, Any]) -> None:
+    """Give the parameters of a chapter that a person has open the values of a profile, and say which.
+
+    What was changed by hand stays. Under papermill, which sets parameters itself, nothing happens.
+
+    Args:
+        name: a profile; "quick" is the committed values.
+        number: of the chapter, such as "02".
+        names: the notebook's `globals()`, after its parameters cell.
+    """
+    if name == record.QUICK or quiet():
+        return
+    (chapter,) = select_chapters([number])
+    chosen = choose_parameters([chapter], name)[chapter.name]
+    changed = {k: v for k, v in chosen.items() if names.get(k) == chapter.parameters[k]}
+    names.update(changed)
+    telling.say(f"Profile *{name}*: {', '.join(f'`{k} = {v!r}`' for k, v in changed.items()) or 'nothing changes'}.")
 
 
 def _refuse(unknown: set[str], where: str, chapters: Sequence[Chapter]) -> None:

@@ -12,6 +12,7 @@ from rectrio_lib.chapters.record import recorded
 from rectrio_lib.core.workspace import Workspace
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"
+COLAB = ("accelerator",)  # what Colab reads of a notebook's metadata: whether to open it on a GPU
 
 
 def clean(path: Path) -> bool:
@@ -43,7 +44,8 @@ def cleaned(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode | N
     _, notebook = nbformat.validator.normalize(nbformat.v4.upgrade(copy.deepcopy(notebook)))
     notebook.cells = [c for c in notebook.cells if c.source.strip()]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    kept = {key: notebook.metadata[key] for key in COLAB if key in notebook.metadata}
+    notebook.metadata = nbformat.from_dict({**kept, "kernelspec": kernel, "language_info": {"name": "python"}})
     code = _code_cells(notebook)
     ran = _code_cells(executed) if executed and recorded(executed) else []
     same = [c.source for c in ran] == [c.source for c in code]

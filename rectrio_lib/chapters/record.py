@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -15,9 +16,11 @@ import nbformat
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import html_table, plain_table
+from rectrio_lib.evaluation.evaluation import Evaluation
 
 RECORD_MIME = "application/vnd.rectrio.record+json"
 QUICK = "quick"
+PER_QUERY = ("recall_at_1", "map_at_r", "knn_accuracy")  # what is kept of every query
 DISTRIBUTIONS = {"rectrio": ["rectrio"], "torch": ["torch"], "faiss": ["faiss-cpu", "faiss"], "numpy": ["numpy"]}
 
 
@@ -39,13 +42,16 @@ def scalars(entry: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in entry["values"].items() if not isinstance(v, dict | list)}
 
 
-def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **values: Any) -> None:
+def record(
+    *, dataset: str, seed: int | None = None, stand_in: bool = False, queries: Evaluation | None = None, **values: Any
+) -> None:
     """Show a chapter's results and hand them to the runner; called once, in the last cell.
 
     Args:
         dataset: what the results were measured on.
         seed: the seed they hold for.
         stand_in: whether generated data or random weights took the place of the real ones.
+        queries: figures of every query behind the main figure, which `rectrio compare` pairs with those of another run.
         **values: numbers, strings, lists, dicts and NumPy arrays; `tables` is {title: [{column: value}, ...]}.
 
     Raises:
@@ -61,6 +67,11 @@ def record(*, dataset: str, seed: int | None = None, stand_in: bool = False, **v
         "device": _device(),
         "values": {name: _plain(value, name) for name, value in values.items()},
     }
+    if queries is not None:
+        labels = "\n".join(map(str, queries.labels))
+        kept = {name: queries.scores[name] for name in PER_QUERY if name in queries.scores}
+        scores = {name: [None if v != v else round(v, 4) for v in map(float, column)] for name, column in kept.items()}
+        entry["queries"] = {"fingerprint": hashlib.sha256(labels.encode()).hexdigest()[:16], "scores": scores}
     figures = [{"result": name, "value": v} for name, v in scalars(entry).items()]
     caption = f"{dataset}{' (STAND-IN, not real data)' if stand_in else ''}"
     tables = {caption: figures, **entry["values"].get("tables", {})}

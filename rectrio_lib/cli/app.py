@@ -118,6 +118,23 @@ def run(
     say(f"Results             {outputs / 'results.json'}")
 
 
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="How its name or hash in outputs/runs begins; or 02 for chapter 02's newest run, 02~1 for the one before.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def compare(a: Run, b: Run) -> None:
+    """Compare two runs of a chapter: parameters that differ, then figures, query by query where they were kept."""
+    from rectrio_lib.chapters.compare import compare_runs
+
+    say(compare_runs(a, b))
+
+
 def _moved(old: str, new: str) -> None:
     say(f"rectrio: `{old}` is now `{new}`.", err=True)
     raise typer.Exit(2)
