@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported by the commands that need them, see `app`
 Folder = Annotated[Path, typer.Argument(help="A folder of images, in class folders or not.", show_default=False)]
 Name = Annotated[str, typer.Option(help="Its name; by default that of the folder.", show_default=False)]
 Encoder = Annotated[str, typer.Option(help="An encoder below outputs/encoders.", show_default=False)]
-BACKBONES = "clip:ViT-B/32, which finds better and is slower than the default, torchvision:squeezenet1_0"
+BACKBONES = "clip:ViT-B/32, slower than the default, lite:efficientnet_lite0; auto: the first where there is a GPU"
 Backbone = Annotated[str, typer.Option(help=f"A pretrained network instead, such as {BACKBONES}.", show_default=False)]
 AllowRandomWeights = Annotated[
     bool, typer.Option("--allow-random-weights", help="Go on without pretrained weights, to try the commands.")
@@ -131,7 +131,7 @@ def quoted(text: str | Path) -> str:
 def _encoder(encoder: str, backbone: str) -> str:
     if encoder and backbone:
         raise ArgumentError(f"--encoder {encoder} and --backbone {backbone} exclude each other: give one of them.")
-    if backbone and ":" not in backbone:
+    if backbone and ":" not in backbone and backbone != "auto":
         raise ArgumentError(f"--backbone {backbone} should name family and network, such as clip:ViT-B/32.")
     return encoder or backbone
 

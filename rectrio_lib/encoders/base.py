@@ -17,6 +17,7 @@ from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import quiet
 
 BATCH = 512  # images per step when encoding
+PIXELS_AT_ONCE = {"cpu": 16 * 224**2}  # whose activations fit the caches of a processor; a GPU takes ten times as many
 
 
 class Encoder(nn.Module):
@@ -75,7 +76,7 @@ class Encoder(nn.Module):
         """
         keep_freed_memory()
         device, side = best_device(), self.preprocessing.get("resolution", self.preprocessing.get("size", 1))
-        size = min(BATCH, max(1, BATCH * 128**2 // side**2))  # activations grow with the images
+        size = min(BATCH, max(1, PIXELS_AT_ONCE.get(device, BATCH * 128**2) // side**2))  # activations grow with them
         vectors = np.empty((len(images), self.dim), np.float32)
         starts = range(0, len(images), size)
         with self._evaluated_on(device), torch.inference_mode(), autocast(device):

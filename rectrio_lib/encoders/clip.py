@@ -16,7 +16,7 @@ from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, Blocks
 from rectrio_lib.encoders.base import validate_texts
-from rectrio_lib.encoders.weights import find_state, load_weights
+from rectrio_lib.encoders.weights import find_state, load_weights, look_for_state
 
 LOG = logging.getLogger(__name__)
 CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
@@ -74,6 +74,16 @@ def load_clip(network: str, workspace: Workspace | None = None) -> tuple[nn.Modu
         extra = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives, no weights
         load_weights(model, {k: v.float() for k, v in state.items() if k not in extra}, where)
     return model.eval(), state is None
+
+
+def why_unavailable(network: str, workspace: Workspace | None = None) -> str:
+    """Say why CLIP or its weights cannot be had here; empty if they can."""
+    try:
+        state, where = look_for_state(f"clip:{network}", lambda: official_weights(network), workspace)
+        clip_module()
+    except MissingPackageError as error:
+        return str(error)
+    return where if state is None else ""
 
 
 def official_weights(network: str) -> tuple[str, str]:

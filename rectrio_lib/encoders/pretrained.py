@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import clip, lite
@@ -15,6 +16,20 @@ from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
 FAMILIES = ("convnext", "efficientnet", "mobilenet", "resnet", "resnext", "squeezenet", "vgg", "wide_resnet")
+AUTO, LARGE, LIGHT = "auto", "clip:ViT-B/32", "lite:efficientnet_lite0"
+
+
+def choose_backbone(name: str, workspace: Workspace | None = None) -> tuple[str, str]:
+    """Return the name of a backbone, and why it is this one: "auto" is CLIP where there is a GPU, else the light one.
+
+    A network of CLIP's size takes seconds for what the light one does in one on a processor.
+    """
+    if name != AUTO:
+        return name, "it was named"
+    if best_device() == "cpu":
+        return LIGHT, f"there is no GPU, on which {LARGE} would be taken"
+    reason = clip.why_unavailable(LARGE.partition(":")[2], workspace)
+    return (LIGHT, f"there is a GPU, but no {LARGE}: {reason}") if reason else (LARGE, "there is a GPU")
 
 
 def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> Backbone:

@@ -36,6 +36,16 @@ def find_state(
     Returns:
         The weights by name, and their file; None, with a warning, if they are unavailable.
     """
+    state, where = look_for_state(name, official, workspace)
+    if state is None:
+        LOG.warning("STAND-IN: %s: using random weights. Results mean nothing.", where)
+    return state, "" if state is None else where
+
+
+def look_for_state(
+    name: str, official: Callable[[], tuple[str, str]], workspace: Workspace | None = None
+) -> tuple[State | None, str]:
+    """Find weights as `find_state`; where there are none, return None and the reason, and warn of nothing."""
     workspace, stem = workspace or Workspace(), name.partition(":")[2].replace("/", "-")
     root, pattern = workspace.weights, re.compile(rf"{re.escape(stem)}(-\w+)?\.(safetensors|pth|pt)")
     files = sorted(p for p in root.glob("*") if pattern.fullmatch(p.name)) if root.is_dir() else []
@@ -48,10 +58,7 @@ def find_state(
             return read_state(path), str(path)
         except (OSError, HTTPException, RuntimeError) as error:
             reason = f"the download failed ({str(error).strip()})"
-    LOG.warning(
-        "STAND-IN: %s holds no %s weights and %s: using random weights. Results mean nothing.", root, stem, reason
-    )
-    return None, ""
+    return None, f"{root} holds no {stem} weights and {reason}"
 
 
 def read_state(path: Path) -> State:

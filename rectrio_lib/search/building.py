@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,10 @@ if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
     from rectrio_lib.embeddings.embed import Report
     from rectrio_lib.embeddings.store import EmbeddingStore
 
+LOG = logging.getLogger(__name__)
 FORBIDDEN = r'[<>:"/\\|?*\x00-\x1f]|^\.|[ .]$|\.(new|old|part|lock)$'  # in names of folders, or used by core.files
 LONGEST_NAME = 100
-BACKBONE = "torchvision:squeezenet1_0"  # five megabytes, and quick on any processor
+BACKBONE = "lite:efficientnet_lite0"  # its weights are installed with this package; quick on any processor
 
 
 def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
@@ -58,9 +60,12 @@ def usual_encoder(name: str, default: str, workspace: Workspace) -> str:
 
 def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace) -> str:
     """Return the name of a saved encoder; a pretrained backbone is saved first, once."""
-    from rectrio_lib.encoders.pretrained import load_pretrained
+    from rectrio_lib.encoders.pretrained import AUTO, choose_backbone, load_pretrained
     from rectrio_lib.encoders.registry import save_encoder
 
+    if encoder == AUTO:
+        encoder, why = choose_backbone(encoder, workspace)
+        LOG.info("Backbone %s: %s.", encoder, why)
     there = workspace.cards("encoders")
     name, texts = provenance.file_name(encoder), encoder.startswith("clip:")
     card = there.get(name, {})
@@ -138,7 +143,8 @@ def embed(
 
     Args:
         folder: of images, in class folders or not.
-        encoder: a saved one, or a backbone such as "clip:ViT-B/32"; empty: that of the index of this name, or BACKBONE.
+        encoder: a saved one, or a backbone such as "clip:ViT-B/32" or "auto" (see `pretrained.choose_backbone`); empty:
+            that of the index of this name, or BACKBONE.
         name: of the images; empty: that of the folder.
         manifest: see `embeddings.embed.embed`.
         allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.

@@ -25,12 +25,12 @@ if TYPE_CHECKING:  # PyTorch is imported when something is trained, not before
 
 LOG = logging.getLogger(__name__)
 BATCH = 128  # images that `add` encodes at once
-TRAINED_SIDE = 128  # pixels: a compromise between what a backbone sees and how long training takes on a processor
+TRAINED_SIDE = 128  # pixels of a torchvision network: a compromise between what it sees and how long training takes
 
 
 def trained_size(backbone: str) -> tuple[int, int]:
     """Return the side to which images are cut for training, and that to which the backbone scales them, 0: its own."""
-    return (224, 0) if backbone.startswith("clip:") else (TRAINED_SIDE, TRAINED_SIDE)
+    return (TRAINED_SIDE, TRAINED_SIDE) if backbone.startswith("torchvision:") else (224, 0)
 
 
 class Changeable(Searcher):

@@ -54,7 +54,7 @@ def command(encoder: str, card: Card, folder: Path | None) -> str:
     from rectrio_lib.encoders.clip import CLIP_NETWORKS
 
     backbones = {file_name(f"clip:{network}"): f"clip:{network}" for network in CLIP_NETWORKS}
-    if encoder.startswith(("torchvision-", "timm-")):
+    if encoder.startswith(("lite-", "torchvision-", "timm-")):
         backbones[encoder] = encoder.replace("-", ":", 1)
     return (
         f"rectrio index {place} --backbone {backbones[encoder]}" if encoder in backbones else f"rectrio build {place}"

@@ -35,7 +35,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"size": 128, "resolution": 128, "batch_size": 9, "backbone": building.BACKBONE}),
+        ({}, {"size": 224, "resolution": 0, "batch_size": 9, "backbone": building.BACKBONE}),
         ({"backbone": "clip:ViT-B/32", "epochs": 3}, {"size": 224, "resolution": 0, "batch_size": 9, "epochs": 3}),
         ({"size": 64, "batch_size": 8}, {"size": 64, "batch_size": 8}),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
+from makers.networks import SQUEEZENET
 from makers.texts import dual
 from PIL import Image
 from typer.testing import CliRunner
@@ -179,9 +180,9 @@ def test_info_lists_what_there_is(folder):
 
 def test_the_stand_in_says_so_and_another_process_searches_with_it(tmp_path):
     few = save_photographs(tmp_path / "few", range(4))
-    without = rectrio("index", few)
+    without = rectrio("index", few, "--backbone", SQUEEZENET)
     assert without.exit_code == 1 and "--allow-random-weights" in without.stderr.splitlines()[-1]
-    said = well("index", few, "--allow-random-weights")
+    said = well("index", few, "--backbone", SQUEEZENET, "--allow-random-weights")
     assert "torchvision-squeezenet1_0. STAND-IN" in said
     assert "random weights" in well("info")
     outside = shutil.copy(few / "02.png", tmp_path / "query.png")

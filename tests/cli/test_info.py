@@ -1,5 +1,6 @@
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
+from makers.networks import SQUEEZENET
 
 from rectrio_lib.cli import info
 from rectrio_lib.core.workspace import Workspace
@@ -11,7 +12,7 @@ def there(tmp_path):
     """Two indexes, one of them by a stand-in."""
     save_encoder_of_pixels()
     Collection.build(save_classes(tmp_path / "pets"), ENCODER)
-    Collection.build(save_photographs(tmp_path / "few", range(3)), allow_random_weights=True)
+    Collection.build(save_photographs(tmp_path / "few", range(3)), SQUEEZENET, allow_random_weights=True)
     return tmp_path
 
 

@@ -10,6 +10,7 @@ from torchvision import models
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import clip, pretrained
 from rectrio_lib.encoders import clip as clip_module
+from rectrio_lib.encoders.backbone import fuse_batch_norm
 from rectrio_lib.encoders.clip import _TINY, CLIP_NETWORKS, build_clip, load_clip
 from rectrio_lib.encoders.pretrained import build_backbone, load_backbone
 
@@ -280,3 +281,64 @@ def test_a_missing_clip_package_is_said_before_weights_are_looked_for(monkeypatc
     monkeypatch.setattr(clip, "find_state", None)
     with pytest.raises(ModuleNotFoundError, match="CLIP needs a package"):
         load_backbone(VIT)
+
+
+# --- batch norm in inference
+
+
+def shaken(backbone):
+    """Give batch norms statistics as of a trained network, not 0 and 1."""
+    torch.manual_seed(1)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return backbone.eval()
+
+
+@pytest.mark.parametrize("name", ["lite:efficientnet_lite0", "torchvision:resnet18", "torchvision:mobilenet_v3_small"])
+def test_batch_norm_is_fused_in_inference_alone_and_the_features_stay(name):
+    backbone, images = shaken(build_backbone(name)), torch.randn(2, 3, 64, 64)
+    with torch.enable_grad():
+        expected = backbone(images).detach()
+    with torch.inference_mode():
+        found = backbone(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    fused = backbone._fused[2]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules())
+    assert not [key for key in backbone.state_dict() if "fused" in key]
+
+
+def test_what_is_fused_is_made_again_when_weights_change_and_only_then():
+    backbone, images = shaken(build_backbone("lite:efficientnet_lite0")), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = backbone(images)
+        first = backbone._fused[2]
+        backbone(images)
+    assert backbone._fused[2] is first
+    with torch.no_grad():
+        backbone.network[0][-1].block[0][0].weight.mul_(2)
+        after = backbone(images)
+    assert backbone._fused[2] is not first
+    assert (after - before).abs().max() > 1e-3
+    backbone.load_state_dict(shaken(build_backbone("lite:efficientnet_lite0")).state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone(images), before)
+
+
+def test_a_network_is_left_alone_where_fusing_would_change_it():
+    class Twice(nn.Module):
+        """The convolution's output goes into the batch norm, and past it."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x + self.norm(x)
+
+    network, plain = shaken(Twice()), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    for each in (network, plain):
+        assert fuse_batch_norm(each, torch.randn(1, 3, 8, 8)) is each

