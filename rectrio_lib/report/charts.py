@@ -82,24 +82,32 @@ def class_bars(per_class: Mapping[str, pd.Series], ylabel: str = "recall@1") -> 
 
 @lettered
 def class_similarities(panels: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Matrices {title: mean cosine similarities (classes, classes)} side by side, shaded by the range of all."""
+    """Matrices {title: mean cosine similarities (classes, classes)} side by side.
+
+    One scale for all: white at 0, blue below and red above, or where nothing is below, from the lowest to the highest.
+    """
     side, entries = 0.5 * len(classes) + 2, np.stack(list(panels.values()))
-    low, span = entries.min(), max(np.ptp(entries), 1e-9)
+    low, span, colours = entries.min(), max(np.ptp(entries), 1e-9), "Blues"
+    if low < 0:
+        low, span, colours = -abs(entries).max(), 2 * abs(entries).max(), "RdBu_r"
     figure, axes = plt.subplots(1, len(panels), figsize=(side * len(panels), side), squeeze=False)
     for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
-        class_matrix(axis, matrix, classes, (matrix - low) / span)
+        class_matrix(axis, matrix, classes, (matrix - low) / span, colours)
         axis.set(title=title)
     figure.tight_layout()
     return figure
 
 
-def class_matrix(axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.ndarray) -> None:
-    """Draw a matrix (classes, classes) of shares or similarities in per cent, as dark as the shades, 0 to 1, say."""
+def class_matrix(
+    axis: Axes, matrix: np.ndarray, classes: Sequence[str], shades: np.ndarray, colours: str = "Blues"
+) -> None:
+    """Draw a matrix (classes, classes) of shares or similarities in per cent; shades, 0 to 1, are of a colour map."""
     names = list(map(readable, classes))
-    axis.imshow(shades, cmap="Blues", vmin=0, vmax=1)
+    painted = axis.imshow(shades, cmap=colours, vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(matrix):
         if abs(share) >= 0.005:
-            colour = "white" if shades[row, column] > 0.63 else "black"
+            luminance = np.dot(painted.to_rgba(shades[row, column])[:3], (0.299, 0.587, 0.114))
+            colour = "white" if luminance < 0.5 else "black"
             axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(names)), names)

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.tables import with_interval
-from rectrio_lib.data import duplicates
 from rectrio_lib.embeddings.embed import Report
 from rectrio_lib.embeddings.store import store_folder
 from rectrio_lib.evaluation.classes import class_similarity, quality
+from rectrio_lib.evaluation.doubts import doubtful_labels
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, projection, thumbnails
 from rectrio_lib.search.collection import Collection
@@ -22,7 +22,7 @@ from rectrio_lib.search.collection import Collection
 MOST_COMPARED = 10_000  # images that are compared with one another, all with all
 THUMBNAIL, MAP_WIDTH = 112, 1200  # pixels
 QUERIES, RESULTS = 12, 8
-MOST_GROUPS, MOST_OF_A_GROUP, MOST_BAD = 12, 8, 40
+MOST_GROUPS, MOST_OF_A_GROUP, MOST_BAD, MOST_DOUBTS = 12, 8, 40, 16
 MAP_COLUMNS = 26
 LONGEST_DRAWN = 24  # letters of a class name in a figure
 Facts = dict[str, Any]
@@ -120,13 +120,28 @@ def _remarks(means: list[Mapping[str, float]]) -> list[str]:
     return remarks
 
 
-def near_copies(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
-    """Group likely near copies, as the page shows them."""
-    groups, shown = [] if gallery.stand_in else duplicates.near_copy_groups(vectors, rows), []
+def near_copies(gallery: Collection, groups: list[np.ndarray], rows: pd.DataFrame) -> Facts:
+    """Show groups of likely near copies."""
+    shown = []
     for members in groups[:MOST_GROUPS]:
         shots = _shots(gallery.folder, rows["path"].iloc[members[:MOST_OF_A_GROUP]])
         shown.append({"count": len(members), "images": list(shots.values())})
     return {"groups": shown, "group_count": len(groups), "in_groups": sum(map(len, groups))}
+
+
+def doubts(gallery: Collection, vectors: np.ndarray, groups: list[np.ndarray], rows: pd.DataFrame) -> Facts:
+    """Show the labels that look wrong to vectors (N, dim) that did not learn them; groups are of likely near copies."""
+    known = np.flatnonzero(rows["label"].ne(""))
+    if gallery.stand_in or rows["label"].iloc[known].nunique() < 2:
+        return {"doubts": [], "doubt_count": 0}
+    alike = np.arange(len(rows))
+    for members in groups:
+        alike[members] = members[0]
+    found = doubtful_labels(vectors[known], rows["label"].to_numpy()[known], alike[known])
+    shown = found.head(MOST_DOUBTS)
+    shots = _shots(gallery.folder, rows["path"].iloc[known[shown["row"]]]).values()
+    words = shown[["label", "closer_to"]].to_dict("records")
+    return {"doubts": [a | b for a, b in zip(shots, words, strict=True)], "doubt_count": len(found)}
 
 
 def _shots(folder: Path, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:

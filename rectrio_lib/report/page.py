@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from rectrio_lib.data.duplicates import near_copy_groups
 from rectrio_lib.embeddings.embed import Report, embed
 from rectrio_lib.embeddings.store import EmbeddingStore, open_store, vectors_of
 from rectrio_lib.report import contents
@@ -40,7 +41,9 @@ def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decisi
     facts = contents.folder_contents(gallery, rows, store.files(), report)
     facts |= {"decision": decision, "trained": trained, "drawn": drawn, "compared": len(compared)}
     facts |= contents.class_quality(vectors, compared, trained)
-    facts |= contents.near_copies(gallery, vectors_of(seen, compared["image_id"]), compared)
+    pretrained = vectors_of(seen, compared["image_id"])
+    copies = [] if gallery.stand_in else near_copy_groups(pretrained, compared)
+    facts |= contents.near_copies(gallery, copies, compared) | contents.doubts(gallery, pretrained, copies, compared)
     facts |= contents.neighbours(gallery, own, compared) | contents.image_map(gallery, own, compared)
     page = workspace.outputs / "reports" / gallery.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)

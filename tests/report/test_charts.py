@@ -280,3 +280,14 @@ def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
     assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
     for place, picture in zip(places, shown, strict=True):
         assert_shows(grid[place], picture)
+
+
+def test_class_similarities_below_0_are_blue_and_those_above_red_on_one_scale():
+    before, after = np.array([[0.5, 0.0], [0.1, 0.5]]), np.array([[1.0, -0.2], [-0.5, 1.0]])
+    axes = charts.class_similarities({"a": before, "b": after}, CLASSES[:2]).axes
+    for matrix, axis in zip((before, after), axes, strict=True):
+        (painted,) = axis.images
+        for entry, shade in zip(matrix.flat, np.asarray(painted.get_array()).flat, strict=True):
+            red, _, blue, _ = painted.to_rgba(shade)
+            assert shade == pytest.approx((1 + entry) / 2)
+            assert np.sign(round(red - blue, 1)) == np.sign(entry)

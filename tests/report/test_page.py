@@ -207,3 +207,14 @@ def test_figures_have_intervals_around_them():
     rows = pd.DataFrame({"label": list("aabbccddeeff"), "split": ""})
     (line,) = contents.class_quality({"x": vectors}, rows, tested=False)["quality"]
     assert line == {"encoder": "x", **dict.fromkeys(("recall@1", "recall@5", "mAP@R"), "1.000 (1.000 to 1.000)")}
+
+
+def test_labels_that_look_wrong_are_shown_with_the_class_they_resemble(tmp_path):
+    folder = save_classes(tmp_path / "pets", each=6)
+    for number in range(6):  # seven views of one scene, one of them in the wrong folder
+        photograph(90).save(folder / "cat" / f"scene {number}.jpg", quality=70 + 4 * number)
+    photograph(90).point(lambda value: 255 - (255 - value) * 9 // 10).save(folder / "dog" / "scene.png")
+    page = survey(folder)
+    ((first, *_),) = page.strips_of("labels")
+    assert first[0] == "dog/scene.png (dog)"
+    assert "dog: cat?" in page.text["labels"] and "closer to another class" in page.text["labels"]
