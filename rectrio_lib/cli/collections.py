@@ -38,6 +38,10 @@ def index(
     vectors: Annotated[
         str, typer.Option(help="Keep the vectors on a server: postgresql://… or, Qdrant, http://…", show_default=False)
     ] = "",
+    memory_limit: Annotated[
+        str,
+        typer.Option(help="What the index may take, such as 2GB: what is larger stays on disk.", show_default=False),
+    ] = "",
 ) -> None:
     """Embed what is new in a folder of images, and build an index of it."""
     from rectrio_lib.embeddings.store import store_folder
@@ -45,6 +49,7 @@ def index(
 
     made_by = _encoder(encoder, backbone)
     options = {"allow_random_weights": allow_random_weights, "vectors": vectors}
+    options["memory_limit"] = memory_limit or None
     shop = Collection.build(folder, made_by, name, kind, recall, **options)
     _say_report(shop.report, store_folder(shop.encoder_name, shop.name))
     say(f"Encoder    {shop.encoder_name}{f'. {RANDOM}' if shop.random_weights else ''}")

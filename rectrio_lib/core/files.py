@@ -96,6 +96,14 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
+def scratch_folder(beside: Path) -> Path:
+    """Make an empty folder of a new name beside a path; one that a killed process left goes after a day."""
+    folder = _temporary(beside, "new")
+    with storage_errors(folder):
+        folder.mkdir(parents=True)
+    return folder
+
+
 def restore_folder(folder: Path) -> None:
     """Put back the old folder if `replaced_folder` was killed between its two renames."""
     old = _set_aside(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 
@@ -30,16 +31,44 @@ def exact_search(queries: np.ndarray, parts: Iterable[np.ndarray], k: int) -> tu
 
 
 def blocks(vectors: np.ndarray, subset: np.ndarray | None = None, rows: int | None = None) -> Iterator[np.ndarray]:
-    """Yield vectors (N, dim), or those at the positions `subset`, in float32 blocks of `rows` (default BLOCK_ROWS)."""
-    rows = rows or BLOCK_ROWS
+    """Yield vectors (N, dim), or those of a mask or at positions, in float32 blocks of `rows` (default BLOCK_ROWS)."""
+    rows, masked = rows or BLOCK_ROWS, subset is not None and subset.dtype == bool
     for start in range(0, len(vectors) if subset is None else len(subset), rows):
         part = slice(start, start + rows)
-        yield np.ascontiguousarray(vectors[part] if subset is None else vectors[subset[part]], np.float32)
+        if subset is None or masked:
+            block = vectors[part][subset[part]] if masked else vectors[part]
+        else:
+            block = vectors[subset[part]]
+        yield np.ascontiguousarray(block, np.float32)
+        let_go(vectors)
+
+
+def let_go(vectors: np.ndarray) -> None:
+    """Let go of the pages of a file that is mapped for reading: until then they count as memory of this process."""
+    if getattr(vectors, "mode", "") == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        vectors._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def hashed(part: np.ndarray) -> np.ndarray:
+    """Return one number, uint64, for each vector of float32 (M, dim): the same for equal ones."""
+    factors = np.random.default_rng(0).integers(0, 2**64, part.shape[1], np.uint64)
+    return part.view(np.uint32).astype(np.uint64) @ factors
 
 
 def equals(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first position of each distinct vector of (N, dim), ascending, and that of the equal of each (N,)."""
-    factors = np.random.default_rng(0).integers(0, 2**64, vectors.shape[1], np.uint64)
-    parts = [part.view(np.uint32).astype(np.uint64) @ factors for part in blocks(vectors)]
+    parts = [hashed(part) for part in blocks(vectors)]
     _, first, number = np.unique(np.concatenate(parts), return_index=True, return_inverse=True)
     return np.sort(first), first[number]
+
+
+def equals_of(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the positions, ascending, of all vectors of (N, dim) that equal one of the `chosen` positions."""
+    known = np.unique(hashed(np.ascontiguousarray(vectors[chosen], np.float32)))
+    found, start = [], 0
+    for part in blocks(vectors):
+        numbers = hashed(part)
+        places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+        found.append(start + np.flatnonzero(known[places] == numbers))
+        start += len(part)
+    return np.concatenate(found)

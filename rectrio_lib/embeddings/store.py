@@ -59,6 +59,10 @@ class EmbeddingStore:
             found[start : (start := start + len(block))] = block
         return found
 
+    def mapped(self, *splits: str) -> MappedVectors:
+        """Return the same vectors as they lie on disk, read when asked for: an index of any size is built from them."""
+        return MappedVectors(self, np.flatnonzero(self._chosen(splits)))
+
     def select(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the given splits, or all of them."""
         return self._own_columns_off(self.rows[self._chosen(splits)])
@@ -76,6 +80,36 @@ class EmbeddingStore:
 
     def _own_columns_off(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows.drop(columns=OWN_COLUMNS, errors="ignore").reset_index(drop=True)
+
+
+class MappedVectors:
+    """Vectors of a store as an array (N, dim) that takes slices and positions; only what is asked for is read."""
+
+    ndim = 2
+
+    def __init__(self, store: EmbeddingStore, chosen: np.ndarray):
+        counts = store.rows["shard"].value_counts().sort_index()
+        self._folder, self._shards = store.folder, counts.index.to_numpy()
+        self._starts = np.concatenate([[0], counts.cumsum().to_numpy(np.int64)])
+        self._chosen = None if len(chosen) == len(store.rows) else chosen  # None: all
+        self.shape, self.dtype = (len(chosen), store.card["dim"]), np.dtype(store.card["dtype"])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        places = np.asarray(places, np.int64)
+        flat = places.ravel() if self._chosen is None else self._chosen[places.ravel()]
+        found = np.empty((len(flat), self.shape[1]), self.dtype)
+        order = np.argsort(flat, kind="stable")
+        bounds = np.searchsorted(flat[order], self._starts)
+        for number in np.flatnonzero(np.diff(bounds)):
+            part = order[bounds[number] : bounds[number + 1]]
+            shard = np.load(self._folder / shard_name(self._shards[number]), mmap_mode="r")  # let go of at once
+            found[part] = shard[flat[part] - self._starts[number]]
+        return found.reshape(*places.shape, self.shape[1])
 
 
 def store_folder(encoder_name: str, name: str, workspace: Workspace | None = None) -> Path:

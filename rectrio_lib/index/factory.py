@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from functools import lru_cache
+from numbers import Integral
 
 import faiss
 import numpy as np
 
+from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError
+
+LOG = logging.getLogger(__name__)
 
 # "np": without polysemous codes, which take ten times as long to learn and are of no use here. "IDMap": a graph lies in
 # memory in an order of its own, see `locality_order`.
@@ -18,7 +24,10 @@ KINDS = {
     "ivf": "IVF{cells},Flat",  # looks into the nearest of many cells
     "ivf-pq": "IVF{cells},PQ{parts}np,Refine(SQfp16)",  # a byte for four numbers, re-ranked by float16 vectors
     "ivf-sq8": "IVF{cells},SQ8",  # a byte per number
+    "ivf-pq-disk": "IVF{cells}_HNSW32,PQ{parts}np",  # codes and the float16 vectors on disk, see `disk_vectors`
 }
+ON_DISK = "ivf-pq-disk"
+LISTED_BYTES = 1 << 28  # of codes that are gathered in memory before they are written
 FLAT_ROWS = 20_000  # up to here exact search takes a millisecond or two
 FEWEST_LEARNED = 256  # entries of a product quantiser's codebook: FAISS needs as many vectors
 EF_CONSTRUCTION = 80
@@ -28,32 +37,68 @@ LANDMARK_ROWS, MOST_LANDMARKS = 400, 1024
 TOP_K = 10  # neighbours that recall is measured among
 
 
-def candidates(kind: str, dim: int, count: int, memory_limit: int | None = None) -> list[str]:
+def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None = None) -> list[str]:
     """Return the kinds worth building, best first.
 
-    "auto" prefers flat up to 20,000 vectors, then hnsw, ivf-pq and ivf-sq8, as far as they fit into the memory.
+    "auto" prefers flat up to 20,000 vectors, then hnsw, ivf-pq and ivf-sq8, as far as they fit into the memory, then
+    ivf-pq-disk.
 
     Args:
         kind: one of KINDS, or "auto".
         dim: length of the vectors.
         count: how many there are.
-        memory_limit: bytes the index may take; None sets no limit.
+        memory_limit: see `Index.build`.
 
     Raises:
         ArgumentError: if the kind is unknown, or nothing fits into the memory.
     """
+    limit = byte_count(memory_limit)
     if kind not in (*KINDS, "auto"):
         raise ArgumentError(f"kind={kind!r} is unknown: choose auto or one of {', '.join(KINDS)}.")
     names = [kind] if kind != "auto" else ["hnsw", "ivf-pq", "ivf-sq8"]
+    if kind == "auto" and limit is not None and count >= FEWEST_LEARNED:
+        names.append(ON_DISK)
     if kind == "auto" and count <= FLAT_ROWS:
         names = ["flat", *(names if count >= FEWEST_LEARNED else ["hnsw"])]
-    needs = {name: memory(name, dim, count) for name in names}
-    fitting = [name for name in names if memory_limit is None or needs[name] <= memory_limit]
+    needs = {name: needed(name, dim, count) for name in names}
+    fitting = [name for name in names if limit is None or needs[name] <= limit]
     if not fitting:
         least = min(needs, key=needs.get)
         taken = f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}"
-        raise ArgumentError(f"{taken}, but memory_limit is {memory_limit:,}: allow more, or index fewer.")
+        raise ArgumentError(f"{taken}, but memory_limit is {limit:,}: allow more, or index fewer.")
+    if kind == "auto" and limit is not None:
+        left_out = [f"{name} {needs[name] / 1e9:.3g} GB" for name in names if name not in fitting]
+        without = f"; too large: {', '.join(left_out)}" if left_out else ""
+        told = f"{fitting[0]} takes {needs[fitting[0]] / 1e9:.3g} of {limit / 1e9:.3g} GB{without}"
+        LOG.info("%s vectors of length %s: %s.", f"{count:,}", dim, told)
     return fitting
+
+
+def byte_count(memory_limit: int | str | None) -> int | None:
+    """Return a number of bytes, given as such or as "500MB" or "2GB", in powers of 1000; None stays None."""
+    if memory_limit is None or (isinstance(memory_limit, Integral) and memory_limit > 0):
+        return memory_limit
+    read = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(memory_limit), re.IGNORECASE)
+    if not isinstance(memory_limit, str) or not read or not float(read[1]):
+        raise ArgumentError(f"memory_limit={memory_limit!r}: expected a number of bytes, or a size such as '2GB'.")
+    return int(float(read[1]) * 1000 ** ("KMGT".index(read[2].upper()) + 1 if read[2] else 0))
+
+
+def needed(kind: str, dim: int, count: int) -> int:
+    """Return the bytes of memory that it takes to build and search an index, without the table of rows.
+
+    Files on disk that the system maps are not counted: it takes their pages back when it needs them.
+    """
+    if kind != ON_DISK:
+        return memory(kind, dim, count)
+    learned = 4 * dim * (_cells(count) + min(count, _sample_size(count)) + 256)
+    block = min(count, 65_536) * (6 * dim + _parts(dim)) + min(LISTED_BYTES, count * (_parts(dim) + 8))
+    return learned + block + 12 * count  # masks, and which vectors are equal
+
+
+def listed_rows(dim: int) -> int:
+    """Return how many vectors' codes are gathered in memory before they are written."""
+    return LISTED_BYTES // (_parts(dim) + 8)
 
 
 def memory(kind: str, dim: int, count: int) -> int:
@@ -65,9 +110,11 @@ def memory(kind: str, dim: int, count: int) -> int:
         "ivf": 4 * dim + ids,
         "ivf-pq": 2 * dim + _parts(dim) + ids // 2,
         "ivf-sq8": dim + ids,
+        ON_DISK: 2 * dim + _parts(dim) + ids // 2,
     }[kind]
     centroids = 4 * dim * _cells(count) if kind.startswith("ivf") else 0
-    codebook = 4 * dim * 256 if kind == "ivf-pq" else 0
+    centroids += 300 * _cells(count) if kind == ON_DISK else 0  # of their graph
+    codebook = 4 * dim * 256 if kind in ("ivf-pq", ON_DISK) else 0
     return count * a_vector + centroids + codebook
 
 
@@ -113,14 +160,17 @@ def learned_faiss(kind: str, vectors: np.ndarray, subset: np.ndarray | None = No
         few = f"{FEWEST_LEARNED} vectors or more, here are {len(subset)}"
         raise ArgumentError(f"{kind} learns from {few}: choose flat or hnsw.")
     inner = faiss.downcast_index(faiss.extract_index_ivf(index))
-    size = min(len(subset), max(64 * inner.nlist, LEARNED_ROWS))
-    sample = np.sort(np.random.default_rng(0).choice(subset, size, replace=False))
-    for learner in (inner, *([inner.pq] if kind == "ivf-pq" else [])):
+    size, sample = min(len(subset), _sample_size(len(subset))), np.random.default_rng(0)
+    sample = np.sort(sample.choice(subset, size, replace=False) if size < len(subset) else subset)
+    learned_from = np.empty((size, vectors.shape[1]), np.float32)
+    for start, part in enumerate(knn.blocks(vectors, sample)):
+        learned_from[start * knn.BLOCK_ROWS :][: len(part)] = part
+    for learner in (inner, *([inner.pq] if hasattr(inner, "pq") else [])):
         learner.cp.min_points_per_centroid = 1  # no warning of poor codes: tuning notices them
     if kind == "ivf-sq8":
         inner.sq.rangestat_arg = 0.5  # the range of the sample is widened by half on either side
-    index.train(np.ascontiguousarray(vectors[sample], np.float32))
-    if kind != "ivf-pq":  # there the float16 vectors lie in order; here it must be known which cell holds a vector
+    index.train(learned_from)
+    if kind not in ("ivf-pq", ON_DISK):  # these have float16 vectors in order; else a vector's cell must be known
         inner.make_direct_map()
     return index
 
@@ -160,6 +210,10 @@ def search_params(kind: str, count: int) -> list[int]:
 
 def _cells(count: int) -> int:
     return max(1, min(int(4 * count**0.5), count // 39))  # FAISS wants 39 vectors per cell to learn from
+
+
+def _sample_size(count: int) -> int:
+    return max(64 * _cells(count), LEARNED_ROWS)
 
 
 def _parts(dim: int) -> int:

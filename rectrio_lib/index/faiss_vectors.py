@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -49,12 +50,6 @@ class Subset:
             self._reordered = faiss.SearchParameters(sel=_bitmap(self.mask[order]))
         return self._reordered
 
-    @property
-    def is_small(self) -> bool:
-        """Whether exact search is the better way."""
-        total = len(self.mask)
-        return self.count <= max(EXACT_ROWS, EXACT_SHARE * total) and self.count < NEARLY_ALL * total
-
 
 class FaissVectors:
     """N vectors of length `dim` in a FAISS index of one of factory.KINDS."""
@@ -68,6 +63,24 @@ class FaissVectors:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "mapped": False, "_below": (None, None, None)}  # FAISS pickles the vectors themselves
 
+    def open(self, folder: Path) -> None:
+        """Map vectors.faiss of a folder into memory; RuntimeError or MemoryError if it cannot be read."""
+        self.faiss, self.mapped = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC), True
+
+    def write(self, folder: Path) -> tuple[str, ...]:
+        """Write the files of the vectors into a folder; return their names."""
+        self.own()  # Windows replaces no file that is mapped
+        try:
+            faiss.write_index(self.faiss, str(folder / "vectors.faiss"))
+        except RuntimeError as error:  # FAISS's own, for a full disk
+            raise OSError(str(error).strip().rpartition("\n")[2]) from error
+        return ("vectors.faiss",)
+
+    def is_few(self, subset: Subset) -> bool:
+        """Whether a subset had better be searched exactly."""
+        total = len(subset.mask)
+        return subset.count <= max(EXACT_ROWS, EXACT_SHARE * total) and subset.count < NEARLY_ALL * total
+
     def search(self, queries: np.ndarray, k: int, search_param: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
         """Find the k nearest of a subset that holds k or more, for queries float32 (Q, dim).
 
@@ -78,11 +91,9 @@ class FaissVectors:
         if len(queries) == 1:
             faiss.omp_set_num_threads(1)  # measured: a second thread makes a single query 2 to 30 times slower
         try:
-            if subset.is_small:
+            if self.is_few(subset):
                 return self.exact(queries, k, subset)
-            share = subset.count / len(subset.mask)
-            parameters = factory.search_parameters(self.kind, search_param, k, share, subset.selector)
-            scores, positions = _search(self.faiss, queries, k, parameters)
+            scores, positions = self.approximate(queries, k, search_param, subset)
             lost = positions[:, -1] < 0  # the graph search ended before it met k vectors: search these exactly
             if lost.any():
                 scores[lost], positions[lost] = self.exact(queries[lost], k, subset)
@@ -90,17 +101,25 @@ class FaissVectors:
         finally:
             faiss.omp_set_num_threads(threads)
 
+    def approximate(
+        self, queries: np.ndarray, k: int, search_param: int, subset: Subset
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search as the kind does it; positions are -1 where it met fewer than k."""
+        share = subset.count / len(subset.mask)
+        parameters = factory.search_parameters(self.kind, search_param, k, share, subset.selector)
+        return search_faiss(self.faiss, queries, k, parameters)
+
     def exact(self, queries: np.ndarray, k: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
         """Compare queries (Q, dim) with every vector of a subset, inside FAISS and as the kind rounds them."""
         if self.kind == "hnsw":  # its vectors lie in an order of their own
             order, below = self._in_order()
-            scores, places = _search(below, queries, k, subset.parameters_in(order))
+            scores, places = search_faiss(below, queries, k, subset.parameters_in(order))
             return scores, order[places]
         if self.kind in ("ivf", "ivf-sq8"):
             parameters = faiss.SearchParametersIVF(sel=subset.selector, nprobe=self.faiss.nlist)
-            return _search(self.faiss, queries, k, parameters)
+            return search_faiss(self.faiss, queries, k, parameters)
         flat = self.faiss if self.kind == "flat" else faiss.downcast_index(self.faiss.refine_index)
-        return _search(flat, queries, k, faiss.SearchParameters(sel=subset.selector))
+        return search_faiss(flat, queries, k, faiss.SearchParameters(sel=subset.selector))
 
     def _in_order(self) -> tuple[np.ndarray, faiss.Index]:
         """Return the positions of a graph's vectors in the order in which they lie in memory, and these vectors."""
@@ -179,8 +198,9 @@ def _bitmap(mask: np.ndarray) -> faiss.IDSelectorBitmap:
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
-def _search(
+def search_faiss(
     index: faiss.Index, vectors: np.ndarray, k: int, parameters: faiss.SearchParameters
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Search a FAISS index with parameters."""
     # faiss.contrib.torch_utils, which other libraries import, swaps `search` for one that takes no parameters.
     return getattr(index, "search_numpy", index.search)(vectors, k, params=parameters)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, RecallOutOfReachError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.index import factory, storage, tuning
+from rectrio_lib.index import factory, filling, storage
 from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
 from rectrio_lib.index.conditions import matching
+from rectrio_lib.index.disk_vectors import DiskVectors
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
+
+if TYPE_CHECKING:
+    from rectrio_lib.index.shards import Shards
 
 REBUILD_SHARE = 0.2  # removed vectors cost time at every search: beyond this share the index is rebuilt
 
@@ -54,7 +57,7 @@ class Index:
             raise ArgumentError(f"kind={kind!r} is unknown: choose one of {', '.join(factory.KINDS)}.")
         self.kind, self.dim, self.encoder_hash, self.search_param = kind, dim, encoder_hash, search_param
         self.recall, self.made_from = 1.0 if kind == "flat" else None, made_from or {}
-        self._vectors = FaissVectors(kind, dim)
+        self._vectors = (DiskVectors if kind == factory.ON_DISK else FaissVectors)(kind, dim)
         self._rows, self._rows_file, self._sums = pd.DataFrame({"image_id": pd.Series(dtype=str)}), None, {}
         self._mark(np.zeros(0, bool))
 
@@ -100,19 +103,20 @@ class Index:
         encoder_hash: str,
         recall: float = 0.95,
         search_param: int | None = None,
-        memory_limit: int | None = None,
+        memory_limit: int | str | None = None,
         made_from: dict[str, Any] | None = None,
     ) -> Index:
         """Make an index that finds enough of the true neighbours, as quickly as it can; see `tuning`.
 
         Args:
             kind: one of factory.KINDS, or "auto": the first of `factory.candidates` that reaches the recall.
-            vectors: unit vectors float16 or float32 (N, dim), in memory or mapped; read in blocks.
+            vectors: unit vectors float16 or float32 (N, dim), in memory or mapped; `EmbeddingStore.mapped()`.
             rows: one per vector, with `image_id`; the index keeps their order.
             encoder_hash: see `Index`, as for `made_from`.
             recall: share of the true ten nearest neighbours that a new query finds, in (0, 1].
             search_param: to use, instead of tuning it.
-            memory_limit: bytes the index may take, without its metadata; None sets no limit.
+            memory_limit: bytes, or "2GB", that building and searching may take, without metadata and mapped files; None
+                sets no limit. "auto" keeps on disk what is larger.
             made_from: goes into the card.
 
         Raises:
@@ -126,12 +130,19 @@ class Index:
         for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
             index = cls(name, vectors.shape[1], encoder_hash, search_param or factory.SEARCH_PARAM, made_from)
             try:
-                index._fill(vectors, rows, recall if search_param is None else None)
+                filling.fill(index, vectors, rows, recall if search_param is None else None)
             except RecallOutOfReachError as error:
                 failure = error
             else:
                 return index
         raise failure
+
+    @classmethod
+    def shards(cls, indexes: Sequence[Index]) -> Shards:
+        """Join indexes that were built independently into one that is searched as one; see `shards.Shards`."""
+        from rectrio_lib.index.shards import Shards
+
+        return Shards(indexes)
 
     def count(self, where: Where = None) -> int:
         """Count the images that may be results: not removed, and meeting a condition or mask."""
@@ -170,7 +181,7 @@ class Index:
         Raises:
             ArgumentError: if they do not fit, an image_id is there already, or they are too few to learn cells from.
         """
-        self._check_new(vectors, rows)
+        filling.check_new(self, vectors, rows)
         if not len(rows):
             return
         self._vectors.learn(vectors)
@@ -201,10 +212,9 @@ class Index:
         folder = (workspace or Workspace()).path("indexes", name)
         if self.removed.any():
             self.compact()
-        self._vectors.own()  # Windows replaces no file that is mapped
         card = {"kind": self.kind, "dim": self.dim, "encoder_hash": self.encoder_hash, "made_from": self.made_from}
         card |= {"effort": self.search_param, "recall": self.recall, "count": len(self)}
-        storage.write(folder, self._vectors.faiss, self.rows, card)
+        storage.write(folder, self._vectors, self.rows, card)
         return folder
 
     @classmethod
@@ -224,25 +234,10 @@ class Index:
             folder = (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
         card = storage.read_card(folder)
         index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card.get("made_from"))
-        index._vectors.faiss, index._rows_file = storage.open_files(folder, card, like=index._vectors.faiss)
-        index._vectors.mapped, index.recall, index._sums = True, card["recall"], card.get("checksums", {})
+        index._rows_file = storage.open_files(folder, card, index._vectors)
+        index.recall, index._sums = card["recall"], card.get("checksums", {})
         index._mark(np.zeros(card["count"], bool))
         return index
-
-    def _fill(self, vectors: np.ndarray, rows: pd.DataFrame, recall: float | None) -> None:
-        """Fill an empty index; unless `recall` is None, some vectors are held out until it is tuned on them."""
-        queries, held = ([], []) if recall is None or self.kind == "flat" else tuning.holdout(vectors)
-        if not len(held):
-            return self.add(vectors, rows)
-        self._check_new(vectors, rows)
-        rest = np.delete(np.arange(len(vectors)), held)
-        self._vectors.learn(vectors, rest)
-        self._vectors.add(vectors, rest)
-        self._mark(np.zeros(len(rest), bool))
-        self.recall = tuning.tune(self, tuning.GroundTruth(vectors[queries], vectors, rest), recall)
-        self._vectors.add_between(vectors, held)
-        self._rows = rows.reset_index(drop=True)
-        self._mark(np.zeros(len(rows), bool))
 
     def _subset(self, where: Where) -> Subset:
         kept = self._kept
@@ -257,13 +252,3 @@ class Index:
         """Set which rows are removed, and what every search would otherwise derive from it."""
         removed.flags.writeable = False
         self.removed, self._kept = removed, Subset(~removed)
-
-    def _check_new(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
-        unit_vectors(vectors[:0], self.dim)
-        for block in knn.blocks(vectors):
-            unit_vectors(block, self.dim)
-        if len(vectors) != len(rows):
-            raise ArgumentError(f"{len(vectors)} vectors but {len(rows)} rows.")
-        known, fresh = self.rows["image_id"][self._kept.mask], rows["image_id"]
-        if again := fresh[fresh.isin(known) | fresh.duplicated()].tolist():
-            raise ArgumentError(f"{len(again)} of these images are in the index already or come twice: {again[0]!r}.")

@@ -15,6 +15,7 @@ from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import rows as stored
+from rectrio_lib.index.shards import Shards
 
 SCHEMES = {"postgresql": "pgvector", "postgres": "pgvector", "postgresql+psycopg": "pgvector"}
 SCHEMES |= {"http": "qdrant", "https": "qdrant", "qdrant": "qdrant"}
@@ -35,6 +36,8 @@ def open_index(name: str | Path, workspace: Workspace | None = None) -> VectorIn
     """
     folder = cards.folder_of(name, workspace)
     kind = read_card(folder / "card.json").get("kind")
+    if kind == Shards.kind:
+        return Shards.load(folder)
     return (_server(kind) if kind in SCHEMES.values() else Index).load(folder)
 
 
@@ -61,7 +64,7 @@ def build_on_server(
 
 def holds_exactly(index: VectorIndex, rows: pd.DataFrame) -> bool:
     """Tell whether an index holds these rows, in their order, and no others; a server may have changed their types."""
-    if isinstance(index, Index):
+    if isinstance(index, Index | Shards):
         return index.rows.equals(rows)
     written = stored.table(stored.records(rows), stored.columns_of(rows, {}))
     return not index.removed.any() and index.rows.equals(written)

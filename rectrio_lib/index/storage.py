@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import faiss
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
@@ -15,6 +14,7 @@ from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.workspace import MADE_FROM, check_card
 from rectrio_lib.core.workspace import read_card as read_json
 from rectrio_lib.index.factory import KINDS
+from rectrio_lib.index.faiss_vectors import FaissVectors
 
 FORMAT = 2  # of the files: another number is not read
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "effort": int, "count": int}
@@ -22,15 +22,12 @@ SCHEMA |= {"recall": float | int | None, "made_from?": dict, "checksums?": dict}
 MOST = 2**31 - 1  # what FAISS can count
 
 
-def write(folder: Path, index: faiss.Index, rows: pd.DataFrame, card: dict[str, Any]) -> None:
-    """Write the three files; whatever stops it, a StorageError among others, the old ones stay complete."""
+def write(folder: Path, vectors: FaissVectors, rows: pd.DataFrame, card: dict[str, Any]) -> None:
+    """Write vectors, rows and card; whatever stops it, a StorageError among others, the old ones stay complete."""
     with files.replaced_folder(folder) as fresh:
-        try:
-            faiss.write_index(index, str(fresh / "vectors.faiss"))
-        except RuntimeError as error:  # FAISS's own, for a full disk
-            raise OSError(str(error).strip().rpartition("\n")[2]) from error
+        names = vectors.write(fresh)
         rows.to_parquet(fresh / "rows.parquet")
-        sums = {name: files.checksum(fresh / name) for name in ("vectors.faiss", "rows.parquet")}
+        sums = {name: files.checksum(fresh / name) for name in (*names, "rows.parquet")}
         files.write_json(fresh / "card.json", {"format": FORMAT, **card, "checksums": sums})
 
 
@@ -50,20 +47,23 @@ def read_card(folder: Path) -> dict[str, Any]:
     return {"made_from": {}} | card
 
 
-def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[faiss.Index, BinaryIO]:
+def open_files(folder: Path, card: dict[str, Any], vectors: FaissVectors) -> BinaryIO:
     """Map the vectors into memory and open the table of rows, which is read later: a large one takes its time.
 
-    Both stay open: when another process replaces the folder, vectors and rows still belong together. `like` is an empty
-    index of the kind and dimension that `card` names.
+    Both stay open: when another process replaces the folder, vectors and rows still belong together. `vectors` are none
+    yet, of the kind and dimension that `card` names.
 
     Raises:
         DataError: if a file is missing or damaged, or they do not belong together.
     """
-    files.check_sum(folder / "vectors.faiss", card.get("checksums", {}))
+    for name in {"vectors.faiss", *card.get("checksums", {})} - {"rows.parquet"}:
+        files.check_sum(folder / name, card.get("checksums", {}))
+    like = vectors.faiss
     try:
-        index = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
-    except (RuntimeError, MemoryError) as error:
+        vectors.open(folder)
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:
         raise _damaged(folder / "vectors.faiss", "not a FAISS index") from error
+    index = vectors.faiss
     try:
         table = parquet.read_metadata(folder / "rows.parquet")
     except (OSError, pa.ArrowException) as error:
@@ -73,7 +73,7 @@ def open_files(folder: Path, card: dict[str, Any], like: faiss.Index) -> tuple[f
     same_kind = isinstance(index, type(like)) and (index.d, index.metric_type) == (like.d, like.metric_type)
     if not same_kind or not index.ntotal == table.num_rows == card["count"]:
         raise DataError(f"{folder}: vectors.faiss, rows.parquet and card.json do not belong together: build it again.")
-    return index, (folder / "rows.parquet").open("rb")
+    return (folder / "rows.parquet").open("rb")
 
 
 def read_rows(file: BinaryIO, checksums: dict[str, str]) -> pd.DataFrame:

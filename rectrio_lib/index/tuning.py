@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from rectrio_lib.core.errors import RecallOutOfReachError
-from rectrio_lib.core.knn import blocks, equals, exact_search
+from rectrio_lib.core.knn import blocks, equals, equals_of, exact_search
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.factory import TOP_K, search_params
+
+MANY, FEWER_QUERIES = 1_000_000, 1_000  # of so many vectors, this many are enough to tune on
 
 
 class TunableIndex(VectorIndex, Protocol):
@@ -62,6 +64,8 @@ def holdout(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(vectors) < 500:
         return np.empty(0, np.int64), np.empty(0, np.int64)
+    if len(vectors) > MANY:
+        return _holdout_of_many(vectors)
     distinct, first = equals(vectors)
     size = min(2_000, len(vectors) // 10, (len(distinct) + 1) // 2)
     drawn = np.random.default_rng(0).choice(distinct, size, replace=False)
@@ -73,6 +77,15 @@ def holdout(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(drawn[few]), np.flatnonzero(np.isin(first, drawn[few]))
 
 
+def _holdout_of_many(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `holdout`, without a number in memory for each vector: any row is drawn with the same probability."""
+    drawn = np.sort(np.random.default_rng(0).choice(len(vectors), FEWER_QUERIES, replace=False))
+    held = equals_of(vectors, drawn)
+    if len(held) > len(vectors) // 5:  # hardly anything but copies
+        return drawn, drawn
+    return drawn, held
+
+
 class GroundTruth:
     """Queries whose true neighbours are known.
 
@@ -81,7 +94,8 @@ class GroundTruth:
     Args:
         queries: float32 (Q, dim), not among the vectors.
         vectors: float16 or float32 (N, dim).
-        subset: positions of the vectors that may be results, in the order of the index; None for all.
+        subset: positions of the vectors that may be results, in the order of the index; or a mask, bool (N,), of those
+            that may be among all that the index holds; None for all.
 
     Attributes:
         kth_score: similarity of the last true neighbour, float32 (Q, 1).
@@ -90,7 +104,7 @@ class GroundTruth:
     def __init__(self, queries: np.ndarray, vectors: np.ndarray, subset: np.ndarray | None = None):
         self.queries, self.vectors = np.ascontiguousarray(queries, np.float32), vectors
         self.subset = np.arange(len(vectors)) if subset is None else subset
-        self.k = min(TOP_K, len(self.subset))
+        self.k = min(TOP_K, np.count_nonzero(subset) if self.subset.dtype == bool else len(self.subset))
         self.kth_score = exact_search(self.queries, blocks(vectors, subset), self.k)[0][:, -1:]
 
     def recall(self, index: VectorIndex) -> np.ndarray:
@@ -99,6 +113,7 @@ class GroundTruth:
 
     def recall_per_query(self, positions: np.ndarray) -> np.ndarray:
         """Return the share of right results of each query (Q,), from positions (Q, k) that an index found."""
-        hits = self.vectors[self.subset[positions]].astype(np.float32)
+        places = positions if self.subset.dtype == bool else self.subset[positions]
+        hits = self.vectors[places].astype(np.float32)
         scores = np.einsum("qkd,qd->qk", hits, self.queries)
         return (scores >= self.kth_score - 2e-6).mean(1)  # float32 rounds sums taken in another order

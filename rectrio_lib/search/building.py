@@ -88,7 +88,13 @@ def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace
 
 
 def current_index(
-    name: str, store: EmbeddingStore, kind: str, recall: float, workspace: Workspace, vectors: str
+    name: str,
+    store: EmbeddingStore,
+    kind: str,
+    recall: float,
+    workspace: Workspace,
+    vectors: str,
+    memory_limit: int | str | None = None,
 ) -> VectorIndex | None:
     """Return the saved index if it is of exactly these vectors, and as and where it is wanted."""
     try:
@@ -99,22 +105,28 @@ def current_index(
     same &= index.encoder_hash == store.card["encoder_hash"]
     if vectors:
         return index if same and opening.lies_at(index, vectors) else None
-    same &= index.kind == factory.candidates(kind, index.dim, len(store))[0]
+    same &= index.kind == factory.candidates(kind, index.dim, len(store), memory_limit)[0]
     return index if same and (index.recall or 0) >= recall else None
 
 
 def bring_up_to_date(
-    name: str, store: EmbeddingStore, kind: str, recall: float, workspace: Workspace, vectors: str
+    name: str,
+    store: EmbeddingStore,
+    kind: str,
+    recall: float,
+    workspace: Workspace,
+    vectors: str,
+    memory_limit: int | str | None = None,
 ) -> None:
     """Build and save an index of exactly the vectors of a store, unless it is there; `vectors` is a server or empty."""
     made_from, made_by = provenance.of_store(store.folder.name, store.card), store.card["encoder_hash"]
-    index = current_index(name, store, kind, recall, workspace, vectors)
+    index = current_index(name, store, kind, recall, workspace, vectors, memory_limit)
     if index is not None and index.made_from == made_from:
         return
     if index is None and vectors:
         index = opening.build_on_server(vectors, name, store.vectors(), store.select(), made_by)
     elif index is None:
-        index = Index.build(kind, store.vectors(), store.select(), made_by, recall)
+        index = Index.build(kind, store.mapped(), store.select(), made_by, recall, memory_limit=memory_limit)
     index.made_from = made_from  # of one that is there: by an older version
     index.save(name, workspace)
 

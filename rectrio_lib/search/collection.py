@@ -85,6 +85,7 @@ class Collection(Changeable):
         allow_random_weights: bool = False,
         workspace: Workspace | None = None,
         vectors: str = "",
+        memory_limit: int | str | None = None,
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
@@ -99,6 +100,7 @@ class Collection(Changeable):
             workspace: where to keep it; None: `Workspace()`.
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
+            memory_limit: of the index, see `Index.build`.
 
         Returns:
             The collection; its `report` says what happened.
@@ -107,7 +109,7 @@ class Collection(Changeable):
             ArgumentError: if an argument is out of range, or the name belongs to other images; and as `building.embed`.
         """
         workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
-        factory.candidates(kind, 1, 0)  # said now, not after an hour of embedding
+        factory.candidates(kind, 1, 0, memory_limit)  # said now, not after an hour of embedding
         vectors = building.server_of(vectors, name, workspace)
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
@@ -115,7 +117,7 @@ class Collection(Changeable):
         store, report = building.embed(folder, encoder, name, manifest, allow_random_weights, workspace)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
-            building.bring_up_to_date(name, store, kind, recall, workspace, vectors)
+            building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit)
         collection = cls.open(name, workspace=workspace)
         collection.report = report
         return collection

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from makers.stores import build, picture_set
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import StorageError
@@ -97,3 +98,12 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
         partial.write_bytes(b"half")
         raise OSError("disk gone")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"rows.parquet": b"old"}
+
+
+def test_mapped_vectors_are_those_of_the_store_whatever_is_asked_for():
+    store, _ = build(picture_set())
+    mapped, expected = store.mapped("train", "test"), store.vectors("train", "test")
+    assert (mapped.shape, len(mapped), mapped.dtype) == (expected.shape, len(expected), np.float32)
+    for places in (slice(None), slice(3, 9), slice(0, 0), np.array([[5, 0, 5], [19, 7, 2]]), np.array([], np.int64)):
+        np.testing.assert_array_equal(mapped[places], expected[places])
+    np.testing.assert_array_equal(store.mapped()[:], store.vectors())

@@ -19,7 +19,7 @@ from rectrio_lib.index.index import Index
 
 DIM, COUNT = 16, 1000
 SERVERS = ("pgvector", "qdrant")
-KINDS = ("flat", "hnsw", *SERVERS)
+KINDS = ("flat", "hnsw", "ivf-pq-disk", "shards", *SERVERS)
 ROUNDED = 2e-3  # in half precision
 numbers = count()
 
@@ -66,6 +66,10 @@ def build(kind, url):
     def made(vectors, rows, name=None, **options):
         if kind in SERVERS:
             return opening.build_on_server(url, name or f"c{next(numbers)}", vectors, rows, "abc", **options)
+        if kind == "shards":
+            half = len(vectors) // 2
+            parts = [(part, rows.iloc[part].reset_index(drop=True)) for part in (slice(half), slice(half, None))]
+            return Index.shards([Index.build("flat", vectors[p], named, "abc", **options) for p, named in parts])
         return Index.build(kind, vectors, rows, "abc", search_param=None if kind == "flat" else 256, **options)
 
     return made
@@ -91,7 +95,7 @@ def test_it_is_a_vector_index_of_what_it_was_built_from(fixed, kind, gallery):
     places = np.array([[5, 0], [COUNT - 1, 5]])
     np.testing.assert_allclose(fixed.vectors_at(places), vectors[places], atol=ROUNDED)
     assert fixed.vectors_at(np.empty((0,), np.int64)).shape == (0, DIM)
-    assert kind in fixed.info() and f"{COUNT:,}" in fixed.info()
+    assert kind.removesuffix("-disk") in fixed.info() and f"{COUNT:,}" in fixed.info()
     for wrong in ([COUNT], [-1], [0, COUNT + 5]):
         with pytest.raises(IndexError):
             fixed.vectors_at(np.array(wrong))
@@ -227,12 +231,13 @@ def test_another_process_opens_what_was_saved(build, kind, gallery, tmp_path):
 
 def test_building_again_replaces_what_was_there(build, gallery, kind):
     vectors, rows = gallery
-    for part in (slice(0, 700), slice(50, 60)):
+    few = slice(50, 60 if kind != "ivf-pq-disk" else 400)  # which has to learn its cells
+    for part in (slice(0, 700), few):
         index = build(vectors[part], rows.iloc[part].reset_index(drop=True), "again", made_from={"store": str(part)})
         assert (len(index), index.made_from) == (len(rows.iloc[part]), {"store": str(part)})
     assert index.search(vectors[50:51], 3)[1][0, 0] == 0
-    assert opening.holds_exactly(index, rows.iloc[50:60].reset_index(drop=True))
-    assert not opening.holds_exactly(index, rows.iloc[50:61].reset_index(drop=True))
+    assert opening.holds_exactly(index, rows.iloc[few].reset_index(drop=True))
+    assert not opening.holds_exactly(index, rows.iloc[50 : few.stop + 1].reset_index(drop=True))
 
 
 # --- servers

@@ -5,7 +5,7 @@ from makers.indexes import DIM, built, named, unit
 
 from rectrio_lib.index import factory, faiss_vectors
 from rectrio_lib.index import index as index_module
-from rectrio_lib.index.faiss_vectors import Subset
+from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
 from rectrio_lib.index.index import Index
 
 
@@ -15,7 +15,7 @@ def test_a_graph_answers_in_full_even_where_its_walk_ends_early():
     index = Index.build("hnsw", vectors, named(0, 800), "abc", search_param=64)
     index.remove([f"p{i}" for i in range(100)])
     parameters = factory.search_parameters("hnsw", 64, 600, 7 / 8, index._kept.selector)
-    _, positions = faiss_vectors._search(index._vectors.faiss, vectors[:1], 600, parameters)
+    _, positions = faiss_vectors.search_faiss(index._vectors.faiss, vectors[:1], 600, parameters)
     assert (positions < 0).any(), "the walk did not end early: this test shows nothing"
     scores, positions = index.search(vectors[[0, 799]], 600)
     for row in positions:
@@ -34,7 +34,7 @@ def test_a_graph_answers_in_full_even_where_its_walk_ends_early():
 )
 def test_few_of_many_are_compared_one_by_one(mask, total, few):
     among = Subset(np.arange(total) < mask)
-    assert (among.count, among.is_small) == (mask, few)
+    assert (among.count, FaissVectors("hnsw", 4).is_few(among)) == (mask, few)
 
 
 def test_a_few_removed_vectors_do_not_make_a_walk_compare_everyone(monkeypatch):
@@ -72,7 +72,7 @@ class Watched:
 
     def search(self, vectors, k, params):
         self.seen.append(faiss.omp_get_max_threads())
-        return die() if self.fail else faiss_vectors._search(self.inner, vectors, k, params)
+        return die() if self.fail else faiss_vectors.search_faiss(self.inner, vectors, k, params)
 
 
 @pytest.mark.parametrize(("queries", "threads"), [(1, 1), (2, 2)])

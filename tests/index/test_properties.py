@@ -14,7 +14,14 @@ from rectrio_lib.index.factory import FEWEST_LEARNED, KINDS
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.tuning import GroundTruth
 
-ROUNDED = {"flat": 1e-5, "hnsw": 1e-3, "ivf": 1e-5, "ivf-pq": 1e-3, "ivf-sq8": 3e-2}  # by how much a score may differ
+ROUNDED = {
+    "flat": 1e-5,
+    "hnsw": 1e-3,
+    "ivf": 1e-5,
+    "ivf-pq": 1e-3,
+    "ivf-sq8": 3e-2,
+    "ivf-pq-disk": 1e-3,
+}  # by how much a score may differ
 FIRST = {kind: FEWEST_LEARNED if kind.startswith("ivf") else 0 for kind in KINDS}
 
 

@@ -14,8 +14,8 @@ from makers.indexes import built, clustered, named, unit
 
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.index import base, storage
-from rectrio_lib.index.factory import KINDS
+from rectrio_lib.index import base, faiss_vectors
+from rectrio_lib.index.factory import KINDS, ON_DISK
 from rectrio_lib.index.index import Index
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def test_a_loaded_index_is_mapped_until_it_changes(kind):
     loaded.remove(["p0"])
     assert loaded.search(vectors[:1], 1)[1] != 0 and loaded._vectors.mapped
     loaded.compact()
-    assert not loaded._vectors.mapped and len(loaded.rows) == len(vectors) - 1
+    assert loaded._vectors.mapped == (kind == ON_DISK) and len(loaded.rows) == len(vectors) - 1
     np.testing.assert_allclose(loaded.vectors_at(np.arange(9)), index.vectors_at(np.arange(1, 10)), atol=0.01)
 
 
@@ -201,14 +201,14 @@ def test_a_save_killed_before_any_rename_leaves_an_index_that_opens(monkeypatch,
 def test_a_vector_file_that_cannot_be_written_leaves_the_old_index_whole(monkeypatch):
     built()[0].save("toy")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
-        patch.setattr(storage.faiss, "write_index", die)
+        patch.setattr(faiss_vectors.faiss, "write_index", die)
         built(count=50)[0].save("toy")
     assert len(Index.load("toy")) == 40
     assert [p.name for p in (Workspace().outputs / "indexes").iterdir()] == ["toy"]
 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_no_half_written_folder(monkeypatch):
-    monkeypatch.setattr(storage.faiss, "write_index", fill_up)
+    monkeypatch.setattr(faiss_vectors.faiss, "write_index", fill_up)
     with pytest.raises(errors.StorageError, match=r"toy.*No space left"):
         built()[0].save("toy")
     assert list((Workspace().outputs / "indexes").iterdir()) == []

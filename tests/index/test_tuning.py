@@ -35,8 +35,8 @@ def tuned(kind, vectors, recall=0.95, **options):
         (255, None, ["flat", "hnsw"]),
         (20_000, None, ["flat", "hnsw", "ivf-pq", "ivf-sq8"]),
         (20_001, None, ["hnsw", "ivf-pq", "ivf-sq8"]),
-        (1_000_000, 600_000_000, ["hnsw", "ivf-pq", "ivf-sq8"]),
-        (1_000_000, 500_000_000, ["ivf-pq", "ivf-sq8"]),
+        (1_000_000, 600_000_000, ["hnsw", "ivf-pq", "ivf-sq8", "ivf-pq-disk"]),
+        (1_000_000, 500_000_000, ["ivf-pq", "ivf-sq8", "ivf-pq-disk"]),
         (1_000_000, 200_000_000, ["ivf-sq8"]),
         (20_000, 9_000_000, ["ivf-pq", "ivf-sq8"]),
     ],
@@ -63,7 +63,7 @@ def test_an_unknown_kind_is_refused_with_auto_among_the_known():
 @pytest.mark.parametrize("dim", [32, 50])
 def test_the_memory_foretold_is_what_the_file_takes(kind, dim):
     vectors = unit(np.random.default_rng(0), 2000, dim)
-    size = (tuned(kind, vectors, search_param=9).save("toy") / "vectors.faiss").stat().st_size
+    size = sum(p.stat().st_size for p in tuned(kind, vectors, search_param=9).save("toy").glob("vectors.*"))
     assert factory.memory(kind, dim, 2000) == pytest.approx(size, rel=0.01)
 
 

@@ -1,0 +1,228 @@
+"""Vectors beyond memory: codes in cells, and the float16 vectors that re-rank them, stay in two mapped files."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from rectrio_lib.core import files, knn
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.index import factory
+from rectrio_lib.index.faiss_vectors import EXACT_ROWS, NEARLY_ALL, FaissVectors, Subset, search_faiss
+
+NAMES = ("vectors.faiss", "vectors.npy")  # cells and codes; what re-ranks
+TAIL_ROWS = 20_000  # what was added since is compared one by one; beyond this it is written into the files
+RANKED_BYTES = 1 << 26  # of candidates that are compared at once
+# A page that was looked at counts as this process's memory until it lets go of it, sixteen pages at a time.
+PAGES_BYTES, KEPT_BYTES = 16 * 4096, 1 << 29
+EMPTY_LISTS = 32  # bytes that FAISS writes for inverted lists that hold nothing
+
+
+class DiskVectors(FaissVectors):
+    """N vectors of length `dim` in files: what is added waits in memory until it is written.
+
+    FAISS finds candidates among codes; their float16 vectors, read from disk, rank them.
+    """
+
+    def __init__(self, kind: str, dim: int):
+        super().__init__(kind, dim)
+        self._exact, self._tail, self._files = np.empty((0, dim), np.float16), np.empty((0, dim), np.float16), {}
+        self._touched = 0  # vectors read since pages were let go
+
+    def __len__(self) -> int:
+        return len(self._exact) + len(self._tail)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.own()
+        kept = {name: os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for name, file in self._files.items()}
+        learned = None if kept else faiss.serialize_index(self.faiss)
+        return {"kind": self.kind, "dim": self.dim, "files": kept, "learned": learned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["kind"], state["dim"])
+        if state["learned"] is not None:
+            self.faiss = faiss.deserialize_index(state["learned"])
+            return
+        folder = self._scratch()
+        for name, content in state["files"].items():
+            (folder / name).write_bytes(content)
+        self.open(folder)
+
+    def open(self, folder: Path) -> None:
+        """Map the two files of a folder; RuntimeError, OSError or ValueError if they cannot be read."""
+        self._files = {name: (folder / name).open("rb") for name in NAMES}
+        self.faiss, self._tail = faiss.read_index(str(folder / NAMES[0]), faiss.IO_FLAG_MMAP), self._tail[:0]
+        if isinstance(self.faiss, faiss.IndexIVF):  # else it is refused by who asked
+            lists = faiss.downcast_InvertedLists(self.faiss.invlists)
+            if isinstance(lists, faiss.OnDiskInvertedLists):
+                lists.prefetch_nthread = 0  # starting threads takes longer than what they read ahead
+        self._exact, self.mapped = np.load(folder / NAMES[1], mmap_mode="r"), True
+        if self._exact.shape != (self.faiss.ntotal, self.dim) or self._exact.dtype != np.float16:
+            raise ValueError(f"{folder / NAMES[1]} holds other vectors than {NAMES[0]}")
+
+    def write(self, folder: Path) -> tuple[str, ...]:
+        """Put the two files into a folder, as further names of the same content where the disk allows it."""
+        self.own()
+        if not self._files:
+            self._pour((), 0)
+        for name, file in self._files.items():
+            try:
+                os.link(file.name, folder / name)
+                same = os.path.samestat(os.fstat(file.fileno()), (folder / name).stat())
+            except OSError:
+                same = False
+            if not same:  # another disk, or another process has replaced it since
+                (folder / name).unlink(missing_ok=True)
+                with (folder / name).open("wb") as copy:
+                    file.seek(0)
+                    shutil.copyfileobj(file, copy, 1 << 24)
+        return NAMES
+
+    def is_few(self, subset: Subset) -> bool:
+        """Whether a subset had better be compared vector by vector: each of them is read from disk."""
+        return subset.count <= EXACT_ROWS and subset.count < NEARLY_ALL * len(subset.mask)
+
+    def approximate(
+        self, queries: np.ndarray, k: int, search_param: int, subset: Subset
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find candidates by their codes, and rank them by their vectors; -1 where there are fewer than k."""
+        share = subset.count / len(subset.mask)
+        cells = search_param if share > 0.99 else math.ceil(search_param / share)
+        wanted = min(k + factory.TOP_K * cells, len(self._exact))
+        step = max(1, RANKED_BYTES // (4 * self.dim * max(1, wanted)))
+        parts = [self._ranked(queries[i : i + step], k, cells, wanted, subset) for i in range(0, len(queries), step)]
+        scores, positions = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(positions)
+
+    def _ranked(
+        self, queries: np.ndarray, k: int, cells: int, wanted: int, subset: Subset
+    ) -> tuple[np.ndarray, np.ndarray]:
+        count, found = len(self._exact), np.empty((len(queries), 0), np.int64)
+        if wanted:
+            parameters = faiss.SearchParametersIVF(nprobe=cells, sel=subset.selector)
+            found = search_faiss(self.faiss, queries, wanted, parameters)[1]
+        self._let_go(found.size)
+        vectors = self._exact[np.maximum(found, 0)].astype(np.float32)
+        scores = np.matmul(vectors, queries[:, :, None])[..., 0]
+        scores[found < 0] = -np.inf
+        fresh = np.flatnonzero(subset.mask[count:])
+        if len(fresh):
+            scores = np.hstack([scores, queries @ self._tail[fresh].astype(np.float32).T])
+            found = np.hstack([found, np.broadcast_to(fresh + count, (len(queries), len(fresh)))])
+        if scores.shape[1] < k:
+            missing = (0, 0), (0, k - scores.shape[1])
+            scores, found = np.pad(scores, missing, constant_values=-np.inf), np.pad(found, missing, constant_values=-1)
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1)
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
+
+    def exact(self, queries: np.ndarray, k: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
+        """Compare queries (Q, dim) with every vector of a subset, read from disk in blocks."""
+        positions = np.flatnonzero(subset.mask)
+        starts = range(0, len(positions), knn.BLOCK_ROWS)
+        scores, found = knn.exact_search(queries, (self.at(positions[s : s + knn.BLOCK_ROWS]) for s in starts), k)
+        return scores, positions[found]
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Return vectors float32 (M, dim) at positions (M,), rounded to float16; IndexError if one is not in 0..N-1."""
+        if not len(positions):
+            return np.empty((0, self.dim), np.float32)
+        if not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"Positions {positions.min()} to {positions.max()}, but there are {len(self)} rows.")
+        self._let_go(len(positions))
+        on_disk, found = positions < len(self._exact), np.empty((len(positions), self.dim), np.float32)
+        found[on_disk] = self._exact[positions[on_disk]]
+        found[~on_disk] = self._tail[positions[~on_disk] - len(self._exact)]
+        return found
+
+    def add(self, vectors: np.ndarray, subset: np.ndarray | None = None) -> None:
+        """Append vectors float16 or float32 (M, dim): to empty files, else in memory until they are many."""
+        if not len(self):
+            return self._pour(knn.blocks(vectors, subset), len(vectors) if subset is None else len(subset))
+        self._tail = np.concatenate([self._tail, *(part.astype(np.float16) for part in knn.blocks(vectors, subset))])
+        if len(self._tail) > TAIL_ROWS:
+            self.own()
+
+    def keep(self, positions: np.ndarray) -> None:
+        """Drop all vectors but some; learned cells and codes stay."""
+        starts = range(0, len(positions), knn.BLOCK_ROWS)
+        self._pour((self.at(positions[s : s + knn.BLOCK_ROWS]) for s in starts), len(positions))
+
+    def own(self) -> None:
+        """Write what was added into the files."""
+        if len(self._tail):
+            self.keep(np.arange(len(self)))
+
+    def _pour(self, parts: Iterable[np.ndarray], count: int) -> None:
+        """Write `count` vectors, in float32 blocks, to new files, a few blocks of codes in memory at a time."""
+        folder, codes, start, names = self._scratch(), self._empty(), 0, []
+        with files.storage_errors(folder), (folder / NAMES[1]).open("wb") as file:
+            shape = {"descr": "<f2", "fortran_order": False, "shape": (count, self.dim)}
+            np.lib.format.write_array_header_1_0(file, shape)
+            for part in parts:
+                file.write(part.astype("<f2").tobytes())
+                codes.add_with_ids(part, np.arange(start, start := start + len(part)))
+                if codes.ntotal >= factory.listed_rows(self.dim):
+                    names.append(_flushed(codes, folder / f"{len(names)}.part"))
+            names.append(_flushed(codes, folder / f"{len(names)}.part"))
+            _join(codes, names, count, folder / NAMES[0])
+        self.open(folder)
+
+    def _empty(self) -> faiss.Index:
+        """Return what was learned, without any vector."""
+        held, count, owned = self.faiss.invlists, self.faiss.ntotal, self.faiss.own_invlists
+        lists = faiss.ArrayInvertedLists(self.faiss.nlist, self.faiss.code_size)
+        self.faiss.own_invlists = False
+        self.faiss.replace_invlists(lists, False)
+        try:
+            self.faiss.ntotal = 0
+            return faiss.deserialize_index(faiss.serialize_index(self.faiss))
+        finally:
+            self.faiss.replace_invlists(held, owned)
+            self.faiss.ntotal = count
+
+    def _let_go(self, count: int) -> None:
+        """Let go of mapped pages before `count` more vectors are read, so that memory stays flat."""
+        self._touched += count
+        if self._touched * PAGES_BYTES > KEPT_BYTES:
+            knn.let_go(self._exact)
+            self._touched = count
+
+    def _scratch(self) -> Path:
+        folder = files.scratch_folder(Workspace().outputs / "indexes" / "on-disk")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+
+def _flushed(codes: faiss.Index, path: Path) -> Path:
+    faiss.write_index(codes, str(path))
+    codes.reset()
+    return path
+
+
+def _join(empty: faiss.Index, names: list[Path], count: int, target: Path) -> None:
+    """Write one index of the inverted lists of several, list by list; FAISS itself would print while it does so."""
+    parts = [faiss.read_index(str(name), faiss.IO_FLAG_MMAP) for name in names]
+    lists = [faiss.downcast_InvertedLists(part.invlists) for part in parts]
+    sizes = np.array([[held.list_size(cell) for held in lists] for cell in range(empty.nlist)], np.uint64)
+    empty.ntotal = count
+    head, shape = faiss.serialize_index(empty).tobytes()[:-EMPTY_LISTS], [empty.nlist, empty.code_size]
+    empty.ntotal = 0
+    with target.open("wb") as file:
+        file.write(head + b"ilar" + np.array(shape, np.uint64).tobytes() + b"full")
+        file.write(np.array([empty.nlist, *sizes.sum(1)], np.uint64).tobytes())
+        for cell, held in enumerate(sizes.tolist()):
+            for part, size in zip(lists, held, strict=True):
+                file.write(faiss.rev_swig_ptr(part.get_codes(cell), size * empty.code_size) if size else b"")
+            for part, size in zip(lists, held, strict=True):
+                file.write(faiss.rev_swig_ptr(part.get_ids(cell), size) if size else b"")
+    for name in names:
+        name.unlink()

@@ -1,0 +1,133 @@
+"""Indexes beyond memory: built block by block, kept on disk."""
+
+import logging
+
+import numpy as np
+import pytest
+from makers.indexes import clustered, named, nearest
+
+from rectrio_lib.core import knn
+from rectrio_lib.core.errors import ArgumentError, DataError
+from rectrio_lib.index import disk_vectors, factory, tuning
+from rectrio_lib.index.index import Index
+
+COUNT, DIM = 3000, 32
+
+
+@pytest.fixture
+def vectors():
+    return clustered(np.random.default_rng(0), COUNT, DIM)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks, several files of codes that are joined, several parts of queries."""
+    monkeypatch.setattr(knn, "BLOCK_ROWS", 400)
+    monkeypatch.setattr(factory, "LISTED_BYTES", 700 * 16)
+    monkeypatch.setattr(disk_vectors, "RANKED_BYTES", 1 << 16)
+    monkeypatch.setattr(disk_vectors, "KEPT_BYTES", 1 << 20)
+
+
+def disk(vectors, **options):
+    return Index.build(factory.ON_DISK, vectors, named(0, len(vectors)), "abc", **options)
+
+
+def test_blocks_make_the_index_that_one_block_makes(vectors, monkeypatch):
+    queries = clustered(np.random.default_rng(1), 50, DIM)
+    whole = disk(vectors, search_param=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn, "BLOCK_ROWS", 400)
+        patch.setattr(factory, "LISTED_BYTES", 700 * 16)
+        blocks = disk(vectors, search_param=3)
+    for found, expected in zip(blocks.search(queries, 10), whole.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_asked_recall_is_kept_on_queries_not_tuned_on(vectors, small_blocks):
+    queries = clustered(np.random.default_rng(1), 500, DIM)
+    index = disk(vectors, recall=0.9)
+    _, expected = nearest(vectors, queries, 10)
+    scores, _ = index.search(queries, 10)
+    assert index.recall >= 0.9 and (scores >= expected[:, -1:] - 2e-3).mean() >= 0.88
+    assert index.search_param < factory.search_params(factory.ON_DISK, COUNT)[-1]
+
+
+def test_what_is_tuned_on_is_in_the_index_afterwards_and_not_before(vectors, monkeypatch):
+    seen = []
+
+    def tune(index, truth, recall):
+        seen.append((len(index), truth.recall(index).shape))
+        return 1.0
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    index = disk(vectors)
+    assert seen == [(COUNT - 300, (300,))] and len(index) == COUNT
+    assert index.search(vectors[::50], 1)[1][:, 0].tolist() == list(range(0, COUNT, 50))
+
+
+def test_of_many_vectors_the_held_out_go_with_all_their_equals(vectors, monkeypatch):
+    monkeypatch.setattr(tuning, "MANY", 2000)
+    monkeypatch.setattr(tuning, "FEWER_QUERIES", 100)
+    twice = np.concatenate([vectors, vectors[:1500]])
+    queries, held = tuning.holdout(twice)
+    assert len(queries) == 100
+    same = (twice[:, None, :4] == twice[None, queries, :4]).all(2).any(1)
+    assert held.tolist() == np.flatnonzero(same).tolist() and len(held) > 110
+
+
+def test_what_is_added_waits_in_memory_and_is_saved_with_the_rest(vectors, small_blocks):
+    index, fresh = disk(vectors, search_param=8), clustered(np.random.default_rng(2), 900, DIM)
+    index.add(fresh, named(COUNT, 900))
+    assert len(index._vectors._exact) == COUNT and index.search(fresh[:9], 1)[1][:, 0].tolist() == [*range(3000, 3009)]
+    index.remove([f"p{i}" for i in range(100)])
+    index.save("toy")
+    loaded = Index.load("toy")
+    assert (len(loaded), loaded._vectors.faiss.ntotal, loaded.kind) == (3800, 3800, factory.ON_DISK)
+    np.testing.assert_allclose(loaded.vectors_at(np.array([0, 3799])), [vectors[100], fresh[-1]], atol=1e-3)
+    assert loaded.search(fresh[:9], 1)[1][:, 0].tolist() == [*range(2900, 2909)]
+
+
+def test_another_index_in_its_place_does_not_change_an_open_one(vectors):
+    disk(vectors, search_param=8).save("toy")
+    opened = Index.load("toy")
+    disk(-vectors[:2000], search_param=8).save("toy")
+    assert opened.save("copy") and Index.load("copy").search(vectors[:5], 1)[1][:, 0].tolist() == list(range(5))
+
+
+@pytest.mark.parametrize("name", disk_vectors.NAMES)
+def test_a_cut_or_missing_file_is_named(vectors, name):
+    path = disk(vectors, search_param=8).save("toy") / name
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataError, match=name):
+        Index.load("toy")
+    path.write_bytes(content[:-99])
+    with pytest.raises(DataError, match=name):
+        Index.load("toy")
+
+
+def test_auto_goes_to_disk_where_memory_ends_and_says_why(caplog):
+    with caplog.at_level(logging.INFO):
+        assert factory.candidates("auto", 128, 10**7, "2GB") == ["ivf-sq8", "ivf-pq-disk"]
+        assert factory.candidates("auto", 128, 10**7, 10**9) == ["ivf-pq-disk"]
+        assert factory.candidates("auto", 128, 10**7, "6 GB")[0] == "hnsw"
+    assert "ivf-pq-disk takes 0." in caplog.text and "hnsw 5." in caplog.text
+    assert "ivf-pq-disk" not in factory.candidates("auto", 128, 10**7)
+
+
+def test_a_limit_too_small_says_how_much_is_needed():
+    needed = factory.needed("ivf-pq-disk", 128, 10**7)
+    with pytest.raises(ArgumentError, match=f"{needed:,} bytes as ivf-pq-disk"):
+        factory.candidates("auto", 128, 10**7, "100MB")
+    assert factory.candidates("auto", 128, 10**7, needed)
+
+
+@pytest.mark.parametrize(("told", "expected"), [("2GB", 2 * 10**9), ("1.5 MB", 1_500_000), (7, 7), ("10kB", 10_000)])
+def test_a_size_is_read(told, expected):
+    assert factory.byte_count(told) == expected
+
+
+@pytest.mark.parametrize("told", ["", "much", "-1GB", 0, -5, "0GB", 1.5, "2XB"])
+def test_what_is_no_size_is_refused(told):
+    with pytest.raises(ArgumentError, match="memory_limit"):
+        factory.byte_count(told)
