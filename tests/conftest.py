@@ -1,13 +1,11 @@
 """Tests work in folders of their own, fetch nothing and report nothing."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from rectrio_lib.core.workspace import Workspace
 
-sys.modules.setdefault("openvino_telemetry", None)  # by which OpenVINO reports each conversion, for seconds offline
 REAL_DATA = Workspace().data  # before the fixture below points elsewhere
 
 

@@ -8,6 +8,7 @@ takes half the disk, computes in 16 bits where the processor has them, and is re
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -205,6 +206,8 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _openvino() -> ModuleType:
+    # Where this module is there, each conversion is reported to the makers of OpenVINO; images are nobody's business.
+    sys.modules.setdefault("openvino_telemetry", None)
     try:
         return import_module("openvino")
     except ModuleNotFoundError as error:

@@ -17,7 +17,8 @@ from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 
 PATH = Path(__file__).parents[2] / "notebooks" / "05_search_and_visualize.ipynb"
-PARAMETERS = "profile, dataset, encoder, queries, k, kinds, recall, projected, seed = 'quick', 'toy', 'net', 30, 3, ['flat'], 0.9, 9, 0"
+PARAMETERS = """profile, dataset, encoder, queries = "quick", "toy", "net", 30
+k, kinds, recall, projected, seed = 3, ["flat"], 0.9, 9, 0"""
 CLASSES = ("ant", "bee", "cow")
 
 

@@ -1,6 +1,7 @@
 import functools
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -371,3 +372,12 @@ def test_properties_reach_openvino():
     with pytest.raises(RuntimeError, match="NO_SUCH_PROPERTY"):
         openvino_module.compiled(model, "fp32", NO_SUCH_PROPERTY=1)
     assert isinstance(model, openvino.Model)
+
+
+def test_no_conversion_is_reported_to_anybody():
+    code = (
+        "from rectrio_lib.encoders.openvino import _openvino; _openvino(); "
+        "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
