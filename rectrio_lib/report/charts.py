@@ -158,11 +158,13 @@ def class_matrix(
     axis.set_yticks(range(len(names)), names)
 
 
-def recall_against_latency(table: pd.DataFrame) -> Figure:
+def recall_against_latency(table: pd.DataFrame, exact: tuple[float, float] | None = None) -> Figure:
     """One point per search setting: milliseconds per query (logarithmic) against the share of true neighbours found.
 
     Args:
-        table: kind, setting ("efSearch 64"), ms, recall_at_10; maybe p95_ms, bytes_per_vector, task_recall.
+        table: kind, setting ("efSearch 64"), ms, recall_at_10; maybe p95_ms, bytes_per_vector, task_recall, tuned: such
+            points are stars.
+        exact: interval of the task's recall by exact search, drawn as a band.
     """
     panels = {"recall_at_10": "share of true 10 neighbours found", "task_recall": "recall@1 of the task"}
     panels = {column: label for column, label in panels.items() if column in table}
@@ -176,11 +178,29 @@ def recall_against_latency(table: pd.DataFrame) -> Figure:
             (line,) = axis.plot(points["ms"], points[column], "o-", label=label)
             if "p95_ms" in points:
                 axis.hlines(points[column], points["ms"], points["p95_ms"], color=line.get_color(), alpha=0.5, lw=1)
-        for setting, ms, height in zip(table["setting"], table["ms"], table[column], strict=True):
-            axis.annotate(setting.split()[-1], (ms, height), fontsize=7, xytext=(3, -9), textcoords="offset points")
+            if "tuned" in points and number:
+                chosen = points[points["tuned"]]
+                axis.plot(chosen["ms"], chosen[column], "*", ms=15, color=line.get_color(), mec="black", zorder=4)
+        if exact and column == "task_recall":
+            axis.axhspan(*exact, color=TRAINED, alpha=0.12, lw=0, label="exact search, 95 % interval")
+            axis.legend(fontsize=8)
+        _name_settings(axis, table, column)
         percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
         axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=ylabel)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _name_settings(axis: Axes, table: pd.DataFrame, column: str) -> None:
+    """Write the setting beside each point, and beside a point on top of another one only if it is tuned."""
+    span = max(np.ptp(table[column]), 1e-9), max(np.ptp(np.log(table["ms"])), 1e-9)
+    places = np.stack([table[column] / span[0], np.log(table["ms"]) / span[1]], 1)
+    named: list[int] = []
+    tuned = table["tuned"].to_numpy() if "tuned" in table else np.zeros(len(table), bool)
+    for at in np.argsort(~tuned, kind="stable"):
+        if all(np.abs(places[at] - places[other]).max() > 0.05 for other in named):
+            named.append(int(at))
+            text, place = table["setting"].iloc[at].split()[-1], (table["ms"].iloc[at], table[column].iloc[at])
+            axis.annotate(text, place, fontsize=7, xytext=(4, -11), textcoords="offset points")
