@@ -315,3 +315,15 @@ def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
     assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
     for place, picture in zip(places, shown, strict=True):
         assert_shows(grid[place], picture)
+
+
+def test_what_a_notebook_switches_on_with_its_first_figure_stays_on():
+    def draw():
+        plt.ion()  # as the backend of notebooks does when the first figure loads it: without, no later one is shown
+        return plt.figure()
+
+    try:
+        lettering.lettered(draw)()
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()
