@@ -204,3 +204,38 @@ def _name_settings(axis: Axes, table: pd.DataFrame, column: str) -> None:
             named.append(int(at))
             text, place = table["setting"].iloc[at].split()[-1], (table["ms"].iloc[at], table[column].iloc[at])
             axis.annotate(text, place, fontsize=7, xytext=(4, -11), textcoords="offset points")
+
+
+def label_efficiency(table: pd.DataFrame, chance: float) -> Figure:
+    """Lines of the share named rightly: rows are labelled images per class, columns methods; chance is a line, too."""
+    figure, axis = plt.subplots(figsize=(7, 3.8))
+    styles = {"linear probe": {"color": "#cc79a7", "marker": "D", "ls": ":"}}
+    for name, shares in table.items():
+        colour = QUERY if "head" in name else colour_of(name)
+        axis.plot(table.index, shares, **{"color": colour, "marker": "o", **styles.get(name, {})}, label=name)
+    axis.axhline(chance, color="0.6", lw=1, label="always the largest class")
+    axis.set(xscale="log", ylim=(0, 1), xlabel="labelled images per class", ylabel="share named rightly")
+    axis.set_xticks(table.index, table.index.astype(str))
+    axis.minorticks_off()
+    few, many = table.iloc[0], table.iloc[-1]
+    axis.set_title(
+        f"{table.index[0]} labels per class on frozen features: {few['frozen backbone']:.2f}, "
+        f"{table.index[-1]} on pixels: {many['raw pixels']:.2f}"
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="center right", bbox_to_anchor=(1, 0.42))
+    return figure
+
+
+def right_among_nearest(shares: Mapping[str, np.ndarray]) -> Figure:
+    """Bars {encoder: shares of queries with 0, 1, ... k right ones among k nearest (k + 1,)}; two encoders or more."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    offsets = 0.4 * (np.arange(len(shares)) - (len(shares) - 1) / 2)
+    for offset, (name, heights) in zip(offsets, shares.items(), strict=True):
+        bars = axis.bar(np.arange(len(heights)) + offset, heights, 0.38, color=colour_of(name), label=name)
+        axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=8)
+    axis.set(xlabel="images of the query's class among its nearest", ylabel="share of queries", ylim=(0, 1.05))
+    first, *_, last = (f"{heights[1:-1].sum():.0%}" for heights in shares.values())
+    axis.set_title(f"Neither all right nor all wrong: {first} of the queries, then {last}")
+    axis.legend(frameon=False)
+    return figure

@@ -326,3 +326,31 @@ def test_class_similarities_below_0_are_blue_and_those_above_red_on_one_scale():
             red, _, blue, _ = painted.to_rgba(shade)
             assert shade == pytest.approx((1 + entry) / 2)
             assert np.sign(round(red - blue, 1)) == np.sign(entry)
+
+
+def test_label_efficiency_has_a_line_per_method_and_one_for_chance():
+    table = pd.DataFrame({"raw pixels": [0.1, 0.2], "frozen backbone": [0.7, 0.8], "linear probe": [0.6, 0.9]}, [5, 80])
+    (axis,) = charts.label_efficiency(table, 0.15).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    assert {name: lines[name] for name in table} == {name: list(shares) for name, shares in table.items()}
+    assert set(lines["always the largest class"]) == {0.15}
+    assert "0.70" in axis.get_title() and "0.20" in axis.get_title()
+
+
+def test_bars_of_right_ones_among_the_nearest_say_how_many_are_mixed():
+    shares = {"frozen backbone": np.array([0.1, 0.3, 0.6]), "phase 1": np.array([0.2, 0.05, 0.75])}
+    (axis,) = charts.right_among_nearest(shares).axes
+    assert [bar.get_height() for bar in axis.patches] == [0.1, 0.3, 0.6, 0.2, 0.05, 0.75]
+    assert "30%" in axis.get_title() and "5%" in axis.get_title()
+
+
+def test_what_a_notebook_switches_on_with_its_first_figure_stays_on():
+    def draw():
+        plt.ion()  # as the backend of notebooks does when the first figure loads it: without, no later one is shown
+        return plt.figure()
+
+    try:
+        lettering.lettered(draw)()
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()
