@@ -52,7 +52,7 @@ def angles(panels: Mapping[str, np.ndarray], labels: np.ndarray, shown: Sequence
             axis.plot(*np.stack([0 * own, own]).transpose(2, 0, 1), color=colour, lw=0.8)
         axis.set(title=title, xlabel="strongest direction", ylabel="second direction")
         axis.axhline(0, color="black", lw=0.5)
-        axis.set_xlim(left=min(0, points[:, 0].min()))
+        axis.set_aspect("equal", "datalim")  # an angle looks like the angle it is
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     return figure
@@ -69,6 +69,7 @@ def first_right(ranks: Mapping[str, np.ndarray]) -> Figure:
     axis = pd.DataFrame(shares, index=list(RANKS)).plot.bar(figsize=(7, 3.4), color=colours, rot=0, width=0.8)
     for bars in axis.containers:
         axis.bar_label(bars, [f"{value:.0%}" if value >= 0.005 else "" for value in bars.datavalues], fontsize=8)
+    axis.margins(y=0.12)
     name, found = list(asked.items())[-1]
     axis.set_title(
         f"{name}: the right product comes first for {(found <= 1).mean():.0%}, in five for {(found <= 5).mean():.0%}"
