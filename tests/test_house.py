@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 SLUG = ADDRESS.removeprefix("https://github.com/")
-EXTRAS = ("app", "clip", "dev", "lab", "postgres")  # what the lock and environment.yml install
+EXTRAS = ("app", "clip", "dev", "lab", "postgres", "timm")  # what the lock and environment.yml install
 TOP_LEVEL = {
     *("notebooks", "rectrio_lib", "data", "outputs", "tests", ".ci", ".github"),
     *("README.md", "LICENSE", "CITATION.cff", "Makefile", ".gitignore", ".gitattributes"),
