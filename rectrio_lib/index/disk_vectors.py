@@ -95,7 +95,7 @@ class DiskVectors(FaissVectors):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find candidates by their codes, and rank them by their vectors; -1 where there are fewer than k."""
         share = subset.count / len(subset.mask)
-        cells = search_param if share > 0.99 else math.ceil(search_param / share)
+        cells = search_param if share >= NEARLY_ALL else math.ceil(search_param / share)  # as it was tuned
         wanted = min(k + factory.TOP_K * cells, len(self._exact))
         step = max(1, RANKED_BYTES // (4 * self.dim * max(1, wanted)))
         parts = [self._ranked(queries[i : i + step], k, cells, wanted, subset) for i in range(0, len(queries), step)]

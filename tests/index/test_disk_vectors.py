@@ -131,3 +131,12 @@ def test_a_size_is_read(told, expected):
 def test_what_is_no_size_is_refused(told):
     with pytest.raises(ArgumentError, match="memory_limit"):
         factory.byte_count(told)
+
+
+@pytest.mark.parametrize(("share", "cells"), [(1, 3), (0.9, 3), (0.8, 3), (0.5, 6)])
+def test_a_setting_is_used_as_it_was_tuned_with_some_vectors_held_out(vectors, monkeypatch, share, cells):
+    index, asked, search = disk(vectors, search_param=3), [], disk_vectors.search_faiss
+    monkeypatch.setattr(disk_vectors, "EXACT_ROWS", 0)
+    monkeypatch.setattr(disk_vectors, "search_faiss", lambda *given: asked.append(given[3].nprobe) or search(*given))
+    index.search(vectors[:1], 5, where=np.arange(COUNT) < share * COUNT)
+    assert asked == [cells]
