@@ -75,7 +75,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim)."""
-        if self.training or torch.is_grad_enabled() or images.is_meta:
+        if self.training or torch.is_grad_enabled() or images.is_meta or torch.jit.is_tracing():  # OpenVINO folds too
             return self.network(images)
         return self._for_inference(images.device)(images)
 
