@@ -343,3 +343,13 @@ def test_a_network_is_left_alone_where_fusing_would_change_it():
     network, plain = shaken(Twice()), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     for each in (network, plain):
         assert fuse_batch_norm(each, torch.randn(1, 3, 8, 8)) is each
+
+
+def test_a_backbone_whose_blocks_learn_can_still_be_traced():
+    backbone = build_backbone("lite:efficientnet_lite0")
+    backbone.unfreeze_last(2)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(backbone.eval(), images, check_trace=False)
+        torch.testing.assert_close(traced(images), backbone(images))
+    assert any(p.requires_grad for p in backbone.network.parameters())
