@@ -42,7 +42,7 @@ def cell(notebook):
 
 
 def needed(cell, name):
-    return ast.literal_eval(re.search(rf"^{name} = (.+?)  # ", cell, re.MULTILINE)[1])
+    return ast.literal_eval(re.search(rf"^{name} = (.+?)  # ", cell, re.MULTILINE | re.DOTALL)[1])
 
 
 def brought():
@@ -53,11 +53,11 @@ def brought():
 
 def test_the_first_cell_is_the_same_in_all_chapters_but_for_what_they_need(cell):
     def bare(source):
-        return re.sub(r"^(before|packages) = .+?  # ", r"\1", source, flags=re.MULTILINE)
+        return re.sub(r"^(before|packages) = .+?  # ", r"\1", source, flags=re.MULTILINE | re.DOTALL)
 
     common = nbformat.read(PATHS[0], as_version=4).cells[1].source
     assert bare(cell) == bare(common)
-    assert set(needed(common, "packages")) <= set(needed(cell, "packages"))
+    assert set(needed(common, "packages").split()) <= set(needed(cell, "packages").split())
 
 
 def test_it_makes_earlier_chapters_only(path, cell):
@@ -84,7 +84,7 @@ def test_it_clones_once_and_installs_what_is_missing_alone(cell, monkeypatch, tm
     source = cell.replace("/content/rectrio", str(checkout))
     shell.run_cell(source.replace("keep_in_drive = False", f"keep_in_drive = {drive}")).raise_error()
 
-    before, packages = needed(cell, "before"), " ".join(needed(cell, "packages"))
+    before, packages = needed(cell, "before"), needed(cell, "packages")
     assert done == [
         *["git clone -q https://github.com/rectrio/rectrio {checkout}"] * (not cloned),
         f"pip install -q {packages}",
@@ -111,7 +111,7 @@ def test_what_trains_opens_on_a_gpu(path, notebook, cell):
 
 
 def test_colab_satisfies_every_floor_and_lacks_what_the_first_cell_installs(cell):
-    here, installed = brought(), {canonicalize_name(name) for name in needed(cell, "packages")}
+    here, installed = brought(), {canonicalize_name(name) for name in needed(cell, "packages").split()}
     wanted = map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["lab"]])
     wanted = {canonicalize_name(r.name): r.specifier for r in wanted if r.name != "jupyterlab"}  # not used there
     assert installed.isdisjoint(here)

@@ -8,7 +8,7 @@ from matplotlib.colors import same_color
 from matplotlib.patches import Rectangle
 
 from rectrio_lib.encoders.pretrained import ProjectionHead
-from rectrio_lib.report import anatomy
+from rectrio_lib.report.teaching import anatomy
 
 
 @pytest.fixture(autouse=True)

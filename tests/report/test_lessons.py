@@ -5,7 +5,8 @@ import pytest
 from matplotlib.colors import same_color
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.report import charts, diagrams, grids, lessons, toy_index
+from rectrio_lib.report import charts, grids
+from rectrio_lib.report.teaching import diagrams, lessons, toy_index
 
 
 @pytest.fixture(autouse=True)

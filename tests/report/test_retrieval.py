@@ -7,7 +7,8 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from rectrio_lib.evaluation.evaluation import threshold_curve
-from rectrio_lib.report import grids, retrieval
+from rectrio_lib.report import grids
+from rectrio_lib.report.teaching import retrieval
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 from makers.networks import SQUEEZENET, VIT, pretrained
 from makers.training import photos
 
-from rectrio_lib.report import similarity_maps
+from rectrio_lib.report.teaching import similarity_maps
 
 
 @pytest.mark.parametrize("name", [SQUEEZENET, VIT])

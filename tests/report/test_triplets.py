@@ -4,7 +4,8 @@ import pytest
 from makers.walls import tiles
 from matplotlib.offsetbox import AnnotationBbox
 
-from rectrio_lib.report import grids, triplets
+from rectrio_lib.report import grids
+from rectrio_lib.report.teaching import triplets
 
 
 @pytest.fixture(autouse=True)

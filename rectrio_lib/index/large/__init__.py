@@ -1,0 +1,1 @@
+"""Indexes larger than memory: filled block by block, searched from disk, or divided into shards."""
