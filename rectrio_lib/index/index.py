@@ -14,11 +14,11 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory, filling, storage
 from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
 from rectrio_lib.index.conditions import matching
-from rectrio_lib.index.disk_vectors import DiskVectors
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
+from rectrio_lib.index.large.disk_vectors import DiskVectors
 
 if TYPE_CHECKING:
-    from rectrio_lib.index.shards import Shards
+    from rectrio_lib.index.large.shards import Shards
 
 REBUILD_SHARE = 0.2  # removed vectors cost time at every search: beyond this share the index is rebuilt
 
@@ -139,8 +139,8 @@ class Index:
 
     @classmethod
     def shards(cls, indexes: Sequence[Index]) -> Shards:
-        """Join indexes that were built independently into one that is searched as one; see `shards.Shards`."""
-        from rectrio_lib.index.shards import Shards
+        """Join indexes that were built independently into one that is searched as one; see `large.shards.Shards`."""
+        from rectrio_lib.index.large.shards import Shards
 
         return Shards(indexes)
 

@@ -13,9 +13,9 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.large.shards import Shards
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import rows as stored
-from rectrio_lib.index.shards import Shards
 
 SCHEMES = {"postgresql": "pgvector", "postgres": "pgvector", "postgresql+psycopg": "pgvector"}
 SCHEMES |= {"http": "qdrant", "https": "qdrant", "qdrant": "qdrant"}

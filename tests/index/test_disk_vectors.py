@@ -8,8 +8,9 @@ from makers.indexes import clustered, named, nearest
 
 from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, DataError
-from rectrio_lib.index import disk_vectors, factory, tuning
+from rectrio_lib.index import factory, tuning
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.large import disk_vectors
 
 COUNT, DIM = 3000, 32
 

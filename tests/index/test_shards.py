@@ -8,8 +8,8 @@ from makers.indexes import clustered, named, nearest
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.large.shards import Shards
 from rectrio_lib.index.opening import open_index
-from rectrio_lib.index.shards import Shards
 
 COUNT, DIM = 900, 16
 

@@ -1,0 +1,1 @@
+"""Indexes beyond memory: on disk, and in shards."""
