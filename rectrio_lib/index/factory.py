@@ -24,7 +24,7 @@ KINDS = {
     "ivf": "IVF{cells},Flat",  # looks into the nearest of many cells
     "ivf-pq": "IVF{cells},PQ{parts}np,Refine(SQfp16)",  # a byte for four numbers, re-ranked by float16 vectors
     "ivf-sq8": "IVF{cells},SQ8",  # a byte per number
-    "ivf-pq-disk": "IVF{cells}_HNSW32,PQ{parts}np",  # codes and the float16 vectors on disk, see `disk_vectors`
+    "ivf-pq-disk": "IVF{cells}_HNSW32,PQ{parts}np",  # codes and the float16 vectors on disk, see `large`
 }
 ON_DISK = "ivf-pq-disk"
 LISTED_BYTES = 1 << 28  # of codes that are gathered in memory before they are written
