@@ -11,12 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, TextArea
 
+from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report.grids import HIT, MISS, QUERY
 from rectrio_lib.report.lettering import lettered, readable
 
 # One colour per encoder in all figures, by what its name holds; any other is a trained one.
-ENCODERS = {"pixels": "#999999", "untrained": "#e3b448", "frozen": "#e3b448", "phase 1": QUERY, "phase1": QUERY}
+ENCODERS = {"pixels": "#7f7f7f", "untrained": "#e69f00", "frozen": "#e69f00", "phase 1": QUERY, "phase1": QUERY}
 TRAINED = HIT
+CURVES = {
+    "Loss": "loss",
+    "Triplets that violate the margin": "share of a batch",
+    "Mean distances in a batch": "distance of unit vectors",
+    "Validation": "share",
+}
+VALIDATED = {
+    "recall_at_1": ("recall@1", TRAINED),
+    "map_at_r": ("mAP@R", "#cc79a7"),
+    "named_rightly": ("named rightly", QUERY),
+}
 
 
 def colour_of(encoder: str) -> str:
@@ -44,24 +56,57 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
     return figure
 
 
-def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss, active triplets, distances and validation figures over the epochs, as `training.fit` recorded them."""
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.2))
-    axes[0].plot(history["epoch"], history["loss"], color=QUERY)
-    axes[1].plot(history["epoch"], history["active"], color=QUERY)
-    axes[2].plot(history["epoch"], history["positive_distance"], color=HIT, label="anchor to positive")
-    axes[2].plot(history["epoch"], history["negative_distance"], color=MISS, label="anchor to negative")
-    axes[2].legend(fontsize=8)
+def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None = None) -> Figure:
+    """Loss, active triplets, distances and validation figures over the epochs, as `training.fit` recorded them.
+
+    Args:
+        history: of a `TrainingResult`.
+        baselines: {encoder: what it reaches on validation} for lines to compare with, such as {"raw pixels": 0.83}.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4))
+    loss, active, distance, validation = axes.flat
+    loss.plot(history["epoch"], history["loss"], color=QUERY)
+    active.plot(history["epoch"], history["active"], color=QUERY)
+    distance.plot(history["epoch"], history["positive_distance"], color=HIT, label="anchor to positive")
+    distance.plot(history["epoch"], history["negative_distance"], color=MISS, label="anchor to negative")
+    distance.axhline(2**0.5, color="0.5", linestyle=":", label="orthogonal")
     validated = history[history["validated"]]
-    for name, label, colour in (("recall_at_1", "recall@1", QUERY), ("map_at_r", "mAP@R", HIT)):
+    for name, (label, colour) in VALIDATED.items():
         if name in validated:
-            axes[3].plot(validated["epoch"], validated[name], "o-", color=colour, label=label)
-    axes[3].legend(fontsize=8)
-    titles = ("loss", "share of active triplets", "mean distance", "validation")
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlabel="epoch")
+            validation.plot(validated["epoch"], validated[name], "o-", color=colour, label=label)
+    for encoder, height in (baselines or {}).items():
+        validation.axhline(height, color=colour_of(encoder), linestyle="--", label=encoder)
+    for axis, (title, ylabel) in zip(axes.flat, CURVES.items(), strict=True):
+        axis.set(title=title, xlabel="epoch", ylabel=ylabel)
         axis.grid(alpha=0.3)
-    axes[1].set_ylim(bottom=0)
+        if len(axis.lines) > 1:
+            axis.legend(fontsize=9)
+    for axis in (loss, active, distance):
+        axis.set_ylim(bottom=0)
+    figure.tight_layout()
+    return figure
+
+
+@lettered
+def class_dots(evaluations: Mapping[str, Evaluation], classes: Sequence[str], score: str = "recall_at_1") -> Figure:
+    """One row per class, a dot with its 95 % interval per encoder: {encoder: figures of queries by class number}.
+
+    Rows are sorted by the last encoder's figure, best on top.
+    """
+    last = list(evaluations.values())[-1].per_class()[score]
+    order = last.sort_values().index
+    figure, axis = plt.subplots(figsize=(7.5, 0.36 * len(order) + 1.2))
+    for shift, (name, evaluation) in enumerate(evaluations.items()):
+        for row, number in enumerate(order):
+            chosen = evaluation.labels == number
+            one = Evaluation(evaluation.labels[chosen], {score: evaluation.scores[score][chosen]})
+            height = row + 0.22 * (shift - (len(evaluations) - 1) / 2)
+            axis.plot(one.interval(score), [height] * 2, color=colour_of(name), lw=2, alpha=0.5)
+            axis.plot(one.means()[score], height, "o", color=colour_of(name), label=name if row == 0 else None)
+    axis.set_yticks(range(len(order)), [readable(classes[number]) for number in order])
+    axis.set(xlabel=f"{score.replace('_at_', '@').replace('map@r', 'mAP@R')}, with 95 % intervals", xlim=(None, 1.005))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left", frameon=False)
     figure.tight_layout()
     return figure
 

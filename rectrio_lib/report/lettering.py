@@ -53,6 +53,8 @@ def lettered(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     def drawn(*args: object, **options: object) -> Figure:
         with mpl.rc_context({"text.parse_math": False, "font.family": list(families())}):
             figure = draw(*args, **options)
+            interactive = mpl.is_interactive()  # a notebook's backend, loaded by its first figure, switches this on
+        mpl.interactive(interactive)
         for text in figure.findobj(Text):
             text.set_text(readable(text.get_text()))
         return figure

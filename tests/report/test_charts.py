@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, grids, lettering
 
 CLASSES = ("ant", "bee", "cow")
@@ -198,12 +199,46 @@ def test_training_curves_draw_what_was_recorded_and_skip_epochs_without_validati
             "map_at_r": [0.4, np.nan, 0.6],
         }
     )
-    figure = charts.training_curves(history)
-    drawn = [[list(line.get_ydata()) for line in axis.lines] for axis in figure.axes]
-    assert drawn == [[[0.3, 0.2, 0.1]], [[0.9, 0.5, 0.4]], [[0.6, 0.5, 0.3], [0.7, 1.0, 1.2]], [[0.7, 0.9], [0.4, 0.6]]]
-    assert [list(line.get_xdata()) for line in figure.axes[3].lines] == [[1, 3], [1, 3]]
-    told = [[text.get_text() for text in figure.axes[n].get_legend().get_texts()] for n in (2, 3)]
-    assert told == [["anchor to positive", "anchor to negative"], ["recall@1", "mAP@R"]]
+    figure = charts.training_curves(history, {"raw pixels": 0.65})
+    loss, active, distance, validation = figure.axes
+    drawn = [[list(line.get_ydata()) for line in axis.lines] for axis in (loss, active)]
+    assert drawn == [[[0.3, 0.2, 0.1]], [[0.9, 0.5, 0.4]]]
+    assert {line.get_label(): list(line.get_ydata()) for line in distance.lines} == {
+        "anchor to positive": [0.6, 0.5, 0.3],
+        "anchor to negative": [0.7, 1.0, 1.2],
+        "orthogonal": [2**0.5] * 2,
+    }
+    lines = {line.get_label(): line for line in validation.lines}
+    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {
+        "recall@1": [0.7, 0.9],
+        "mAP@R": [0.4, 0.6],
+        "raw pixels": [0.65, 0.65],
+    }
+    assert list(lines["recall@1"].get_xdata()) == [1, 3]
+    assert lines["raw pixels"].get_color() == charts.ENCODERS["pixels"]
+    assert all(axis.get_ylabel() and axis.get_xlabel() for axis in figure.axes)
+    assert len(charts.training_curves(history).axes[3].lines) == 2
+
+
+def test_class_dots_show_every_class_with_its_interval_best_on_top():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 200)
+    chances = {"raw pixels": (0.2, 0.5, 0.4), "trained": (0.6, 0.95, 0.8)}
+    right = {name: (rng.random(600) < np.array(shares)[labels]).astype(float) for name, shares in chances.items()}
+    given = {name: Evaluation(labels, {"recall_at_1": r, "precision_at_1": r}) for name, r in right.items()}
+    (axis,) = charts.class_dots(given, CLASSES).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["ant", "cow", "bee"]
+    for name, evaluation in given.items():
+        mine = [line for line in axis.lines if same_color(line.get_color(), charts.colour_of(name))]
+        dots = [line for line in mine if line.get_marker() == "o"]
+        bars = [line for line in mine if line.get_marker() != "o"]
+        figures = evaluation.per_class()["recall_at_1"]
+        assert [dot.get_xdata()[0] for dot in dots] == pytest.approx(list(figures[[0, 2, 1]]))
+        for dot, bar in zip(dots, bars, strict=True):
+            (low, high), share = bar.get_xdata(), dot.get_xdata()[0]
+            assert low < share < high
+            assert (high - low) / 2 == pytest.approx(1.96 * (share * (1 - share) / 200) ** 0.5, rel=0.3)
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(given)
 
 
 def test_class_bars_have_the_height_of_their_figures():
@@ -280,3 +315,15 @@ def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
     assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
     for place, picture in zip(places, shown, strict=True):
         assert_shows(grid[place], picture)
+
+
+def test_what_a_notebook_switches_on_with_its_first_figure_stays_on():
+    def draw():
+        plt.ion()  # as the backend of notebooks does when the first figure loads it: without, no later one is shown
+        return plt.figure()
+
+    try:
+        lettering.lettered(draw)()
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()
