@@ -58,7 +58,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        blocks: list[str],  # names, first to last
+        blocks: list[str | tuple[str, ...]],  # names of modules or parameters, one or several a block, first to last
         tail: list[str],  # names of what follows the last block and learns: unfrozen with it
         spatial: str,  # name of the last module whose output has positions: (B, C, h, w), or (1 + h * w, B, C) in a ViT
         resolution: int,  # side in pixels that it was pretrained at
@@ -75,7 +75,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim)."""
-        if self.training or torch.is_grad_enabled() or images.is_meta or torch.jit.is_tracing():  # OpenVINO folds too
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # they fuse by themselves
+        if self.training or torch.is_grad_enabled() or images.is_meta or traced:
             return self.network(images)
         return self._for_inference(images.device)(images)
 
@@ -94,15 +95,22 @@ class Backbone(nn.Module):
         """Make the last `count` blocks and what follows them trainable, and freeze all else."""
         if not 0 <= count <= len(self.blocks):
             raise ArgumentError(f"blocks={count}: this backbone has {len(self.blocks)} blocks, choose 0 to that.")
-        trainable = [*self.blocks[len(self.blocks) - count :], *self.tail] if count else []
+        trainable = self.names_of_last(count)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(any(name == t or name.startswith(f"{t}.") for t in trainable))
+
+    def names_of_last(self, count: int) -> list[str]:
+        """Return the names of the modules or parameters that `unfreeze_last` makes trainable."""
+        chosen = [*self.blocks[len(self.blocks) - count :], *self.tail] if count else []
+        return [n for block in chosen for n in ([block] if isinstance(block, str) else block)]
 
     def set_grad_checkpointing(self, on: bool) -> None:
         """Save memory in training: keep only the inputs of blocks, and run each a second time for its gradients."""
         for module in self.modules():
             if isinstance(module, Blocks):
                 module.checkpointing = on
+            elif hasattr(module, "set_grad_checkpointing") and module is not self:  # a model of timm
+                module.set_grad_checkpointing(on)
 
     @property
     def activation(self) -> str:
@@ -135,14 +143,15 @@ def fuse_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
 
     names = {module: name for name, module in copied.named_modules()}
     hooks = [m.register_forward_hook(note) for m in names if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(pair) for m in names if type(m) is nn.BatchNorm2d]
+    hooks += [m.register_forward_pre_hook(pair) for m in names if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
         expected = copied(example)
         for hook in hooks:
             hook.remove()
         for convolution, norm in pairs:
             copied.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
-            copied.set_submodule(names[norm], nn.Identity())
+            rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()  # timm's activate, too
+            copied.set_submodule(names[norm], rest)
         same = pairs and torch.allclose(copied(example), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     return copied if same else network
 

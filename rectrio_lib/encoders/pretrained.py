@@ -9,9 +9,9 @@ from torch import nn
 from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.encoders import clip, lite
 from rectrio_lib.encoders.backbone import Backbone, official_weights, torchvision_backbone
 from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.encoders.families import clip, lite, timm
 from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
@@ -36,7 +36,8 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
     """Build a backbone with random weights.
 
     Args:
-        name: family and network: "clip:ViT-B/32", "lite:efficientnet_lite0", "torchvision:squeezenet1_0".
+        name: family and network: "clip:ViT-B/32", "lite:efficientnet_lite0", "torchvision:squeezenet1_0", or
+            "timm:NAME" of any image model of timm.
         tiny: for CLIP, the stand-in: four blocks, 64 pixels.
         pooling: of the last feature maps, "average" or "gem" (see `GeM`); CLIP pools in its own way.
 
@@ -46,7 +47,8 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
     family, network = _checked(name, pooling)
     if family == "clip":
         return clip.clip_backbone(clip.build_clip(network, tiny))
-    return lite.lite_backbone(network, pooling) if family == "lite" else torchvision_backbone(network, pooling=pooling)
+    build = {"lite": lite.lite_backbone, "timm": timm.timm_backbone, "torchvision": torchvision_backbone}[family]
+    return build(network, pooling=pooling)
 
 
 def load_backbone(name: str, pooling: str = "average", workspace: Workspace | None = None) -> tuple[Backbone, bool]:
@@ -58,7 +60,7 @@ def load_backbone(name: str, pooling: str = "average", workspace: Workspace | No
     Raises:
         ArgumentError: as `build_backbone`, whose arguments these are.
         DataError: if a file holds weights of another architecture.
-        MissingPackageError: if the `clip` package, or the one with Lite's weights, is not installed.
+        MissingPackageError: if `clip`, timm, or the package with Lite's weights is not installed.
     """
     family, network = _checked(name, pooling)
     if family == "clip":
@@ -66,12 +68,15 @@ def load_backbone(name: str, pooling: str = "average", workspace: Workspace | No
         return clip.clip_backbone(model), random
     if family == "lite":
         return lite.lite_backbone(network, pooling, pretrained=True), False
+    if family == "timm":
+        state, where = timm.find_timm_state(network, workspace)
+        return timm.timm_backbone(network, pooling, state, where), state is None
     state, where = find_state(name, lambda: official_weights(network), workspace)
     return torchvision_backbone(network, state, where, pooling), state is None
 
 
 def backbone_names() -> list[str]:
-    """Return the names of all backbones."""
+    """Return the names of all backbones but those of timm, which has more than a thousand."""
     from torchvision import models
 
     torchvision = [n for n in models.list_models(models) if n.startswith(FAMILIES)]
@@ -80,8 +85,10 @@ def backbone_names() -> list[str]:
 
 
 def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
-    if name not in (names := backbone_names()):
-        raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}.")
+    if name.startswith("timm:"):
+        timm.check_name(name.removeprefix("timm:"))
+    elif name not in (names := backbone_names()):
+        raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}, or timm:NAME.")
     if pooling not in POOLINGS:
         raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
     family, _, network = name.partition(":")

@@ -18,9 +18,9 @@ from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError
 from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
 from rectrio_lib.encoders.base import Encoder, RawPixels
-from rectrio_lib.encoders.clip import CLIP_NETWORKS
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.dual import DualEncoder
+from rectrio_lib.encoders.families.clip import CLIP_NETWORKS
 from rectrio_lib.encoders.module import ModuleEncoder
 from rectrio_lib.encoders.pretrained import Pretrained
 from rectrio_lib.encoders.weights import load_weights
@@ -133,7 +133,7 @@ def _command(name: str) -> str:
     if name.endswith("-tuned"):
         return "rectrio build FOLDER"
     family, _, network = name.partition("-")
-    if family in ("clip", "lite", "torchvision"):
+    if family in ("clip", "lite", "timm", "torchvision"):
         network = next((n for n in CLIP_NETWORKS if n.replace("/", "-") == network), network)
         return f"rectrio index FOLDER --backbone {family}:{network}"
     chapter = next((number for start, number in CHAPTERS.items() if name.startswith(start)), "")

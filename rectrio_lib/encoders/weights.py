@@ -24,13 +24,13 @@ State = Mapping[str, torch.Tensor]
 
 
 def find_state(
-    name: str, official: Callable[[], tuple[str, str]], workspace: Workspace | None = None
+    name: str, official: Callable[[], tuple[str, str] | State], workspace: Workspace | None = None
 ) -> tuple[State | None, str]:
     """Find pretrained weights: a file in the weights folder, such as resnet50-11ad3fa6.pth, else the official download.
 
     Args:
         name: family and network, such as "clip:ViT-B/32".
-        official: returns the address of the official weights and their sha256, or its beginning.
+        official: returns the address of the official weights and their sha256, or its beginning; or fetches them.
         workspace: whose weights folder to use.
 
     Returns:
@@ -43,7 +43,7 @@ def find_state(
 
 
 def look_for_state(
-    name: str, official: Callable[[], tuple[str, str]], workspace: Workspace | None = None
+    name: str, official: Callable[[], tuple[str, str] | State], workspace: Workspace | None = None
 ) -> tuple[State | None, str]:
     """Find weights as `find_state`; where there are none, return None and the reason, and warn of nothing."""
     workspace, stem = workspace or Workspace(), name.partition(":")[2].replace("/", "-")
@@ -54,7 +54,10 @@ def look_for_state(
     reason = "downloads are switched off (RECTRIO_OFFLINE=1)"
     if not offline():
         try:
-            path = download.download_weights(*official(), workspace=workspace)
+            found = official()
+            if isinstance(found, Mapping):
+                return found, f"the official weights of {name}"
+            path = download.download_weights(*found, workspace=workspace)
             return read_state(path), str(path)
         except (OSError, HTTPException, RuntimeError) as error:
             reason = f"the download failed ({str(error).strip()})"

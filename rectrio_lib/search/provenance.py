@@ -51,7 +51,7 @@ def command(encoder: str, card: Card, folder: Path | None) -> str:
     if card:
         backbone = "" if card.get("trained_on") else card.get("arguments", {}).get("backbone", "")
         return f"rectrio index {place} " + (f"--backbone {backbone}" if backbone else f"--encoder {encoder}")
-    from rectrio_lib.encoders.clip import CLIP_NETWORKS
+    from rectrio_lib.encoders.families.clip import CLIP_NETWORKS
 
     backbones = {file_name(f"clip:{network}"): f"clip:{network}" for network in CLIP_NETWORKS}
     if encoder.startswith(("lite-", "torchvision-", "timm-")):

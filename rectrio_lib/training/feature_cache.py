@@ -36,7 +36,7 @@ def cache_features(
         workspace: where the cache lies, in outputs/features/.
 
     Returns:
-        Unit vectors float32 (N, views, dim), memory-mapped.
+        Vectors (N, views, dim), memory-mapped: float32, or of the type `encoder.stored`.
 
     Raises:
         ArgumentError: if views is below 1, or above 1 without an augmentation.
@@ -50,12 +50,16 @@ def cache_features(
     path = (workspace or Workspace()).outputs / "features" / f"{digest.hexdigest()[:16]}.npy"
     if not path.exists():
         with renamed(path) as partial, torch.random.fork_rng(devices=[]):
-            features = np.lib.format.open_memmap(partial, "w+", np.float32, (len(images), views, encoder.dim))
+            stored = getattr(encoder, "stored", np.float32)
+            features = np.lib.format.open_memmap(partial, "w+", stored, (len(images), views, encoder.dim))
             torch.manual_seed(seed)
             for view in range(views):
                 parts = (images,) if augmentation is None else _augmented(images, augmentation)
                 bar = "" if augmentation else "features"
-                features[:, view] = np.concatenate([encoder.encode(part, bar) for part in parts])
+                row = 0
+                for part in parts:
+                    features[row : row + len(part), view] = encoder.encode(part, bar)
+                    row += len(part)
             features.flush()
             del features  # an open map cannot be renamed on Windows
     return np.load(path, mmap_mode="r")

@@ -18,7 +18,7 @@ from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead
 from rectrio_lib.evaluation.retrieval import evaluate
 from rectrio_lib.training import two_phase
 from rectrio_lib.training.config import TrainConfig
-from rectrio_lib.training.feature_cache import cache_features
+from rectrio_lib.training.cut import Cut
 
 FROZEN = "frozen backbone"
 DIM, HIDDEN, BATCH = 128, 512, 128
@@ -38,7 +38,7 @@ class FineTuned(NamedTuple):
 
 @dataclass(frozen=True)
 class _Judge:
-    images: np.ndarray
+    inputs: np.ndarray
     targets: np.ndarray
     train: np.ndarray
     val: np.ndarray
@@ -52,7 +52,7 @@ class _Judge:
 
     def network(self, network: Encoder) -> dict[str, float]:
         rows = np.random.default_rng(0).permutation(self.train)[:MOST_WATCHED]
-        return self.rank(network.encode(self.images[self.val]), network.encode(self.images[rows]), rows)
+        return self.rank(network.encode(self.inputs[self.val]), network.encode(self.inputs[rows]), rows)
 
 
 def fine_tune(
@@ -79,25 +79,28 @@ def fine_tune(
         ArgumentError, OutOfMemoryError, StorageError: see `loop.fit`.
     """
     images, targets = data.images, data.targets
-    features = np.array(cache_features(frozen, images, workspace=workspace)[:, 0])
+    cut = Cut(frozen, min(blocks, len(frozen.backbone.blocks)), workspace)
+    inputs = cut.inputs(images)
+    features = cut.features(inputs)
     pairs = [] if frozen.stand_in else similar_pairs(features)  # random features tell no copies
     data = replace(data, manifest=split_by_group(join_groups(data.manifest, pairs), {}))
     train, val = (np.flatnonzero(data.manifest["split"] == split) for split in ("train", "val"))
-    judge, changes = _Judge(images, targets, train, val), augmentation(images.shape[-1])
+    judge, changes = _Judge(inputs, targets, train, val), augmentation(images.shape[-1])
+    views = cut.views(images[train], inputs[train], changes, 1)
     hidden = 0 if frozen.arguments["backbone"].startswith("clip:") else HIDDEN  # CLIP's were made for comparison
     head = two_phase.train_head(
         lambda: ProjectionHead(frozen.dim, DIM, hidden),
-        two_phase.augmented_features(frozen, features[train], images[train], changes, 1, workspace),
+        cut.features(views),
         targets[train],
         replace(HEAD, batch_size=min(BATCH, len(train)), seed=seed),
         lambda network: judge.vectors(network.encode(features)),
         folder / "head",
     ).encoder
     config = replace(BLOCKS, batch_size=min(BATCH, len(train)), epochs=epochs, seed=seed)
-    blocks, given = min(blocks, len(frozen.backbone.blocks)), (images[train], targets[train], config, judge.network)
-    tuned = two_phase.train_blocks(frozen, head, *given, folder / "blocks", blocks, changes).encoder
-    encoders = {FROZEN: frozen, "phase 1": two_phase.attach(frozen, head), "phase 2": tuned}
-    figures = {name: judge.vectors(encoder.encode(images)) for name, encoder in encoders.items()}
+    given = images[train], views, targets[train], config, judge.network, folder / "blocks", changes
+    encoders = {FROZEN: frozen, "phase 1": two_phase.attach(frozen, head), "phase 2": cut.train(head, *given).encoder}
+    vectors = {FROZEN: features, "phase 1": head.encode(features), "phase 2": cut.encode(encoders["phase 2"], inputs)}
+    figures = {name: judge.vectors(vectors[name]) for name in encoders}
     return FineTuned(encoders, figures, two_phase.preferred(figures, FROZEN), data)
 
 

@@ -8,10 +8,11 @@ from torch import nn
 from torchvision import models
 
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.encoders import clip, pretrained
-from rectrio_lib.encoders import clip as clip_module
+from rectrio_lib.encoders import pretrained
 from rectrio_lib.encoders.backbone import fuse_batch_norm
-from rectrio_lib.encoders.clip import _TINY, CLIP_NETWORKS, build_clip, load_clip
+from rectrio_lib.encoders.families import clip
+from rectrio_lib.encoders.families import clip as clip_module
+from rectrio_lib.encoders.families.clip import _TINY, CLIP_NETWORKS, build_clip, load_clip
 from rectrio_lib.encoders.pretrained import build_backbone, load_backbone
 
 CLIP_KINDS = [VIT, RN]
@@ -124,7 +125,7 @@ def test_random_weights_are_the_same_each_time_and_leave_chance_alone():
 
 @pytest.mark.parametrize(
     "name",
-    ["clip:ViT-B/33", "torchvision:resnet51", "timm:resnet50", "resnet50", "", "clip:", "torchvision:swin_t"],
+    ["clip:ViT-B/33", "torchvision:resnet51", "tim:resnet50", "resnet50", "", "clip:", "torchvision:swin_t"],
 )
 def test_an_unknown_name_is_refused_with_all_that_there_are(name):
     for function in (build_backbone, load_backbone):

@@ -10,7 +10,7 @@ from makers.networks import pictures
 from torch import nn
 
 from rectrio_lib.core.errors import DataError, MissingPackageError
-from rectrio_lib.encoders import lite
+from rectrio_lib.encoders.families import lite
 from rectrio_lib.encoders.pretrained import Pretrained, build_backbone, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 

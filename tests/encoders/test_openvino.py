@@ -17,8 +17,8 @@ from rectrio_lib.cli.app import app
 from rectrio_lib.core import errors
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import openvino as openvino_module
-from rectrio_lib.encoders.clip import ClipTextTower, build_clip, tokenize
 from rectrio_lib.encoders.dual import DualEncoder, TextTower
+from rectrio_lib.encoders.families.clip import ClipTextTower, build_clip, tokenize
 from rectrio_lib.encoders.openvino import _refuse, exported_folder, load_exported
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.index.index import Index

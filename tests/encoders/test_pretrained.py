@@ -13,9 +13,10 @@ from makers.processes import in_another_process
 from rectrio_lib.core import device as device_module
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.encoders import clip, registry
 from rectrio_lib.encoders import pretrained as pretrained_module
-from rectrio_lib.encoders.clip import clip_module
+from rectrio_lib.encoders import registry
+from rectrio_lib.encoders.families import clip
+from rectrio_lib.encoders.families.clip import clip_module
 from rectrio_lib.encoders.pretrained import LARGE, LIGHT, Pretrained, ProjectionHead, choose_backbone, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.search import building

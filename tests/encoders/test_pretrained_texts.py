@@ -8,8 +8,8 @@ from makers.networks import SQUEEZENET, VIT, pictures, pretrained
 from makers.processes import in_another_process
 
 from rectrio_lib.data.captions import prompts
-from rectrio_lib.encoders import clip
-from rectrio_lib.encoders.clip import clip_module
+from rectrio_lib.encoders.families import clip
+from rectrio_lib.encoders.families.clip import clip_module
 from rectrio_lib.encoders.pretrained import Pretrained, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.search.searcher import Searcher

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.encoders import backbone, clip
-from rectrio_lib.encoders.clip import clip_module
+from rectrio_lib.encoders import backbone
+from rectrio_lib.encoders.families import clip
+from rectrio_lib.encoders.families.clip import clip_module
 from rectrio_lib.encoders.weights import find_state, load_weights
 
 NAME = "torchvision:squeezenet1_0"

@@ -59,7 +59,7 @@ def test_an_encoder_that_is_not_better_is_not_used_and_that_is_said(shop, monkey
 def test_what_cannot_be_trained_on_is_refused(tmp_path):
     save_encoder_of_pixels()
     with pytest.raises(MissingArtefactError, match=BACKBONE):  # its weights; random ones stand in for nothing here
-        Collection.build(save_classes(tmp_path / "pets"), ENCODER).train()
+        Collection.build(save_classes(tmp_path / "pets"), ENCODER).train(BACKBONE)
     flat = Collection.build(save_photographs(tmp_path / "flat", range(4)), BACKBONE, allow_random_weights=True)
     with pytest.raises(DataError, match="class folders"):
         flat.train()

@@ -11,7 +11,7 @@ from rectrio_lib.core import device as device_module
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data.dataset import ImageDataset, make_manifest
 from rectrio_lib.evaluation.retrieval import evaluate
-from rectrio_lib.training import fine_tuning, two_phase
+from rectrio_lib.training import cut, fine_tuning, two_phase
 from rectrio_lib.training.config import TrainConfig
 
 
@@ -29,7 +29,8 @@ def colours(count=32):
     return ImageDataset("colours", make_manifest(images, frame), images, ("c0", "c1", "c2", "c3"), "drawn")
 
 
-def test_both_phases_run_and_their_figures_are_those_of_the_validation_images(tmp_path):
+def test_both_phases_run_and_their_figures_are_those_of_the_validation_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(cut.Lower, "stored", np.float32)  # 16 bits decide between neighbours as near as here
     frozen, data, workspace = pretrained(SQUEEZENET, stand_in=True), colours(), Workspace(tmp_path / "mine")
     run = fine_tuning.fine_tune(frozen, data, tmp_path / "runs", epochs=1, blocks=2, workspace=workspace)
     assert list(run.encoders) == list(run.figures) == ["frozen backbone", "phase 1", "phase 2"]
