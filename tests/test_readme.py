@@ -10,6 +10,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import rectrio_lib
 from rectrio_lib.cli.app import app
 from rectrio_lib.data import synthetic
 
@@ -250,7 +251,7 @@ def test_a_folder_is_searched_with_text(drawings, ring, capsys):
     assert [rank for rank, _, _ in results(by_text)] == [rank for rank, _, _ in results(mixed)] == list(range(1, 11))
     assert results(by_text) != results(mixed)
     code = block("python", 'text="a dog in the snow"')
-    scope: dict = {}
+    scope: dict = {"rt": rectrio_lib}
     exec(compile(filled(code, ring), "README.md", "exec"), scope)
     from_python = scope["shop"].search(text="a dog in the snow", without="people").frame()
     assert from_python["score"].tolist() == pytest.approx([score for _, score, _ in results(by_text)], abs=1e-3)
