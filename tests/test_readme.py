@@ -61,9 +61,9 @@ HEADLINES = {
         value("quick", "05", "Three ways", "fashion-triplet-pixels", "recall@1"),
         value("quick", "05", "Three ways", "fashion-triplet", "recall@1"),
     ),
-    "phase 1, 3 s of training": (
-        value("full", "03", STEPS, "frozen backbone", "mAP@R"),
-        value("full", "03", STEPS, "phase 1", "mAP@R"),
+    "s of training (quick profile), mAP@R": (
+        value("quick", "03", STEPS, "frozen backbone", "mAP@R"),
+        value("quick", "03", STEPS, "phase 1", "mAP@R"),
     ),
     "phase 2, 151 s of training": (
         value("full", "03", STEPS, "frozen backbone", "mAP@R"),
@@ -112,7 +112,9 @@ def test_every_headline_is_checked():
 def test_seconds_in_the_headlines_are_published():
     shown = re.findall(r"(\d+) s of training", README.split("## Results")[1])
     published = [value("quick", "02", "training_seconds")]
-    published += [value("full", "03", STEPS, step, "training, s") for step in ("phase 1", "phase 2")]
+    published += [
+        value(*step, "training, s") for step in (("quick", "03", STEPS, "phase 1"), ("full", "03", STEPS, "phase 2"))
+    ]
     assert shown == [f"{seconds:.0f}" for seconds in published]
 
 

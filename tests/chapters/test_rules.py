@@ -91,7 +91,7 @@ def test_execution_counts_run_from_one(code):
 
 def test_code_cells_are_short(code):
     sizes = [len(cell.source.splitlines()) for cell in code]
-    assert max(sizes) <= 30
+    assert max(sizes[1:]) <= 30
     assert sum(size >= 20 for size in sizes[1:]) <= 0.1 * len(sizes)  # the first one prepares Colab
 
 
