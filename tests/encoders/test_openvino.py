@@ -375,6 +375,7 @@ def test_properties_reach_openvino():
 
 
 def test_no_conversion_is_reported_to_anybody():
+    pytest.importorskip("openvino")
     code = (
         "from rectrio_lib.encoders.openvino import _openvino; _openvino(); "
         "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"

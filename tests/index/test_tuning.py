@@ -206,7 +206,8 @@ def test_curves_of_several_kinds_make_a_figure(world):
     assert table["setting"].tolist() == ["exact", "efSearch 10", "efSearch 40"]
     assert table["recall_at_10"].iloc[0] == 1
     (axis,) = charts.recall_against_latency(table).axes
-    assert [line.get_label().split(",")[0] for line in axis.lines] == ["flat", "hnsw"]
+    labels = [line.get_label().split(",")[0] for line in axis.lines]
+    assert [label for label in labels if not label.startswith("_")] == ["flat", "hnsw"]  # the star has no label
 
 
 def test_a_curve_needs_a_vector_for_each_row():
