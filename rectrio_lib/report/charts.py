@@ -88,25 +88,32 @@ def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None
 
 
 @lettered
-def class_dots(evaluations: Mapping[str, Evaluation], classes: Sequence[str], score: str = "recall_at_1") -> Figure:
-    """One row per class, a dot with its 95 % interval per encoder: {encoder: figures of queries by class number}.
+def class_dots(
+    evaluations: Mapping[str, Evaluation], classes: Sequence[str] = (), score: str = "recall_at_1", title: str = ""
+) -> Figure:
+    """One row per class, a dot with its 95 % interval per encoder; what the last one gains over the first orders them.
 
-    Rows are sorted by the last encoder's figure, best on top.
+    Args:
+        evaluations: {encoder: figures of queries by class}.
+        classes: names of the classes, where labels are numbers; empty: labels are names.
+        score: what is shown.
+        title: above.
     """
-    last = list(evaluations.values())[-1].per_class()[score]
-    order = last.sort_values().index
-    figure, axis = plt.subplots(figsize=(7.5, 0.36 * len(order) + 1.2))
-    for shift, (name, evaluation) in enumerate(evaluations.items()):
-        for row, number in enumerate(order):
-            chosen = evaluation.labels == number
+    figures = [evaluation.per_class()[score] for evaluation in evaluations.values()]
+    order = (figures[-1] - figures[0] if len(figures) > 1 else figures[0]).sort_values().index
+    figure, axis = plt.subplots(figsize=(7.5, 0.4 * len(order) + 1.2))
+    for number, (name, evaluation) in enumerate(evaluations.items()):
+        for row, label in enumerate(order):
+            chosen = evaluation.labels == label
             one = Evaluation(evaluation.labels[chosen], {score: evaluation.scores[score][chosen]})
-            height = row + 0.22 * (shift - (len(evaluations) - 1) / 2)
-            axis.plot(one.interval(score), [height] * 2, color=colour_of(name), lw=2, alpha=0.5)
-            axis.plot(one.means()[score], height, "o", color=colour_of(name), label=name if row == 0 else None)
-    axis.set_yticks(range(len(order)), [readable(classes[number]) for number in order])
-    axis.set(xlabel=f"{score.replace('_at_', '@').replace('map@r', 'mAP@R')}, with 95 % intervals", xlim=(None, 1.005))
+            height, colour = row + 0.22 * ((len(evaluations) - 1) / 2 - number), colour_of(name)
+            axis.plot(one.interval(score), [height] * 2, color=colour, lw=2, alpha=0.5)
+            axis.plot(one.means()[score], height, "os^dv"[number % 5], color=colour, label=name if row == 0 else None)
+    axis.set_yticks(range(len(order)), [readable(classes[label] if len(classes) else label) for label in order])
+    axis.set(xlabel=f"{score.replace('_at_', '@').replace('map@r', 'mAP@R')}, with 95 % intervals", title=title)
+    axis.set_xlim(None, 1.005)
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", frameon=False)
+    axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 

@@ -24,16 +24,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 (BROUGHT,) = (ROOT / ".ci").glob("colab-*.txt")
 
 
-@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
-def path(request):
-    return request.param
-
-
-@pytest.fixture
-def notebook(path):
-    return nbformat.read(path, as_version=4)
-
-
 @pytest.fixture
 def cell(notebook):
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")

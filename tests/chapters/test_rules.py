@@ -15,16 +15,6 @@ PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PROFILES = sorted((ROOT / "notebooks" / "params").glob("*.yaml"))
 
 
-@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
-def path(request):
-    return request.param
-
-
-@pytest.fixture
-def notebook(path):
-    return nbformat.read(path, as_version=4)
-
-
 @pytest.fixture
 def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]

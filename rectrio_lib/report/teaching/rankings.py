@@ -1,4 +1,4 @@
-"""How good rankings are, drawn: one worked by hand, ranks, thresholds, mistaken pairs, angles between features."""
+"""How good rankings are, drawn: one worked by hand, ranks, recall at k, scores, thresholds, mistaken pairs, angles."""
 
 from __future__ import annotations
 
@@ -54,6 +54,40 @@ def angles(panels: Mapping[str, np.ndarray], labels: np.ndarray, shown: Sequence
         axis.axhline(0, color="black", lw=0.5)
         axis.set_aspect("equal", "datalim")  # an angle looks like the angle it is
     axes[0, 0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+@lettered
+def score_histograms(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, float]], title: str = "") -> Figure:
+    """Histograms of the best result's score, of hits and of misses: {encoder: (scores (Q,), hits (Q,), AUROC)}."""
+    figure, axes = plt.subplots(1, len(spaces), figsize=(4.2 * len(spaces), 3), squeeze=False)
+    for axis, (name, (scores, hits, auroc)) in zip(axes[0], spaces.items(), strict=True):
+        bins = np.linspace(np.quantile(scores, 0.01), scores.max() + 1e-6, 31)
+        for chosen, colour, label, filled in ((hits, HIT, "hits", True), (~hits, MISS, "misses", False)):
+            weights = np.full(chosen.sum(), 1 / max(1, chosen.sum()))
+            look = {"alpha": 0.5} if filled else {"histtype": "step", "lw": 2, "linestyle": "--"}
+            axis.hist(np.clip(scores[chosen], bins[0], None), bins, weights=weights, color=colour, label=label, **look)
+        axis.set(title=f"{name}: AUROC {auroc:.2f}", xlabel="cosine to the first result", yticks=[])
+    axes[0, 0].set_ylabel("share of hits, of misses")
+    axes[0, 0].legend(frameon=False, loc="upper left")
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
+
+
+@lettered
+def recall_curves(spaces: Mapping[str, Mapping[int, float]], title: str = "") -> Figure:
+    """Recall against the number of results looked at, on a logarithmic axis: {encoder: {k: recall}}."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for (name, curve), marker in zip(spaces.items(), "os^dv*" * len(spaces), strict=False):
+        axis.plot(list(curve), list(curve.values()), marker=marker, color=colour_of(name), label=name)
+    ticks = list(next(iter(spaces.values())))
+    axis.set(xscale="log", xlabel="k, results looked at", ylabel="recall@k", title=title)
+    axis.set_xticks(ticks, list(map(str, ticks)))
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
     figure.tight_layout()
     return figure
 
