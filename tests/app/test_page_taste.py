@@ -1,5 +1,6 @@
 """What people like, on the page: judging, "For you", saved searches, sure answers, insights, retraining, privacy."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ pytestmark = [
     pytest.mark.xdist_group("page"),
 ]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+HISTORY, JUDGEMENTS = re.compile(r"/history\?"), re.compile(r"/feedback\?")
 RULES = ("aria-valid-attr-value", "aria-toggle-field-name", "button-name", "color-contrast", "label", "target-size")
 
 
@@ -49,6 +51,24 @@ def judge(page, place, kind):
     with page.expect_response(lambda answer: answer.url.endswith("/feedback")):
         card.locator(f"[data-judge={kind}]").click()
     return card.get_attribute("data-id")
+
+
+def held(page, path, method="GET"):
+    """Ask the service at once, but keep its answers from the page; return what lets them through, older ones first."""
+    answers = []
+
+    def hold(route):
+        answers.append((route, route.fetch())) if route.request.method == method else route.continue_()
+
+    page.route(path, hold)
+
+    def release():
+        assert answers
+        for route, answer in answers:
+            route.fulfill(response=answer)
+        page.unroute(path)
+
+    return release
 
 
 def feed(page):
@@ -242,6 +262,56 @@ def test_with_history_off_nothing_is_kept_but_likes_count_while_the_page_is_open
     expect(page.get_by_role("switch", name="Keep my searches and likes")).not_to_be_checked()
     page.get_by_role("switch", name="Keep my searches and likes").check()
     expect(page.locator("#keep-off")).to_be_hidden()
+
+
+def test_a_switch_made_while_the_history_loads_stays_as_it_was_set(visit, server):
+    page = visit()
+    release = held(page, HISTORY)
+    page.get_by_role("button", name="Your searches").click()
+    switch = page.get_by_role("switch", name="Keep my searches and likes")
+    page.wait_for_timeout(200)
+    expect(switch).to_be_disabled()
+    release()
+    expect(switch).to_be_enabled()
+    page.keyboard.press("Escape")
+    release = held(page, HISTORY)
+    page.get_by_role("button", name="Your searches").click()
+    page.wait_for_timeout(200)
+    switch.uncheck()
+    expect(page.locator("#keep-off")).to_be_visible()
+    with page.expect_response(lambda answer: "/history" in answer.url and answer.request.method == "GET"):
+        release()
+    page.wait_for_timeout(200)
+    expect(page.locator("#keep-off")).to_be_visible()
+    assert server.ask("history")["keep"] is False
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Your searches").click()
+    page.wait_for_timeout(200)
+    expect(switch).not_to_be_checked()
+
+
+def test_a_like_made_while_those_of_the_past_load_stays_pressed(visit, server, ids):
+    server.ask("feedback", "POST", {"image": ids[0], "kind": "like"})
+    releases = []
+    page = visit(prepare=lambda page: releases.append(held(page, JUDGEMENTS)))
+    judge(page, 0, "dislike")
+    releases[0]()
+    expect(cards(page).first.locator("[data-judge=dislike]")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(200)
+    expect(cards(page).first.locator("[data-judge=dislike]")).to_have_attribute("aria-pressed", "true")
+    assert said(server) == [(ids[0], "dislike", None)]
+
+
+def test_an_image_that_comes_late_does_not_replace_the_one_opened_since(visit, ids):
+    releases = []
+    page = visit(f"#show={ids[-1]}", prepare=lambda page: releases.append(held(page, f"**/images/{ids[-1]}")))
+    cards(page).first.locator(".open").click()
+    title = page.locator("#viewer-image")
+    before = title.get_attribute("src")
+    releases[0]()
+    page.wait_for_timeout(200)
+    assert title.get_attribute("src") == before
+    assert ids[0] in page.url and ids[-1] not in page.url
 
 
 def test_a_search_is_saved_opened_and_deleted(visit, server):

@@ -8,6 +8,8 @@ import { repeat } from './state.js';
 
 let searches = [];
 let next = null;
+let changes = 0; // made here: an answer that was asked for before one of them is out of date
+let changing = Promise.resolve();
 
 async function guarded(action) {
   $('#history-problem').textContent = '';
@@ -18,8 +20,18 @@ async function guarded(action) {
   }
 }
 
+/** Does what a person asked for. Whoever loads meanwhile waits for it, or loads again. */
+function change(action) {
+  changes += 1;
+  changing = guarded(action).finally(() => { changes += 1; });
+  return changing;
+}
+
 async function load(before = null) {
+  await changing;
+  const then = changes;
   const answer = await api.searches(before);
+  if (then !== changes) return load(before);
   searches = before ? [...searches, ...answer.searches] : answer.searches;
   next = answer.next;
   renderKeep(answer.keep);
@@ -27,7 +39,7 @@ async function load(before = null) {
 }
 
 function renderKeep(keep) {
-  $('#keep').checked = keep;
+  Object.assign($('#keep'), { checked: keep, disabled: false }); // until it is known, it cannot be set
   $('#keep-off').hidden = keep;
 }
 
@@ -35,7 +47,7 @@ function renderKeep(keep) {
 async function switchKeep({ target }) {
   const wanted = target.checked;
   renderKeep(wanted);
-  await guarded(async () => {
+  await change(async () => {
     try {
       await api.keep(wanted);
     } catch (failure) {
@@ -64,7 +76,7 @@ function row(search) {
       results.length > 0 && h('span', { class: 'strip' }, results.slice(0, 6).map((image) => h('img', {
         src: api.address(`thumbnails/${image}`), alt: '', width: 48, height: 48, loading: 'lazy',
         onerror: ({ target }) => target.remove() })))),
-    iconButton('trash', `Delete the search ${title}`, () => guarded(async () => {
+    iconButton('trash', `Delete the search ${title}`, () => change(async () => {
       await api.forget(id);
       searches = searches.filter((other) => other.id !== id);
       render();
@@ -81,7 +93,7 @@ function render() {
 
 async function forgetAll() {
   if (!await confirmed('Delete all your searches? This cannot be undone.', 'Delete all')) return;
-  await guarded(async () => {
+  await change(async () => {
     await api.forget();
     [searches, next] = [[], null];
     render();

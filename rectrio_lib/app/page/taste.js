@@ -139,12 +139,15 @@ export async function forgetTastes() {
 
 async function load() {
   try {
+    await queue;
+    const then = version;
     const { judgements } = await api.judgements();
+    if (then !== version) return await load(); // something was said meanwhile
     for (const { image, kind, anchor: at } of judgements.reverse()) {
       if (kind === 'click') continue;
       const { taste, different } = of(image);
       said.delete(image);
-      said.set(image, kind === 'different' ? { taste, different: [...different, at ?? ''] } : { taste: kind, different });
+      said.set(image, kind === 'different' ? { taste, different: [...new Set([...different, at ?? ''])] } : { taste: kind, different });
     }
     version += 1;
     mark();

@@ -12,16 +12,20 @@ import { judging } from './taste.js';
 const EDITABLE = ['label', 'category', 'price', 'tags'];
 const SIZES = ['width', 'height'];
 let image = null;
+let latest = 0; // a slow answer does not replace what was asked for later
 
 const place = () => shown.results.findIndex(({ id }) => id === image.id);
 
 /** Shows an image; one that is not among the results is fetched. */
 export async function view(id, { address = true } = {}) {
   const dialog = $('#viewer');
-  const found = shown.results.find((result) => result.id === id);
+  const turn = latest += 1;
   try {
-    image = found ?? await api.image(id);
+    const found = shown.results.find((result) => result.id === id) ?? await api.image(id);
+    if (turn !== latest) return;
+    image = found;
   } catch (failure) {
+    if (turn !== latest) return;
     if (address) showing(null, { replace: true });
     if (failure.status === 404) say('This image is not in the collection any more.');
     else if (dialog.open) problem(failure);
@@ -34,6 +38,7 @@ export async function view(id, { address = true } = {}) {
 }
 
 export function closeViewer() {
+  latest += 1;
   if ($('#viewer').open) $('#viewer').close();
 }
 
