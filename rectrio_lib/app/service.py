@@ -14,7 +14,15 @@ from sqlalchemy import Engine
 
 from rectrio_lib.app import certainty, querying, upkeep
 from rectrio_lib.app.generation import Generation, uploads_of
-from rectrio_lib.app.images.uploads import CleanImage, UploadError, Uploads, check_image, display_name, read_query
+from rectrio_lib.app.images.uploads import (
+    CleanImage,
+    UploadError,
+    Uploads,
+    apart,
+    check_image,
+    display_name,
+    read_query,
+)
 from rectrio_lib.app.records.database import ImageRow
 from rectrio_lib.app.records.history import Searches
 from rectrio_lib.app.records.judgements import Judgements
@@ -120,7 +128,7 @@ class Service:
 
     async def _encode(self, now: Generation, data: bytes) -> np.ndarray:
         with measured("decode"):
-            pixels = await asyncio.to_thread(self._pixels, now, data)
+            pixels = await apart(self._pixels, now, data)
         with measured("encode image"):
             return await now.images(pixels)
 
@@ -171,7 +179,7 @@ class Service:
         known = content_id(data)
         if now.live.current.positions([known]) and await asyncio.to_thread(now.catalogue.holds, known):
             return known
-        clean = await asyncio.to_thread(check_image, data, name)
+        clean = await apart(check_image, data, name)
         return clean, await self._encode(now, data)
 
     def _keep(self, now: Generation, images: Sequence[tuple[CleanImage, np.ndarray, Metadata]]) -> None:

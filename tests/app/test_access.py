@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from rectrio_lib.app.records.database import KeyRow, SearchRow, now, writing
 from rectrio_lib.app.web import access
-from rectrio_lib.app.web.shield import Rates
+from rectrio_lib.app.web.shield import Rates, read_rate
 from rectrio_lib.core.errors import ArgumentError
 
 EVERYTHING = ["admin", "search", "write"]
@@ -376,6 +376,12 @@ def test_two_processes_share_rates_through_redis_and_go_on_when_it_is_gone(engin
         alone = [clients[0].get("/who", headers=bearer(key)).status_code for _ in range(4)]
     assert alone == [200, 200, 200, 429]  # counted from now on in this process
     assert "redis does not answer" in caplog.text
+
+
+@pytest.mark.parametrize("rate", ["0/minute", "5/second;0/day", "often", "-1/minute", "1/fortnight"])
+def test_a_rate_that_allows_nothing_is_none(rate):
+    with pytest.raises(ArgumentError, match=r"60/minute"):
+        read_rate(rate)
 
 
 def test_several_rates_hold_at_once():

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketDisconnect
 from rectrio_lib.app.web import access, shield
 
 MIB = 1 << 20
+END = b""  # the last chunk
 FORM = "multipart/form-data; boundary=x"
 
 
@@ -134,13 +135,15 @@ def test_there_are_no_websockets(app):
 
 
 def feed(app, chunks, kind=FORM, path="/stream", **headers):
-    """Send a body in chunks, and return the status and how many bytes were taken."""
+    """Send a body in chunks, None for one that never comes; return the status and how many bytes were taken."""
     taken, sent, left = [], [], iter(chunks)
 
     async def receive():
-        chunk = next(left, None)
-        taken.append(len(chunk or b""))
-        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+        chunk = next(left, END)
+        while chunk is None:
+            await asyncio.sleep(1)
+        taken.append(len(chunk))
+        return {"type": "http.request", "body": chunk, "more_body": chunk != END}
 
     async def send(message):
         sent.append(message)
@@ -174,6 +177,12 @@ def test_announcing_less_than_is_sent_does_not_help(engine):
     app = small_app(engine, shielded={"most_bytes": 4 * MIB})
     status, taken = feed(app, endless(1 << 30), **{"content-length": "10"})
     assert status == 413 and taken <= 5 * MIB
+
+
+@pytest.mark.parametrize("path", ["/stream", "/files", "/json"])
+def test_a_body_that_stops_coming_is_given_up(engine, path):
+    app = small_app(engine, shielded={"grace": 0.05})
+    assert feed(app, [b"--x", None], path=path)[0] == 408
 
 
 @pytest.mark.parametrize(

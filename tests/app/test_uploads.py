@@ -1,5 +1,6 @@
 """Uploaded files, hostile ones above all: what is made of them, what is refused and why, and how they are kept."""
 
+import asyncio
 import errno
 import io
 import re
@@ -313,6 +314,20 @@ def test_slow_decoding_ends_for_the_caller(monkeypatch):
     assert sorted(rest) == [422] * (uploads.DECODERS - 1) + [503] * (9 - uploads.DECODERS)
     monkeypatch.undo()
     assert check_image(data).width == 64
+
+
+def test_who_waits_for_a_decoder_takes_no_thread_from_others():
+    release = threading.Event()
+
+    async def ask():
+        waiting = [asyncio.create_task(uploads.apart(release.wait, 60)) for _ in range(40)]
+        try:
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "answered"), 30) == "answered"
+        finally:
+            release.set()
+            await asyncio.gather(*waiting)
+
+    asyncio.run(ask())
 
 
 def test_query_is_read_as_the_library_reads_it_and_checked_as_an_upload():

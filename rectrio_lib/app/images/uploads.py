@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from rectrio_lib.data.image_files import content_id
 MOST_BYTES, MOST_PIXELS, LONGEST_SIDE = 32 << 20, 50_000_000, 65_500  # of one image; a JPEG cannot be longer
 MOST_SCANS = 100  # of a JPEG: a few bytes each, and each takes a pass over all pixels
 SECONDS, DECODERS = 20, 4  # that one image may take, waiting for its turn included; images decoded at once
+WAITING = 64  # images that wait for that
 QUALITY = 90
 FREE_BYTES = 256 << 20  # that stay free on the disk
 IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -135,9 +137,14 @@ class Uploads:
         return self.folder / image_id[:2] / f"{image_id}{suffix}"
 
 
+async def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `check_image` or `read_query` in a thread that nobody else needs: most of them wait for a decoder."""
+    return await asyncio.get_running_loop().run_in_executor(_pool("upload", WAITING), function, *arguments)
+
+
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix=name)
 
 
 def _in_time(work: Callable[[bytes], Any], data: bytes, name: str = "") -> Any:
@@ -147,7 +154,7 @@ def _in_time(work: Callable[[bytes], Any], data: bytes, name: str = "") -> Any:
             raise UploadError(422, "is empty: choose an image.")
         if len(data) > MOST_BYTES:
             raise UploadError(413, f"has {len(data):,} bytes; {MOST_BYTES:,} are allowed: save it smaller.")
-        future = _pool().submit(work, data)
+        future = _pool("decode", DECODERS).submit(work, data)
         try:
             return future.result(SECONDS)
         except TooSlowError:

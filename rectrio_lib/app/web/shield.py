@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import socket
@@ -42,6 +43,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cache-Control": "private, no-cache",  # unless the route knows better
 }
+SLOWEST = 10_000  # bytes per second of a body; slower ones only hold a connection
 PROBES = frozenset({"/health", "/ready"})  # need no key, and no rate counts them
 PARTS = ("/thumbnails/", "/page/", "/docs/")  # of one look at the page, some forty of them: no rate counts them
 NO_KEY = "This needs a key (`rectrio keys add`), as `Authorization: Bearer KEY`; or a link from `rectrio keys link`."
@@ -73,6 +75,7 @@ class Shield:
         allowed_hosts: Iterable[str] = (),
         most_bytes: int = MOST_BYTES,
         frames: Iterable[str] = (),
+        grace: float = 30,
     ) -> None:
         """Wrap an application.
 
@@ -82,8 +85,9 @@ class Shield:
             allowed_hosts: more names, such as photos.example.org, .example.org for all below it, or * for any.
             most_bytes: of a body with files; any other has 1 MiB.
             frames: origins that may show the page in a frame, such as http://localhost:* for Jupyter.
+            grace: seconds that a body may take besides those of SLOWEST.
         """
-        self.app, self.most_bytes = app, most_bytes
+        self.app, self.most_bytes, self.grace = app, most_bytes, grace
         self.by_address = not is_loopback(host)
         names = {host, *allowed_hosts, *([socket.gethostname()] if self.by_address else [])}
         self.allowed = LOOPBACK | {name.lower() for name in names}
@@ -150,13 +154,18 @@ class Shield:
         return self.most_bytes if with_files else MOST_JSON
 
     def _counted(self, headers: Headers, receive: Receive) -> Receive:
-        """Return `receive`, which refuses what comes after the limit, announced or not."""
-        limit, so_far = self._limit(headers), 0
+        """Return `receive`, which refuses what comes after the limit, announced or not, and what does not come."""
+        limit, so_far, complete, waited = self._limit(headers), 0, False, 0.0
 
         async def receive_counted() -> Message:
-            nonlocal so_far
-            message = await receive()
-            so_far += len(message.get("body", b""))
+            nonlocal so_far, complete, waited
+            began, left = time.monotonic(), None if complete else self.grace + so_far / SLOWEST - waited
+            try:
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                raise HTTPException(408, "The request came too slowly: send fewer or smaller files at once.") from None
+            waited += time.monotonic() - began
+            so_far, complete = so_far + len(message.get("body", b"")), not message.get("more_body", False)
             _measure(so_far, limit)
             return message
 
@@ -251,6 +260,9 @@ def _hit(limiter: MovingWindowRateLimiter, item: RateLimitItem, *who: str) -> in
 def read_rate(rate: str) -> list[RateLimitItem]:
     """Read a rate such as 60/minute, or several joined by semicolons; ArgumentError if it is none."""
     try:
-        return parse_many(rate) if rate else []
+        rates = parse_many(rate) if rate else []
+        if not all(item.amount for item in rates):
+            raise ValueError("nothing would be allowed")
+        return rates
     except ValueError as error:
         raise ArgumentError(f"{rate!r:.100} is no rate: write one such as 60/minute or 5/second;1000/day.") from error
