@@ -52,8 +52,8 @@ check: $(READY)  ## lint, import rule and unit tests, in minutes; ARGS="-k index
 
 test: check  ## check, then the notebooks re-run against their stored outputs
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && trap 'exit 130' INT TERM && \
-	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" $(BIN)/python -m pytest notebooks \
-	--nbval-lax --nbval-current-env --nbval-cell-timeout=3600
+	RECTRIO_OFFLINE=1 RECTRIO_OUTPUTS="$$outputs" OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks \
+	-n auto --dist loadgroup --nbval-lax --nbval-current-env --nbval-cell-timeout=3600
 
 serve: $(READY)  ## open the page on a demo collection; ARGS=NAME on one of yours
 	@$(BIN)/rectrio serve $(or $(ARGS),--demo)

@@ -249,3 +249,10 @@ def test_make_clean_keeps_data_and_published_results(tmp_path):
         (tmp_path / name).touch()
     assert make(tmp_path, "clean").returncode == 0
     assert [name for name in kept + gone if (tmp_path / name).exists()] == kept
+
+
+@pytest.mark.xdist_group("house")
+def test_tests_of_one_group_stay_on_one_process(request):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process runs all tests")
+    assert request.node.nodeid.endswith("@house")  # else chapters are compared out of order
