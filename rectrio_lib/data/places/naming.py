@@ -28,6 +28,11 @@ def is_service(name: str) -> bool:
     return name.startswith(".") or name in SERVICE_FOLDERS
 
 
+def is_hidden(path: str) -> bool:
+    """Tell whether a file lies in a hidden or service folder."""
+    return any(map(is_service, path.split("/")[:-1]))
+
+
 def refusal(name: str, heif: bool) -> str:
     """Return why images of this kind are not read; empty if they are; `heif` tells whether pillow-heif is there."""
     suffix = _suffix(name)
