@@ -28,9 +28,9 @@ def is_service(name: str) -> bool:
     return name.startswith(".") or name in SERVICE_FOLDERS
 
 
-def is_hidden(path: str) -> bool:
-    """Tell whether a file lies in a hidden or service folder."""
-    return any(map(is_service, path.split("/")[:-1]))
+def is_shown(path: str) -> bool:
+    """Tell whether a file lies below a folder, and in no hidden or service folder there."""
+    return bool(path) and not any(home in ("", "..") or is_service(home) for home in path.split("/")[:-1])
 
 
 def refusal(name: str, heif: bool) -> str:

@@ -101,5 +101,6 @@ class Rows:
     def _read(self, group: int) -> Any:
         nested = _has(self._file.schema_arrow.field(self._column).type, "bytes")
         wanted = [f"{self._column}.bytes" if nested else self._column]
-        for batch in self._file.iter_batches(BATCH_ROWS, range(group, len(self._starts)), wanted, use_threads=False):
-            yield batch.column(0).field("bytes") if nested else batch.column(0)
+        for number in range(group, len(self._starts)):  # one by one: a damaged group spoils no other
+            for batch in self._file.iter_batches(BATCH_ROWS, [number], wanted, use_threads=False):
+                yield batch.column(0).field("bytes") if nested else batch.column(0)

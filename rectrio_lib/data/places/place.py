@@ -60,15 +60,16 @@ def place_of(source: str | Path | Place) -> Place:
     Raises:
         ArgumentError: if an address holds a key or a password.
     """
-    from rectrio_lib.data.places.local import LocalFolder
-    from rectrio_lib.data.places.remote import RemotePlace
-
     if not isinstance(source, str | Path):
         return source
-    if is_address(source) and not source.startswith("file://"):
-        return RemotePlace(source)
-    path = Path(str(source).removeprefix("file://")).expanduser().resolve()
-    return RemotePlace(path.as_posix()) if _names_archives(path) else LocalFolder(path)
+    path = Path(str(source).removeprefix("file://")).expanduser()
+    if (far := is_address(source) and not source.startswith("file://")) or _names_archives(path.resolve()):
+        from rectrio_lib.data.places.remote import RemotePlace
+
+        return RemotePlace(source if far else path.resolve().as_posix())
+    from rectrio_lib.data.places.local import LocalFolder
+
+    return LocalFolder(path.resolve())
 
 
 def is_address(source: str | Path) -> bool:
@@ -76,9 +77,15 @@ def is_address(source: str | Path) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-def is_there(uri: str) -> bool:
-    """Tell whether the place with this `uri` is still there; see `Place.there`."""
-    return is_address(uri) or is_folder(uri) or (archives.is_pattern(uri) and is_folder(Path(uri).parent))
+def is_another(then: str, now: str) -> bool:
+    """Tell whether a place, by its `uri`, is another one than now and still there; "" are images that are no files.
+
+    A place of this machine that is gone may have moved; archives in one folder may have become more.
+    """
+    names = archives.is_pattern(then) and archives.is_pattern(now)
+    if then == now or (names and then.rpartition("/")[0] == now.rpartition("/")[0]):
+        return False
+    return not then or is_address(then) or is_folder(then) or (archives.is_pattern(then) and Path(then).exists())
 
 
 def _names_archives(path: Path) -> bool:

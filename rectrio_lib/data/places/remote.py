@@ -18,7 +18,7 @@ import fsspec
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError
-from rectrio_lib.data.decoding import UnreadableError, reads_heif
+from rectrio_lib.data.decoding import UnreadableError, open_regular, reads_heif
 from rectrio_lib.data.image_files import FILE_COLUMNS, MOST_WORKERS, NEVER
 from rectrio_lib.data.places import archives, naming, parquets, tables, tars
 from rectrio_lib.data.places.saying import NO_PARTS, one_sentence, reason
@@ -69,7 +69,9 @@ class RemotePlace:
         return pd.DataFrame(rows, columns=FILE_COLUMNS).sort_values("path", ignore_index=True)
 
     def open(self, path: str) -> BinaryIO:
-        """Fetch an image, whole or from its archive."""
+        """Fetch an image, whole or from its archive; a full path is that of a file of this machine, added later."""
+        if Path(path).is_absolute():
+            return open_regular(Path(path))
         packed, row = archives.TAR.match(path), archives.PARQUET.match(path)
         try:
             if row:
@@ -102,6 +104,8 @@ class RemotePlace:
 
     def address(self, path: str) -> str:
         """Return the address of an image, or of the archive that holds it."""
+        if Path(path).is_absolute():
+            return Path(path).as_uri()
         full = self._full(archives.archive_of(pd.Series([path]))[0])
         return Path(full).as_uri() if self.near else full
 
@@ -125,7 +129,7 @@ class RemotePlace:
             found = system.find(self._root, detail=True).items()
             found = {name.removeprefix(top): info for name, info in found if info["type"] == "file"}
             found = {unquote(name) if self._web else name: info for name, info in found.items()}
-            names = [name for name in found if name[-1:] not in ("", "/") and not naming.is_hidden(name)]
+            names = [name for name in found if not name.endswith("/") and naming.is_shown(name)]
             if not self._web:
                 return {name: found[name] for name in names}
             names = [n for n in names if naming.is_silent(n) or n.endswith((*tables.TABLES, *archives.SUFFIXES))]

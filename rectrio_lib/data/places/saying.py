@@ -48,11 +48,13 @@ def reason(error: Exception) -> str:
     if isinstance(error, UnreadableError):
         return str(error)
     if isinstance(error, FileNotFoundError):
-        return "it is gone"
+        return "it is not there"
     if is_refused(error):
         return "there are no credentials for it, or they are refused"
     if "bytes so far" in str(error):  # fsspec, of an answer that is longer than what was asked for
         return NO_PARTS
+    if type(error) is OSError and error.errno is None:  # so do readers of Parquet say it
+        return "damaged, or it cannot be read"
     status = getattr(error, "status", 0)
     return f"the server answers {status}" if status else type(error).__name__
 

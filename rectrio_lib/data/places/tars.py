@@ -42,6 +42,9 @@ def contents(file: BinaryIO, archive: str, size: int) -> Contents:
                         except ValueError as error:
                             images.append((path, f"cannot be read as metadata: {error}"))
                 rows += [{"path": path, **told} for path in shots if told]
+            file.seek(tar.offset)  # where `tarfile` stopped: without a word at a header that is cut off or damaged
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"nothing can be read from byte {tar.offset:,} on")
     except (tarfile.TarError, EOFError) as error:
         images.append((archive, f"damaged or truncated, what comes before is read: {error}"))
     return Contents(images, storable(pd.DataFrame(rows)))
