@@ -12,7 +12,7 @@ from PIL import Image
 
 from rectrio_lib.core.errors import DataError, MissingArtefactError
 from rectrio_lib.data.dataset import load_dataset
-from rectrio_lib.data.decoding import UnreadableError, decode
+from rectrio_lib.data.decoding import UnreadableError, decode, reason_of
 from rectrio_lib.search.collection import Collection
 
 THUMBNAIL_SIDE, VIEW_SIDE = 256, 1600
@@ -85,8 +85,10 @@ class Pictures:
         else:
             try:
                 return place.open(record["path"])
+            except FileNotFoundError as error:
+                raise MissingArtefactError(f"The file {record['path']} of this image is gone.") from error
             except (OSError, UnreadableError) as error:
-                raise DataError(f"{record['path']} cannot be read: {error}.") from error
+                raise DataError(f"{record['path']} cannot be read: {reason_of(error)}.") from error
         if not file.is_file():
             raise MissingArtefactError(f"The file {record['path']} of this image is gone.")
         return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
@@ -27,6 +29,7 @@ LOG = logging.getLogger(__name__)
 MOST_BYTES = 256 << 20  # of one image
 BLOCK = 256 << 10  # bytes that are fetched at once while an archive is listed
 STAMPS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime", "updated", "created")
+_CONNECTING = Lock()
 Info = dict[str, Any]  # what fsspec says of a file: size, and one of STAMPS; or an `error`
 
 
@@ -75,7 +78,9 @@ class RemotePlace:
         packed, row = archives.TAR.match(path), archives.PARQUET.match(path)
         try:
             if row:
-                data = _rows(self._root, self._full(row[1])).image(int(row[2]))
+                with _CONNECTING:
+                    rows = _rows(self._root, self._full(row[1]))
+                data = rows.image(int(row[2]))
             elif packed:
                 start, count = int(packed[2]), int(packed[3])
                 data = self._system().cat_file(self._full(packed[1]), start=start, end=start + count)
@@ -83,6 +88,8 @@ class RemotePlace:
                     raise UnreadableError(NO_PARTS)
             else:
                 data = self._system().cat_file(self._full(path))
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
         except Exception as error:  # each kind of server has errors of its own
             raise UnreadableError(reason(error)) from error
         file = BytesIO(data)
@@ -110,7 +117,8 @@ class RemotePlace:
         return Path(full).as_uri() if self.near else full
 
     def _system(self) -> fsspec.AbstractFileSystem:
-        return _system(self._root, os.getpid())
+        with _CONNECTING:  # of the threads of a new process, one connects
+            return _system(self._root, os.getpid())
 
     def _full(self, name: str) -> str:
         return f"{self._root}/{quote(name) if self._web else name}"
@@ -120,7 +128,7 @@ class RemotePlace:
         system = self._system()
         if self._pattern:
             patterns = archives.expanded(self._pattern)
-            full = [f for one in patterns for f in (system.glob(self._full(one)) if "*" in one else [one])]
+            full = [f for one in patterns for f in (system.glob(f"{self._root}/{one}") if "*" in one else [one])]
             names = [name.rpartition("/")[2] for name in full]
         else:
             if self._web:
@@ -158,9 +166,7 @@ class RemotePlace:
     def _inside(self, found: dict[str, Info], known: pd.DataFrame | None) -> list[tuple]:
         """Return the images in archives; those that have not changed are not looked into again."""
         before = {} if known is None else dict(iter(known.groupby(archives.archive_of(known["path"]))))
-        listed = [
-            _row(name, info, archives.PACKED_REASON * name.endswith(archives.PACKED)) for name, info in found.items()
-        ]
+        listed = [_row(name, info, archives.refusal(name)) for name, info in found.items()]
         fresh = [row for row in listed if not row[4] and not archives.is_unchanged(before.get(row[0]), row)]
         looked = dict(zip((row[0] for row in fresh), _in_threads(self._look, fresh), strict=True))
         self._told, rows = [seen.table for seen in looked.values() if len(seen.table)], []
@@ -187,7 +193,10 @@ class RemotePlace:
 @lru_cache
 def _system(root: str, process: int) -> fsspec.AbstractFileSystem:
     """Connect, once per process: fsspec by itself would do so in each thread."""
-    return fsspec.core.url_to_fs(root, use_listings_cache=False, skip_instance_cache=True)[0]
+    system = fsspec.core.url_to_fs(root, use_listings_cache=False, skip_instance_cache=True)[0]
+    if hasattr(system, "max_concurrency"):
+        system.max_concurrency = 1  # else s3fs asks for the size of each image before it fetches it
+    return system
 
 
 @lru_cache(4)
