@@ -28,7 +28,7 @@ FEWEST = 10  # images of a class that is worth training on
 TRAINED_SHARE = 0.4  # of the images are surely left for one batch: test, validation, near copies and a fold go first
 
 
-def train(folder: str | Path | Place, name: str = "", rows: pd.DataFrame | None = None, **parameters: Any) -> str:
+def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, **parameters: Any) -> str:
     """Train an encoder on class folders of images: chapter 03, run strictly by papermill.
 
     Args:
@@ -59,9 +59,9 @@ def train(folder: str | Path | Place, name: str = "", rows: pd.DataFrame | None 
     return chosen["encoder"]
 
 
-def why_untrained(rows: pd.DataFrame, place: Place) -> str:
+def why_untrained(rows: pd.DataFrame, place: Place | None = None) -> str:
     """Say why no encoder can be trained on distinct, readable images with these labels; empty if one can."""
-    if not isinstance(place, LocalFolder):
+    if place is not None and not isinstance(place, LocalFolder):
         return "training needs the images themselves in a folder of this machine"
     counts = rows["label"][rows["label"].ne("")].value_counts()
     if counts.empty:
@@ -116,7 +116,7 @@ def run_folder(
         shop = Collection.build(place, backbone, name, allow_random_weights=allow_random_weights)
     else:
         decision = f"The images lie in class folders: chapter {CHAPTER} trained {backbone} on them."
-        encoder = train(place, name, frozen.select(), **parameters)
+        encoder = train(place.uri, name, frozen.select(), **parameters)
         if not _was_better(encoder):
             decision += " It was not better on validation images, so the index has the backbone as it was pretrained."
         manifest = dataset.load_dataset(name).manifest

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imported by the commands that need them, see `app`
     from rectrio_lib.search.collection import Collection
     from rectrio_lib.search.results import Results
 
-FOLDER = "A folder of images, in class folders or not; also s3://…, gs://…, https://…, or archives (.tar, .parquet)."
+FOLDER = "A folder of images, in class folders or not; or s3://…, gs://…, https://…, 'set-{000..009}.tar', set.parquet."
 Folder = Annotated[str, typer.Argument(help=FOLDER, show_default=False)]
 Moved = Annotated[str | None, typer.Option(help="Where the images are now, if they have moved.", show_default=False)]
 Name = Annotated[str, typer.Option(help="Its name; by default that of the folder.", show_default=False)]

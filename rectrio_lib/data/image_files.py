@@ -111,7 +111,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _unread(path: str, reason: str) -> tuple:
-    return (_unicode(path), NEVER, NEVER, "", reason)
+    return (naming.unicode(path), NEVER, NEVER, "", reason)
 
 
 def _file_row(entry: os.DirEntry, path: str) -> list[tuple]:
@@ -124,7 +124,7 @@ def _file_row(entry: os.DirEntry, path: str) -> list[tuple]:
         state = entry.stat()
     except OSError as error:
         return [_unread(path, reason_of(error))]
-    if _unicode(path) != path:
+    if naming.unicode(path) != path:
         return [_unread(path, "its name is not Unicode")]
     reason = "" if stat.S_ISREG(state.st_mode) else "not a regular file"  # to read from a pipe would never end
     return [(path, state.st_size, state.st_mtime_ns, "", reason)]
@@ -136,10 +136,6 @@ def _begins_as_image(path: str) -> bool:
             return naming.begins_as_image(file.read(naming.HEAD), reads_heif())
     except (OSError, UnreadableError):
         return False
-
-
-def _unicode(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import torch
 from rectrio_lib.core.files import save_table
 from rectrio_lib.data import image_files
 from rectrio_lib.data.places.place import Place, place_of
-from rectrio_lib.data.places.tables import MANIFEST, OWN_COLUMNS, checked
+from rectrio_lib.data.places.tables import MANIFEST, OWN_COLUMNS, checked, storable
 from rectrio_lib.embeddings.store import files_of, is_finished
 from rectrio_lib.encoders.base import Encoder
 
@@ -83,7 +83,7 @@ class FolderSource:
             for column in table.columns.difference(OWN_COLUMNS, sort=False):
                 told[column] = table[column].combine_first(told[column]) if column in told else table[column]
         first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
-        return pd.concat([first, told, rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
+        return pd.concat([first, storable(told), rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
 
     def save(self, home: Path) -> None:
         """Remember what became of each file."""

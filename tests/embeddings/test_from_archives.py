@@ -231,3 +231,17 @@ def test_patterns():
     assert [*expanded("a-{008..010}.tar")] == ["a-008.tar", "a-009.tar", "a-010.tar"]
     assert [*expanded("{train,val}-{0..1}.tar")] == ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]
     assert [*expanded("a.tar")] == ["a.tar"]
+
+
+def test_hostile_names_and_metadata_harm_nothing(tmp_path, images):
+    odd = {"price": 10**30, "\ud800": "\ud800", "nested": {"a": 1}, "label": 5, "image_id": "x", "path": "/etc/passwd"}
+    files = {"1.png": images[1], "1.json": json.dumps(odd).encode(), "2.png": images[2], "2.json": b'{"price": "low"}'}
+    files |= {"3\udcff\n.png": images[3], "4.png": images[4], "4.json": b"[1]", "5.json": b"[" * 100_000}
+    files |= {"../../6.png": images[6], "6.txt": b"x" * (2 << 20)}
+    (tmp_path / "set.tar").write_bytes(tar_of(files))
+    store, report = embed(tmp_path / "set.tar")
+    rows = store.select().set_index("image_id")
+    assert len(rows) == 5 and "nested" not in rows and not rows["path"].str.startswith("/").any()
+    assert set(rows["price"].dropna()) == {str(10**30), "low"} and set(rows["label"]) == {"5", "", ".."}
+    assert sorted(report.ledger["picture"].str.rpartition("/")[2]) == ["4.json", "5.json", "6.txt"]
+    assert embed(tmp_path / "set.tar")[0].rows.equals(store.rows)

@@ -42,7 +42,7 @@ def refusal(name: str) -> str:
 
 def archive_of(paths: pd.Series) -> pd.Series:
     """Return the archive in which each path lies, or the path itself."""
-    return paths.str.replace(r"(\.tar):\d+\+\d+/.*$|(\.parquet)/\d+$", r"\1\2", regex=True)
+    return paths.str.replace(r"(\.tar):\d+\+\d+/.*$|(\.parquet)/\d+$", r"\1\2", regex=True, flags=re.DOTALL)
 
 
 def is_unchanged(known: pd.DataFrame | None, listed: tuple) -> bool:
@@ -67,16 +67,3 @@ def expanded(pattern: str) -> Iterator[str]:
     numbers = range(int(first), int(last) + 1)[:MOST_ARCHIVES] if first else ()
     for part in several.split(",") if several else [f"{number:0{len(first)}}" for number in numbers]:
         yield from expanded(pattern[: found.start()] + part + pattern[found.end() :])
-
-
-def storable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of metadata with one type per column: label and split as text, lists and the like left out."""
-    for column in list(table):
-        values, kind = table[column], pd.api.types.infer_dtype(table[column], skipna=True)
-        if values.map(lambda value: isinstance(value, list | dict | bytes)).any():
-            table = table.drop(columns=column)
-        elif kind == "mixed-integer-float":
-            table[column] = pd.to_numeric(values)
-        elif kind.startswith("mixed") or (column in ("label", "split") and kind != "string"):
-            table[column] = values.where(values.isna(), values.astype(str))
-    return table

@@ -29,8 +29,14 @@ def is_service(name: str) -> bool:
 
 
 def is_shown(path: str) -> bool:
-    """Tell whether a file lies below a folder, and in no hidden or service folder there."""
-    return bool(path) and not any(home in ("", "..") or is_service(home) for home in path.split("/")[:-1])
+    """Tell whether a file lies below a folder, in no hidden or service folder there, and its name is Unicode."""
+    homes = path.split("/")[:-1]
+    return path != "" and path == unicode(path) and not any(home in ("", "..") or is_service(home) for home in homes)
+
+
+def unicode(text: str) -> str:
+    """Return a text in which what is no Unicode is written out, as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def refusal(name: str, heif: bool) -> str:

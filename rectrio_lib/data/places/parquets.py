@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rectrio_lib.data.decoding import UnreadableError
-from rectrio_lib.data.places.archives import Contents, storable
+from rectrio_lib.data.places.archives import Contents
+from rectrio_lib.data.places.tables import storable
 
 USUAL = ("image", "img", "jpg", "jpeg", "png", "picture", "photo", "image_bytes", "bytes")
 NO_COLUMN = "no column holds the bytes of images, as binary or as a struct with `bytes`; addresses are not fetched"

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.data.places.naming import unicode
 
 LOG = logging.getLogger(__name__)
 KEYS, TABLES = ("file_name", "path"), ("metadata.csv", "metadata.parquet")
@@ -53,3 +54,24 @@ def checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
     if ignored and where != MANIFEST:
         LOG.warning("%s: %s ignored, RecTrio uses these names itself.", where, ", ".join(ignored))
     return table.drop(columns=ignored)
+
+
+def storable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with one type per column, label and split as text; columns of lists and the like are left out."""
+    for column in list(table):
+        values = table[column]
+        if values.dtype == object and values.map(lambda value: isinstance(value, list | dict | bytes)).any():
+            table = table.drop(columns=column)
+        elif column in ("label", "split") or not _is_of_one_type(values):
+            table[column] = values.where(values.isna(), values.map(lambda value: unicode(str(value))))
+        elif values.dtype == object:
+            table[column] = values.infer_objects()
+    return table
+
+
+def _is_of_one_type(values: pd.Series) -> bool:
+    try:
+        pa.array(values, from_pandas=True)
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        return False
+    return True

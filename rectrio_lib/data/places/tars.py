@@ -12,7 +12,8 @@ import pandas as pd
 
 from rectrio_lib.data.decoding import reads_heif
 from rectrio_lib.data.places import naming
-from rectrio_lib.data.places.archives import Contents, storable
+from rectrio_lib.data.places.archives import Contents
+from rectrio_lib.data.places.tables import storable
 
 MOST_SIDECAR = 1 << 20  # bytes of a text beside an image
 TOLD = {"cls": "label", "txt": "text"}
@@ -32,14 +33,14 @@ def contents(file: BinaryIO, archive: str, size: int) -> Contents:
             for _, members in groupby(_files(tar, size), key=lambda member: _key(member.name)):
                 shots, told = [], {}
                 for member in members:
-                    path = f"{archive}:{member.offset_data}+{member.size}/{member.name}"
+                    path = f"{archive}:{member.offset_data}+{member.size}/{naming.unicode(member.name)}"
                     if naming.may_be_image(member.name) or naming.refusal(member.name, True):
                         images.append((path, naming.refusal(member.name, reads_heif())))
                         shots.append(path)
                     else:
                         try:
                             told |= _told(tar, member)
-                        except ValueError as error:
+                        except (ValueError, RecursionError) as error:
                             images.append((path, f"cannot be read as metadata: {error}"))
                 rows += [{"path": path, **told} for path in shots if told]
             file.seek(tar.offset)  # where `tarfile` stopped: without a word at a header that is cut off or damaged
@@ -47,7 +48,7 @@ def contents(file: BinaryIO, archive: str, size: int) -> Contents:
                 raise tarfile.ReadError(f"nothing can be read from byte {tar.offset:,} on")
     except (tarfile.TarError, EOFError) as error:
         images.append((archive, f"damaged or truncated, what comes before is read: {error}"))
-    return Contents(images, storable(pd.DataFrame(rows)))
+    return Contents(images, storable(pd.DataFrame(rows, dtype=object)))
 
 
 def _files(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
@@ -75,4 +76,6 @@ def _told(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     if kind != "json":
         return {TOLD[kind]: text.strip()}
     found = json.loads(text)
-    return {key: value for key, value in found.items() if key != "path"} if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return {naming.unicode(key): value for key, value in found.items() if key != "path"}
