@@ -12,6 +12,7 @@ from makers.remote import s3, s3_server, shard, tar_of  # noqa: F401
 from makers.stores import embed, save_pictures
 
 from rectrio_lib.core.errors import DataError
+from rectrio_lib.data.decoding import UnreadableError
 from rectrio_lib.data.image_files import read_image
 from rectrio_lib.data.places import parquets, remote
 from rectrio_lib.data.places.archives import expanded
@@ -209,6 +210,24 @@ def test_rows_are_read_in_any_order_and_a_few_batches_stay_in_memory(tmp_path, m
     for number in order:
         assert rows.image(number) == data[number]
         assert sum(len(batch) for _, batch in rows._kept) <= parquets.BATCH_ROWS * parquets.BATCHES_KEPT
+
+
+def test_a_large_group_of_rows_is_not_fetched_whole(tmp_path):
+    class Watched(io.FileIO):
+        largest = 0
+
+        def read(self, size=-1):
+            self.largest = max(self.largest, size)
+            return super().read(size)
+
+    data = {n: np.random.default_rng(n).bytes(4000) for n in range(4000)}
+    (tmp_path / "a.parquet").write_bytes(parquet(data, "binary", rows=len(data)))
+    file = Watched(tmp_path / "a.parquet")
+    rows = parquets.Rows(file)
+    assert rows.image(0) == data[0] and rows.image(3999) == data[3999]
+    assert file.largest < 8_000_000 < sum(map(len, data.values()))
+    with pytest.raises(UnreadableError):
+        rows.image(4000)
 
 
 def test_images_win_over_archives_beside_them(tmp_path, images, caplog):

@@ -72,7 +72,7 @@ class Rows:
     """The images of a Parquet file, a few batches of rows in memory: quick for who asks nearly in order."""
 
     def __init__(self, file: BinaryIO):
-        self._file = pq.ParquetFile(file, buffer_size=BUFFER)
+        self._file = pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)  # which would fetch groups whole
         self._column = _image_column(self._file.schema_arrow)
         groups = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
         self._starts = [sum(groups[:number]) for number in range(len(groups))]
@@ -80,6 +80,8 @@ class Rows:
 
     def image(self, row: int) -> bytes:
         """Return the bytes of one image; UnreadableError if there are none in that row."""
+        if row >= self._file.metadata.num_rows:
+            raise UnreadableError("there is no such row any more")
         with self._lock:
             first = self._kept[0][0] if self._kept else self._next
             group = bisect_right(self._starts, row) - 1
