@@ -11,7 +11,7 @@ import pytest
 from makers.remote import s3, s3_server, shard, tar_of  # noqa: F401
 from makers.stores import embed, save_pictures
 
-from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.data.decoding import UnreadableError
 from rectrio_lib.data.image_files import read_image
 from rectrio_lib.data.places import parquets, remote
@@ -210,6 +210,21 @@ def test_rows_are_read_in_any_order_and_a_few_batches_stay_in_memory(tmp_path, m
     for number in order:
         assert rows.image(number) == data[number]
         assert sum(len(batch) for _, batch in rows._kept) <= parquets.BATCH_ROWS * parquets.BATCHES_KEPT
+
+
+def test_a_set_that_moved_is_known_and_another_one_of_its_name_is_refused(tmp_path, images):
+    def write(folder, part):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "set-0.tar").write_bytes(shard({f"{n}": images[n] for n in part}))
+        return str(tmp_path / folder / "set-{0..0}.tar")
+
+    first, other = write("a", range(4)), write("b", range(4, 8))
+    assert embed(first)[1].embedded == 4
+    with pytest.raises(ArgumentError, match="another name"):
+        embed(other)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    store, report = embed(str(tmp_path / "moved" / "set-*.tar"))
+    assert report.embedded == 0 and store.card["folder"].endswith("moved/set-*.tar")
 
 
 def test_a_large_group_of_rows_is_not_fetched_whole(tmp_path):

@@ -85,7 +85,7 @@ def is_another(then: str, now: str) -> bool:
     names = archives.is_pattern(then) and archives.is_pattern(now)
     if then == now or (names and then.rpartition("/")[0] == now.rpartition("/")[0]):
         return False
-    return not then or is_address(then) or is_folder(then) or (archives.is_pattern(then) and Path(then).exists())
+    return not then or place_of(then).there()
 
 
 def _names_archives(path: Path) -> bool:

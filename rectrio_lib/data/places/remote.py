@@ -106,8 +106,9 @@ class RemotePlace:
             yield told
 
     def there(self) -> bool:
-        """Tell whether the archives' folder is there; what is not on this machine is asked only when it is read."""
-        return not self.near or Path(self._root).is_dir()
+        """Tell whether archives of this machine are there; another machine is asked only when something is read."""
+        several = set(self._pattern) & set("*{")
+        return not self.near or Path(self._root if several else self.uri).exists()
 
     def address(self, path: str) -> str:
         """Return the address of an image, or of the archive that holds it."""
