@@ -38,18 +38,22 @@ def contents(file: BinaryIO, archive: str, size: int) -> Contents:
         return Contents([(archive, f"damaged: {str(error).splitlines()[0]}")], pd.DataFrame())
     if column in table.column_names:
         names = table[column].combine_chunks().field("path")
-        table = table.drop_columns(column).append_column("file_name", names)
+        kept = [name for name in table.column_names if name not in (column, "file_name")]
+        table = table.select(kept).append_column("file_name", names)
     told = _named(table.to_pandas().drop(columns="path", errors="ignore"), schema)
     return Contents([(path, "") for path in paths], storable(told.assign(path=paths)))
 
 
 def _named(told: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
     """Put names in the place of class numbers, where Hugging Face's note in the file has them."""
-    note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = (note.get("info") or {}).get("features") or {}
-    classes = {c: f["names"] for c, f in features.items() if isinstance(f, dict) and f.get("names") and c in told}
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        classes = {name: dict(enumerate(f["names"])) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):  # no such note, or one of another shape
+        return told
+    classes = {name: names for name, names in classes.items() if name in told}
     for name, names in classes.items():
-        told[name] = told[name].map(dict(enumerate(names)))
+        told[name] = told[name].map(names)
     return told.assign(label=told[next(iter(classes))]) if len(classes) == 1 and "label" not in told else told
 
 
