@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,25 +21,15 @@ from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import is_folder
 from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, reason_of, sketch
 from rectrio_lib.data.layout import describe as describe  # read from here by who lists
+from rectrio_lib.data.places import naming
+from rectrio_lib.data.places.naming import is_service as is_service
 
-IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff",
-    ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga",
-    ".ico", ".qoi", ".pcx",
-}  # fmt: skip
-HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
-HEIF_REASON = "HEIC files need pillow-heif: pip install 'rectrio[heic]'"
-RAW = (".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2", ".raf", ".srw", ".pef")
-DRAWN = (".svg", ".psd", ".eps", ".ps", ".ai", ".wmf", ".emf", ".xcf", ".jxl")
-FOREIGN = dict.fromkeys(RAW, "camera raw files are not read: export it as JPEG")
-FOREIGN |= dict.fromkeys(DRAWN, "files of this kind are not read: export it as PNG")
-PASSED_OVER = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".py", ".npy", ".parquet", ".pdf"}
-SERVICE_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "lost+found"}  # and all that begin with a dot
-SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"qoif",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from rectrio_lib.data.places.place import Place
+
 FILE_COLUMNS = ["path", "size", "mtime_ns", "image_id", "reason"]
 NEVER = -1  # stands for size and time of an unreadable file; matches nothing, so that the file is tried again
+UNLISTED = (NEVER, NEVER)
 MOST_WORKERS = 32
 
 
@@ -80,7 +71,7 @@ def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
         raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
     rows = list(walk_images(folder, exclude))
     if not rows:
-        raise DataError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise DataError(f"{folder} holds no image ({', '.join(sorted(naming.IMAGE_SUFFIXES))}).")
     return pd.DataFrame(rows, columns=FILE_COLUMNS).sort_values("path", ignore_index=True)
 
 
@@ -112,11 +103,6 @@ def walk_images(folder: Path, exclude: Iterable[Path] = ()) -> Iterator[tuple]:
         links.sort(reverse=True)
 
 
-def is_service(name: str) -> bool:
-    """Tell whether a folder is hidden, or one that file managers and disk stations make."""
-    return name.startswith(".") or name in SERVICE_FOLDERS
-
-
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
@@ -125,42 +111,31 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _unread(path: str, reason: str) -> tuple:
-    return (_unicode(path), NEVER, NEVER, "", reason)
+    return (naming.unicode(path), NEVER, NEVER, "", reason)
 
 
 def _file_row(entry: os.DirEntry, path: str) -> list[tuple]:
     """Describe one file, as a list of one row; of none if it is not an image."""
-    suffix = Path(entry.name).suffix.lower()
-    if suffix in HEIF_SUFFIXES and not reads_heif():
-        return [_unread(path, HEIF_REASON)]
-    if suffix in FOREIGN:
-        return [_unread(path, FOREIGN[suffix])]
-    if suffix in PASSED_OVER or not (suffix in IMAGE_SUFFIXES | HEIF_SUFFIXES or _begins_as_image(Path(entry.path))):
+    if reason := naming.refusal(entry.name, reads_heif()):
+        return [_unread(path, reason)]
+    if not naming.may_be_image(entry.name) and not (naming.is_silent(entry.name) and _begins_as_image(entry.path)):
         return []
     try:
         state = entry.stat()
     except OSError as error:
         return [_unread(path, reason_of(error))]
-    if _unicode(path) != path:
+    if naming.unicode(path) != path:
         return [_unread(path, "its name is not Unicode")]
     reason = "" if stat.S_ISREG(state.st_mode) else "not a regular file"  # to read from a pipe would never end
     return [(path, state.st_size, state.st_mtime_ns, "", reason)]
 
 
-def _begins_as_image(path: Path) -> bool:
+def _begins_as_image(path: str) -> bool:
     try:
-        with open_regular(path) as file:
-            head = file.read(16)
+        with open_regular(Path(path)) as file:
+            return naming.begins_as_image(file.read(naming.HEAD), reads_heif())
     except (OSError, UnreadableError):
         return False
-    boxed = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", *[b"heic", b"heix", b"mif1"] * reads_heif())
-    webp, bitmap = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
-    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
-    return head.startswith(SIGNATURES) or boxed or webp or bitmap or netpbm
-
-
-def _unicode(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str]) -> pd.DataFrame:
@@ -179,7 +154,13 @@ def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str
 
 
 def read_ahead(
-    folder: Path, paths: Iterable[str], size: int, channels: int, known: Collection[str], ahead: int
+    folder: Path | Place,
+    paths: Iterable[str],
+    size: int,
+    channels: int,
+    known: Collection[str],
+    ahead: int,
+    listed: Iterable[tuple[int, int]] = repeat(UNLISTED),
 ) -> Iterator[ImageFile]:
     """Read and decode files in threads, and yield them in their order.
 
@@ -190,13 +171,15 @@ def read_ahead(
         channels: 1 for grey, 3 for colour.
         known: image ids that need no decoding; it may grow meanwhile.
         ahead: how many images may be decoded before they are asked for: what bounds the memory.
+        listed: size and mtime_ns of each file as `Place.list` returned them.
     """
-    left, waiting = iter(paths), deque()
-    with ThreadPoolExecutor(min(cores(), MOST_WORKERS)) as pool:
+    left, waiting = zip(paths, listed, strict=False), deque()
+    near = isinstance(folder, Path) or folder.near
+    with ThreadPoolExecutor(min(cores(), MOST_WORKERS) if near else MOST_WORKERS) as pool:
         try:
             while True:
-                while len(waiting) < ahead and (path := next(left, None)) is not None:
-                    waiting.append(pool.submit(read_image, folder, path, size, channels, known))
+                while len(waiting) < ahead and (file := next(left, None)) is not None:
+                    waiting.append(pool.submit(read_image, folder, file[0], size, channels, known, False, file[1]))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -211,28 +194,44 @@ def cores() -> int:
 
 
 def read_image(
-    folder: Path, path: str, size: int, channels: int, known: Collection[str] = (), with_sketch: bool = False
+    folder: Path | Place,
+    path: str,
+    size: int,
+    channels: int,
+    known: Collection[str] = (),
+    with_sketch: bool = False,
+    listed: tuple[int, int] = UNLISTED,
 ) -> ImageFile:
-    """Read one file: its hash, and its pixels (and sketch) unless the content is known."""
+    """Read one file: its hash, and its pixels (and sketch) unless the content is known.
+
+    A file of this machine tells its size and time itself; of another one they are what was `listed`.
+    """
     sketches, unread = [], partial(ImageFile, path, NEVER, NEVER, "")
     inspect = (lambda image: sketches.append(sketch(image))) if with_sketch else None
     try:
-        with open_regular(folder / path) as file:
-            before = os.fstat(file.fileno())
+        with open_regular(folder / path) if isinstance(folder, Path) else folder.open(path) as file:
+            before = _stamp(file, listed)
             image_id = content_hash(file)
-            read = ImageFile(path, before.st_size, before.st_mtime_ns, image_id)
+            read = ImageFile(path, *before, image_id)
             if image_id in known:
                 return read
             file.seek(0)
             decoded = decode(file, size, channels, inspect=inspect)
-            after = os.fstat(file.fileno())
+            after = _stamp(file, listed)
     except (OSError, UnreadableError, ValueError) as error:
         return unread(reason_of(error))
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if before != after:
         return unread("changed while it was read")
     if isinstance(decoded, str):  # who raises the limit wants it tried again
         return unread(decoded) if "RECTRIO_MAX_PIXELS" in decoded else read._replace(reason=decoded)
     return read._replace(pixels=decoded[0], shape=decoded[1], sketch=sketches[0] if sketches else None)
+
+
+def _stamp(file: BinaryIO, listed: tuple[int, int]) -> tuple[int, int]:
+    if isinstance(file, BytesIO):
+        return listed
+    state = os.fstat(file.fileno())
+    return state.st_size, state.st_mtime_ns
 
 
 def content_hash(file: BinaryIO) -> str:

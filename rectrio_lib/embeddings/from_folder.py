@@ -1,51 +1,48 @@
-"""Any folder of images as a source: only what is new or changed is read."""
+"""Any folder of images, of this machine or not, as a source: only what is new or changed is read."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 
-from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import save_table
 from rectrio_lib.data import image_files
-from rectrio_lib.embeddings.store import files_of
+from rectrio_lib.data.places.place import Place, place_of
+from rectrio_lib.data.places.tables import MANIFEST, OWN_COLUMNS, checked, storable
+from rectrio_lib.embeddings.store import files_of, is_finished
 from rectrio_lib.encoders.base import Encoder
 
-LOG = logging.getLogger(__name__)
 COMPACT_SHARE = 0.2  # of deleted rows; beyond it the store is rewritten without them
-KEYS, TABLES = ("file_name", "path"), ("metadata.csv", "metadata.parquet")
-OWN_COLUMNS = ["image_id", "path", "row", "width", "height", "shard", "deleted"]  # never taken from a table
 
 
 class FolderSource:
-    """Image files below a folder, a few hundred in memory at once; see `embed.Source`.
+    """Image files of a place, a few hundred in memory at once; see `embed.Source`.
 
     A file is known by path, size and time without reading it, else by its content. Byte-identical files have one row,
     under the first path. Label and split come from the folders, a table beside the images (`metadata.csv` or
     `.parquet`, keyed by `file_name` or `path`) or a manifest; what earlier calls told is kept.
     """
 
-    def __init__(self, folder: str | Path, manifest: pd.DataFrame | None, outputs: Path):
-        self.folder = Path(folder).expanduser().resolve()
-        self.name, self._manifest, self._outputs, self._read = self.folder.name, manifest, outputs, []
-        self.card = {"folder": str(self.folder), "generated_images": False}
+    def __init__(self, folder: str | Path | Place, manifest: pd.DataFrame | None, outputs: Path):
+        self.place = place_of(folder)
+        self.name, self._manifest, self._outputs, self._read = self.place.name, manifest, outputs, []
+        self.card = {"folder": self.place.uri, "generated_images": False}
         self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """List the files, and find those that are new or changed."""
-        files = image_files.list_images(self.folder, [self._outputs])
-        self._tables = [*_tables_beside(self.folder, files["path"])]
-        self._tables += [] if self._manifest is None else [_checked(self._manifest, "manifest", "path")]
+        before = files_of(home)
+        files = self.place.list([self._outputs], before if is_finished(home) else None)
+        self._tables = [*self.place.tables(files["path"])]
+        self._tables += [] if self._manifest is None else [checked(self._manifest, MANIFEST, "path")]
         self._own = _not_from_path(rows)
-        files = image_files.match_known(files, files_of(home), rows["image_id"])
+        files = image_files.match_known(files, before, rows["image_id"])
         new = files["image_id"].eq("") & files["reason"].eq("")
-        self._fresh, self._known = files.loc[new, "path"], files[~new]
+        self._fresh, self._known = files.loc[new], files[~new]
         self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
         return len(self._fresh)
 
@@ -53,7 +50,8 @@ class FolderSource:
         """Yield contents that are not embedded; the array is used again for the next batch."""
         memory = np.empty((step, self._side, self._side, self._channels), np.uint8)
         images, rows = memory.transpose(0, 3, 1, 2), []  # channels last, as decoders and processors have them
-        for read in image_files.read_ahead(self.folder, self._fresh, self._side, self._channels, known, 2 * step):
+        paths, listed = self._fresh["path"], self._fresh[["size", "mtime_ns"]].itertuples(index=False, name=None)
+        for read in image_files.read_ahead(self.place, paths, self._side, self._channels, known, 2 * step, listed):
             self._read.append(read[: len(image_files.FILE_COLUMNS)])
             if read.pixels is None or read.image_id in known:
                 continue
@@ -85,7 +83,7 @@ class FolderSource:
             for column in table.columns.difference(OWN_COLUMNS, sort=False):
                 told[column] = table[column].combine_first(told[column]) if column in told else table[column]
         first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
-        return pd.concat([first, told, rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
+        return pd.concat([first, storable(told), rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
 
     def save(self, home: Path) -> None:
         """Remember what became of each file."""
@@ -126,38 +124,3 @@ def _not_from_path(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(index=rows["image_id"])
     told = rows[["label", "split"]].set_axis(rows["image_id"])
     return told.where(told.ne("") & (told.to_numpy() != image_files.describe(rows["path"]).to_numpy()))
-
-
-def _tables_beside(folder: Path, paths: Collection[str]) -> Iterator[pd.DataFrame]:
-    """Read metadata.csv and metadata.parquet of the folder and of those below it that hold images."""
-    homes = {p.rpartition("/")[0] for p in paths} | {"."}
-    for home in sorted({parent.as_posix() for path in homes for parent in Path(path, "x").parents}):
-        for path in (folder / home / name for name in TABLES):
-            if path.is_file():
-                try:
-                    csv = path.suffix == ".csv"
-                    texts = dict.fromkeys([*KEYS, "label", "split"], str)
-                    table = pd.read_csv(path, dtype=texts, low_memory=False) if csv else pd.read_parquet(path)
-                except (OSError, ValueError, pa.ArrowException) as error:
-                    raise DataError(f"{path} cannot be read as a table: {error}") from error
-                key = next((key for key in KEYS if key in table), KEYS[0])
-                table = _checked(table, path, key)
-                prefix = "" if home == "." else f"{home}/"
-                yield table.assign(path=prefix + table["path"].str.replace("\\", "/"))
-
-
-def _checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
-    """Return a table with unique paths and columns that can be stored, or raise DataError that names the column."""
-    if key not in table:
-        raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files.")
-    if not table[key].map(lambda value: isinstance(value, str)).all() or table[key].duplicated().any():
-        raise DataError(f"{where}: column {key!r} should name each image file once, as text.")
-    if key != "path":
-        table = table.drop(columns="path", errors="ignore").rename(columns={key: "path"})
-    for column in table:
-        if pd.api.types.infer_dtype(table[column], skipna=True).startswith("mixed"):
-            raise DataError(f"{where}: column {column!r} holds lists or values of several types, expected one type.")
-    ignored = [column for column in table if column in OWN_COLUMNS and column != "path"]
-    if ignored and isinstance(where, Path):
-        LOG.warning("%s: %s ignored, RecTrio uses these names itself.", where, ", ".join(ignored))
-    return table.drop(columns=ignored)

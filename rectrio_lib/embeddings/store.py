@@ -171,6 +171,11 @@ def read_rows(folder: Path, card: Card) -> pd.DataFrame:
     return rows
 
 
+def is_finished(folder: Path) -> bool:
+    """Tell whether a store holds all that its last call listed; not if that call was killed, or there is none."""
+    return (folder / "card.json").exists() and read_store_card(folder)["finished"]
+
+
 def files_of(folder: Path) -> pd.DataFrame:
     """Read the table of files of a store, see `EmbeddingStore.files`; empty if there is none, DataError if damaged."""
     path = folder / "files.parquet"

@@ -256,7 +256,7 @@ def test_build_hands_over_folder_name_and_parameters(monkeypatch, tmp_path):
 
     monkeypatch.setattr(own_images, "run_folder", run_folder)
     said = well("build", tmp_path, "--name", "pets", "-p", "epochs=3", "--allow-random-weights")
-    assert calls == [(tmp_path, "pets", {"epochs": "3"}, True)]
+    assert calls == [(str(tmp_path), "pets", {"epochs": "3"}, True)]
     assert str(tmp_path / "reports" / "pets" / "index.html") in said and "--index pets" in said
 
 
