@@ -86,6 +86,8 @@ class Collection(Changeable):
         workspace: Workspace | None = None,
         vectors: str = "",
         memory_limit: int | str | None = None,
+        engine: str = "local",
+        address: str | None = None,
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
@@ -101,6 +103,8 @@ class Collection(Changeable):
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
             memory_limit: of the index, see `Index.build`.
+            engine: what embeds, "local" or "ray", see `embeddings.embed.embed`.
+            address: of a running Ray, see there.
 
         Returns:
             The collection; its `report` says what happened.
@@ -114,7 +118,9 @@ class Collection(Changeable):
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(folder, name, workspace)
-        store, report = building.embed(folder, encoder, name, manifest, allow_random_weights, workspace)
+        store, report = building.embed(
+            folder, encoder, name, manifest, allow_random_weights, workspace, engine, address
+        )
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
             building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit)
