@@ -97,7 +97,7 @@ class Workers:
     ) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
         """Send images to workers; yield the same rows, with vectors."""
         for rows, done in self._map((rows, images.numpy()) for rows, images in batches):
-            yield rows, torch.from_numpy(done.vectors)
+            yield rows, torch.tensor(done.vectors)
 
     def read_ahead(
         self,

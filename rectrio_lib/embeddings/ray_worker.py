@@ -40,9 +40,7 @@ class Worker:
             self.encoder, self.cores, self.lock = ray.get(encoder[0]), cores, Lock()
         except Exception as error:  # whatever opening it raises
             said = str(error).partition("\n")[0]
-            raise ClusterError(
-                f"The node {node} cannot open the encoder ({said}): install what it needs."
-            ) from None
+            raise ClusterError(f"The node {node} cannot open the encoder ({said}): install what it needs.") from None
         if fingerprint(self.encoder) != made_by:
             raise ClusterError(f"The encoder has other weights on the node {node}: install the same versions there.")
 
