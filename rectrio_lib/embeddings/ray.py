@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
         f"engine='ray' needs a package that is not installed ({error.name}): pip install 'rectrio[ray]'."
     ) from error
 
+from rectrio_lib.embeddings.from_folder import Batches
 from rectrio_lib.embeddings.ray_worker import Embedded, Files, SortedIds, Worker, versions
 
 LOG = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ AT_ONCE = 2  # blocks that a worker holds: one is read while the other one is en
 AHEAD = 2  # blocks per worker that may wait besides
 MOST_DEATHS = 3  # of workers over one block
 CONNECT_SECONDS, PATIENCE_SECONDS = 5, 60
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4" + bytes(5)  # HTTP/2, which Ray speaks: settings, none
 
 
 @dataclass(eq=False)
@@ -92,9 +94,7 @@ class Workers:
             self._wait()
         self._waited = 0.0
 
-    def encode(
-        self, batches: Iterable[tuple[pd.DataFrame, torch.Tensor]]
-    ) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
+    def encode(self, batches: Batches) -> Batches:
         """Send images to workers; yield the same rows, with vectors."""
         for rows, done in self._map((rows, images.numpy()) for rows, images in batches):
             yield rows, torch.tensor(done.vectors)
@@ -140,9 +140,9 @@ class Workers:
             for slot in ((node["NodeID"], number) for number in range(count)):
                 if slot not in self._hands:
                     each = max(1, cores // count)
-                    where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                    needs = {"num_cpus": min(each, cores), "num_gpus": int(gpus > 0), "max_concurrency": AT_ONCE}
-                    actor = ray.remote(Worker).options(**needs, scheduling_strategy=where).remote()
+                    options = {"num_cpus": min(each, cores), "num_gpus": int(gpus > 0), "max_concurrency": AT_ONCE}
+                    options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                    actor = ray.remote(Worker).options(**options).remote()
                     started = actor.start.remote([self._encoder], self._made_by, versions(), each, pixel_limit())
                     self._hands[slot] = hand = _Hand(actor, slot)
                     self._running[started] = hand, None
@@ -199,8 +199,7 @@ class Workers:
             if job.deaths == MOST_DEATHS:
                 of = "" if isinstance(job.block, np.ndarray) else f", which begins with {job.block.files[0][0]}"
                 raise ClusterError(
-                    f"{MOST_DEATHS} workers died over the same block of images{of} ({said}): is there too little "
-                    "memory? What was embedded before is kept."
+                    f"{MOST_DEATHS} workers died over the same block of images{of} ({said}): too little memory?"
                 )
             if isinstance(error, RayActorError) and self._hands.get(hand.slot) is hand:
                 del self._hands[hand.slot]
@@ -242,7 +241,10 @@ def checked_address(address: str | None) -> str:
     if not host or not port.isdecimal() or "/" in host:
         raise ArgumentError(f"address={address!r} should be HOST:PORT of a running Ray, 'auto' or 'local'.")
     try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS) as probe:
+            probe.sendall(HELLO)
+            if probe.recv(4)[3:] != b"\4":  # Ray would wait for minutes
+                raise ConnectionError("something else does")
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"No Ray answers at {address} ({error}): start one, `ray start --head`, and give the address it names."
@@ -261,10 +263,10 @@ def _connected(address: str) -> Iterator[None]:
         return
     options = {"num_cpus": image_files.cores(), "include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"The Ray at {address} cannot be used: {error}") from error
-    try:
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"The Ray at {address} cannot be used: {error}") from error
         yield
     finally:
         ray.shutdown()

@@ -201,6 +201,12 @@ def test_an_encoder_that_kills_its_workers_ends_the_call(three_nodes, monkeypatc
         embed(noise_set(8), Fatal(tales), encoder_name="telling", engine="ray")
 
 
+def answer_once(server, answer):
+    with server.accept()[0] as connection:
+        connection.sendall(answer)
+        time.sleep(0.5)
+
+
 def test_an_address_that_nobody_answers_is_an_error_at_once(monkeypatch, tales):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -208,6 +214,12 @@ def test_an_address_that_nobody_answers_is_an_error_at_once(monkeypatch, tales):
     for given in (address, "no-such-host.invalid:6379"):
         with pytest.raises(ClusterError, match=given):
             spread(noise_set(4), tales, address=given)
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
+    for answer in (b"", b"HTTP/1.0 400 Bad Request"):  # who says nothing, and who is no Ray
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=answer_once, args=(server, answer)).start()
+            with pytest.raises(ClusterError, match="No Ray answers"):
+                spread(noise_set(4), tales, address=f"127.0.0.1:{server.getsockname()[1]}")
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match=address):
         spread(noise_set(4), tales)
