@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -97,13 +96,13 @@ def serve(
         address += f"session?token={app.state.access.new_link('page')}"
     if workers == 1:
         return _Server(uvicorn.Config(app, **QUIET), started, address).run(sockets=[listening])
-    place = (collection.name, collection.folder, collection.workspace)
+    place = (collection.name, collection.uri, collection.workspace)
     config = uvicorn.Config(partial(app_of_worker, *place, **settings), factory=True, workers=workers, **QUIET)
     started(address)
     Multiprocess(config, [listening]).run()
 
 
-def app_of_worker(name: str, folder: Path | None, workspace: Workspace, **settings: Any) -> Any:
+def app_of_worker(name: str, folder: str, workspace: Workspace, **settings: Any) -> Any:
     """Return the application of one of several processes."""
     return make_app(Collection.open(name, folder, workspace), **settings)
 

@@ -49,7 +49,7 @@ class Service:
     """
 
     def __init__(self, collection: Collection, engine: Engine, batch: int = 32, threads: int = 1):
-        self.name, self.engine, self._folder = collection.name, engine, collection.folder
+        self.name, self.engine, self._folder = collection.name, engine, collection.uri
         self._encoding = batch, threads
         self.workspace, self.searches = collection.workspace, Searches(engine, collection.name)
         self.judgements, self.saved = Judgements(engine, collection.name), Saved(engine, collection.name)

@@ -14,6 +14,8 @@ from rectrio_lib.chapters import chapter, runner
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import dataset, image_files
+from rectrio_lib.data.places.local import LocalFolder
+from rectrio_lib.data.places.place import Place
 from rectrio_lib.report.page import write_page
 from rectrio_lib.search import building
 from rectrio_lib.search.building import BACKBONE
@@ -26,7 +28,7 @@ FEWEST = 10  # images of a class that is worth training on
 TRAINED_SHARE = 0.4  # of the images are surely left for one batch: test, validation, near copies and a fold go first
 
 
-def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, **parameters: Any) -> str:
+def train(folder: str | Path | Place, name: str = "", rows: pd.DataFrame | None = None, **parameters: Any) -> str:
     """Train an encoder on class folders of images: chapter 03, run strictly by papermill.
 
     Args:
@@ -42,23 +44,25 @@ def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, 
         ArgumentError: if there is nothing to train on, or a parameter is unknown.
         ChapterError: if the chapter fails; the message says why and where to look.
     """
-    folder, name = building.folder_and_name(folder, name)
+    place, name = building.place_and_name(folder, name)
     (training_chapter,) = chapter.select_chapters([CHAPTER])
     backbone = parameters.get("backbone", BACKBONE)
-    rows = building.embed(folder, backbone, name)[0].select() if rows is None else rows
-    if reason := why_untrained(rows):
-        raise ArgumentError(f"{folder} cannot be trained on: {reason}.")
+    rows = building.embed(place, backbone, name)[0].select() if rows is None else rows
+    if reason := why_untrained(rows, place):
+        raise ArgumentError(f"{place.uri} cannot be trained on: {reason}.")
     training = rows[rows["label"].ne("") & ~rows["split"].isin(["val", "test"])]
     batch = min(training_chapter.parameters["batch_size"], max(3, int(TRAINED_SHARE * len(training))))
     size, resolution = trained_size(backbone)
     chosen = {"size": size, "resolution": resolution, "batch_size": batch, "backbone": BACKBONE, "dataset": name}
-    chosen |= {"folder": str(folder), "encoder": f"{name}-tuned", **parameters}
+    chosen |= {"folder": place.uri, "encoder": f"{name}-tuned", **parameters}
     runner.run_chapters([training_chapter], None, chosen)
     return chosen["encoder"]
 
 
-def why_untrained(rows: pd.DataFrame) -> str:
+def why_untrained(rows: pd.DataFrame, place: Place) -> str:
     """Say why no encoder can be trained on distinct, readable images with these labels; empty if one can."""
+    if not isinstance(place, LocalFolder):
+        return "training needs the images themselves in a folder of this machine"
     counts = rows["label"][rows["label"].ne("")].value_counts()
     if counts.empty:
         return "the images lie in no class folders"
@@ -97,26 +101,26 @@ def run_folder(
     fixed = {"dataset", "folder", "encoder", "name"} & parameters.keys()
     if fixed:
         raise ArgumentError(f"{', '.join(sorted(fixed))}: follows from the folder and its name, do not set it here.")
-    folder, name = building.folder_and_name(folder, name)
-    building.refuse_other_images(folder, name, Workspace())
+    place, name = building.place_and_name(folder, name)
+    building.refuse_other_images(place, name, Workspace())
     backbone = parameters.get("backbone", building.BACKBONE)
-    if not why_untrained(image_files.describe(image_files.list_images(folder)["path"])):
+    if isinstance(place, LocalFolder) and not why_untrained(image_files.describe(place.list()["path"]), place):
         chapter.chapter_paths()  # an installed package has none: said now, not after an hour of embedding
-    frozen, report = building.embed(folder, backbone, name, allow_random_weights=allow_random_weights)
+    frozen, report = building.embed(place, backbone, name, allow_random_weights=allow_random_weights)
     LOG.info("Checked    %s", report)
-    reason, executed = why_untrained(frozen.select()), None
+    reason, executed = why_untrained(frozen.select(), place), None
     if reason and parameters.keys() - {"backbone"}:
         raise ArgumentError(f"{', '.join(parameters)}: nothing is trained here, because {reason}.")
     if reason:
         decision = f"Nothing was trained, because {reason}: this is {backbone} as it was pretrained."
-        shop = Collection.build(folder, backbone, name, allow_random_weights=allow_random_weights)
+        shop = Collection.build(place, backbone, name, allow_random_weights=allow_random_weights)
     else:
         decision = f"The images lie in class folders: chapter {CHAPTER} trained {backbone} on them."
-        encoder = train(folder, name, frozen.select(), **parameters)
+        encoder = train(place, name, frozen.select(), **parameters)
         if not _was_better(encoder):
             decision += " It was not better on validation images, so the index has the backbone as it was pretrained."
         manifest = dataset.load_dataset(name).manifest
-        shop = Collection.build(folder, encoder, name, manifest=manifest, allow_random_weights=allow_random_weights)
+        shop = Collection.build(place, encoder, name, manifest=manifest, allow_random_weights=allow_random_weights)
         report = shop.report
         LOG.info("Embedded   %s", report)
         executed = next((Workspace().outputs / "notebooks").glob(f"{CHAPTER}_*.ipynb"), None)

@@ -183,12 +183,14 @@ def export(
     """Export an encoder to OpenVINO and compare it with torch on a folder of images."""
     from rectrio_lib.core import tables
     from rectrio_lib.data import image_files
+    from rectrio_lib.data.places.place import place_of
     from rectrio_lib.encoders import openvino, registry
 
     lines = texts.read_text(encoding="utf-8").split("\n") if texts else []
     size, channels = (registry.encoder_card(encoder)["preprocessing"][key] for key in ("size", "channels"))
-    paths = image_files.list_images(folder)["path"].sample(frac=1, random_state=0)[:EXPORT_IMAGES]
-    read = image_files.read_ahead(folder, paths, size, channels, (), 32)
+    place = place_of(folder)
+    paths = place.list()["path"].sample(frac=1, random_state=0)[:EXPORT_IMAGES]
+    read = image_files.read_ahead(place, paths, size, channels, (), 32)
     images = [file.pixels for file in read if file.pixels is not None]
     report = openvino.export_encoder(encoder, images, [line for line in lines if line.strip()], precision)
     say(tables.plain_table(report.to_dict("records")))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # imported by the commands that need them, see `app`
     from rectrio_lib.search.collection import Collection
     from rectrio_lib.search.results import Results
 
-Folder = Annotated[Path, typer.Argument(help="A folder of images, in class folders or not.", show_default=False)]
+FOLDER = "A folder of images, in class folders or not; also s3://…, gs://…, https://…, or archives (.tar, .parquet)."
+Folder = Annotated[str, typer.Argument(help=FOLDER, show_default=False)]
+Moved = Annotated[str | None, typer.Option(help="Where the images are now, if they have moved.", show_default=False)]
 Name = Annotated[str, typer.Option(help="Its name; by default that of the folder.", show_default=False)]
 Encoder = Annotated[str, typer.Option(help="An encoder below outputs/encoders.", show_default=False)]
 BACKBONES = "clip:ViT-B/32, slower than the default, lite:efficientnet_lite0; auto: the first where there is a GPU"
@@ -71,8 +73,7 @@ def index(
 
     made_by = _encoder(encoder, backbone)
     options = {"allow_random_weights": allow_random_weights, "vectors": vectors}
-    options["memory_limit"] = memory_limit or None
-    options |= {"engine": "ray", "address": ray} if ray else {}
+    options |= {"memory_limit": memory_limit or None, "ray": ray}
     shop = Collection.build(folder, made_by, name, kind, recall, **options)
     _say_report(shop.report, store_folder(shop.encoder_name, shop.name))
     say(f"Encoder    {shop.encoder_name}{f'. {RANDOM}' if shop.random_weights else ''}")
@@ -103,7 +104,7 @@ def search(
     text: Annotated[list[str] | None, typer.Option(help="Words to search for; with an image: like it, but …")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Words to turn away from.")] = None,
     index: Annotated[str, typer.Option(help="Name of the index, if there are several.", show_default=False)] = "",
-    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
+    folder: Moved = None,
     k: Annotated[int, typer.Option(help="Results per query.")] = 10,
     where: Annotated[str | None, typer.Option(help="Such as \"label == 'cat' and width > 200\".")] = None,
     minimum: Annotated[float | None, typer.Option(help="Only results of at least this similarity.")] = None,
@@ -182,8 +183,8 @@ def say_results(shop: Collection, results: Results) -> None:
         found = frame.loc[frame["query"] == query, columns if "path" in columns else [*columns, "image_id"]]
         table = tables.plain_table(_cells(found.to_dict("records"))) if len(found) else "no results"
         say(f"{escaped(query)}\n{table}\n")
-    if shop.folder is not None:
-        say(f"Paths are below {shop.folder}")
+    if shop.uri:
+        say(f"Paths are below {shop.uri}")
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -194,7 +195,7 @@ def as_json_object(shop: Collection, results: Results, k: int) -> dict[str, Any]
     """Return results as JSON takes them."""
     frame = results.frame()
     card = {"index": shop.name, "encoder": shop.encoder_name, "stand_in": shop.stand_in, "k": k}
-    card |= {"folder": None if shop.folder is None else str(shop.folder), "queries": []}
+    card |= {"folder": shop.uri or None, "queries": []}
     for query in results.query_ids:
         found = frame[frame["query"] == query].drop(columns="query")
         # by way of pandas, which knows how to write its own numbers, and missing ones as null

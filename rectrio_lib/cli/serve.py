@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rectrio_lib.cli.collections import Moved
 from rectrio_lib.cli.output import escaped, say
 from rectrio_lib.core.errors import MissingPackageError
 
@@ -31,7 +31,7 @@ def serve(
         list[str] | None, typer.Option(help="A further name of the service, such as that of a proxy.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; each holds encoder and index once more.")] = 1,
-    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
+    folder: Moved = None,
     demo: Annotated[bool, typer.Option("--demo", help="Serve some products or drawings, without training.")] = False,
 ) -> None:
     """Open a page, and a REST API, on a collection: search, upload, filter."""
@@ -48,9 +48,9 @@ def serve(
     if shop.random_weights:
         say("STAND-IN: the vectors come from random weights. Results mean nothing.", err=True)
 
-    if shop.folder is not None and not shop.folder.is_dir():
+    if shop.place and not shop.place.there():
         say(
-            f"{shop.folder} is gone: its images are found but cannot be shown (--folder DIR says where they are).",
+            f"{shop.uri} is gone: its images are found but cannot be shown (--folder DIR says where they are).",
             err=True,
         )
 

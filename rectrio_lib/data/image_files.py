@@ -178,7 +178,8 @@ def read_ahead(
         listed: size and mtime_ns of each file as `Place.list` returned them.
     """
     left, waiting = zip(paths, listed, strict=False), deque()
-    with ThreadPoolExecutor(min(cores(), MOST_WORKERS)) as pool:
+    near = isinstance(folder, Path) or folder.near
+    with ThreadPoolExecutor(min(cores(), MOST_WORKERS) if near else MOST_WORKERS) as pool:
         try:
             while True:
                 while len(waiting) < ahead and (file := next(left, None)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection
 
@@ -12,6 +13,7 @@ SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+ARCHIVE = re.compile(r".+?\.(tar:\d+\+\d+|parquet)/")  # see `places.archives`
 
 
 def nfc(text: str) -> str:
@@ -24,15 +26,22 @@ def describe(paths: Collection[str]) -> pd.DataFrame:
 
     The first folder is the class: FOLDER/<class>/…. If nothing but split folders lies at the top, and one for training
     holds class folders, the second one is: FOLDER/{train,val,test}/<class>/…; SPLITS lists the names, in any case.
+    Of an image in an archive the folders inside of it count, and the split that the name of the archive tells.
     """
-    parts = [path.split("/")[:-1] for path in paths]
+    parts = [ARCHIVE.sub("", path).split("/")[:-1] for path in paths]
     tops = {homes[0] for homes in parts if homes}
     divided = all(top.lower() in SPLITS for top in tops) and any(
         len(homes) > 1 and SPLITS[homes[0].lower()] == "train" for homes in parts
     )
     splits = [SPLITS[homes[0].lower()] if divided and homes else "" for homes in parts]
+    named = [split or _split_of_archive(path) for split, path in zip(splits, paths, strict=True)]
     labels = [nfc("".join(homes[1:2] if split else homes[:1])) for homes, split in zip(parts, splits, strict=True)]
-    return pd.DataFrame({"label": labels, "split": splits}, dtype=object)
+    return pd.DataFrame({"label": labels, "split": named}, dtype=object)
+
+
+def _split_of_archive(path: str) -> str:
+    found = ARCHIVE.match(path)
+    return next((SPLITS[word] for word in re.split("[^a-z]+", found[0].lower()) if word in SPLITS), "") if found else ""
 
 
 def understood(paths: Collection[str]) -> str:

@@ -22,6 +22,7 @@ from rectrio_lib.core.files import checksum, save_table, write_json
 from rectrio_lib.core.workspace import Workspace, quiet
 from rectrio_lib.data.dataset import ImageDataset, content_hash
 from rectrio_lib.data.layout import count_of
+from rectrio_lib.data.places.place import Place
 from rectrio_lib.embeddings import store as stores
 from rectrio_lib.embeddings.from_dataset import DatasetSource
 from rectrio_lib.embeddings.from_folder import FolderSource
@@ -72,7 +73,7 @@ class Source(Protocol):
 
 
 def embed(
-    source: str | Path | ImageDataset | Source,
+    source: str | Path | Place | ImageDataset | Source,
     encoder: str | Encoder,
     name: str = "",
     manifest: pd.DataFrame | None = None,
@@ -88,7 +89,8 @@ def embed(
     New images are appended; a store made by another encoder or in another dtype is rebuilt.
 
     Args:
-        source: a prepared data set, or a folder of images: in class folders, in split and class folders, or flat.
+        source: a prepared data set, or a folder of images: in class folders, in split and class folders, or flat. Also
+            an address such as s3://shop/photos, or archives of images, see `RemotePlace`.
         encoder: the name of a saved one, or the encoder itself.
         name: of the store; empty: that of the data set or folder.
         manifest: of a folder, with `path` relative to it; its columns (`label`, `split`, `group`, …) enter the rows.
@@ -119,7 +121,7 @@ def embed(
     workspace = workspace or Workspace()
     if isinstance(source, ImageDataset):
         source = DatasetSource(source)
-    elif isinstance(source, str | Path):
+    elif not hasattr(source, "batches"):
         source = FolderSource(source, manifest, workspace.outputs)
     name, encoder_name, report = name or source.name, encoder_name or encoder.kind, Report()
     card = {"encoder": encoder_name, "encoder_hash": fingerprint(encoder), "dim": encoder.dim, "dtype": dtype}

@@ -89,7 +89,7 @@ class Workers:
         """Start workers wherever there is room, and wait for the first one."""
         self._hire()
         if not self._hands:
-            raise ClusterError("This Ray has neither processor cores nor GPUs: start it with some (ray start --help).")
+            raise ClusterError("This Ray has neither processor cores nor GPUs: start it with some.")
         while not self._ready():
             self._wait()
         self._waited = 0.0
@@ -175,11 +175,9 @@ class Workers:
             except RayError as error:
                 self._lost(hand, job, error)
                 continue
-            if job is None:
-                hand.ready = True
-            else:
-                hand.jobs -= 1
-                job.result = result
+            hand.ready = True
+            if job is not None:
+                hand.jobs, job.result = hand.jobs - 1, result
                 self._spent += result.reading, result.encoding
         self._waited += time.perf_counter() - began
         if self._spent.any():
@@ -235,9 +233,9 @@ def encoded(
 def checked_address(address: str | None) -> str:
     """Return where Ray runs, "local" if it is to be started here; ClusterError at once if nobody answers there."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    host, _, port = address.rpartition(":")
     if address in ("local", "auto"):
         return address
+    host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise ArgumentError(f"address={address!r} should be HOST:PORT of a running Ray, 'auto' or 'local'.")
     try:

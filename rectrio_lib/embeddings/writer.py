@@ -13,8 +13,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from rectrio_lib.core.errors import ArgumentError, StorageError, StoreInUseError
-from rectrio_lib.core.files import is_folder, renamed, replaced_folder, restore_folder, save_table
+from rectrio_lib.core.files import renamed, replaced_folder, restore_folder, save_table
 from rectrio_lib.core.workspace import Card, read_card
+from rectrio_lib.data.places.place import is_another
 from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore, read_rows, read_store_card, shard_name
 
 
@@ -101,7 +102,7 @@ def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
         return None
     old = read_store_card(folder)
     then = old["folder"]
-    if then != card["folder"] and (not then or is_folder(then)):
+    if is_another(then, card["folder"]):
         owner = f"the images in {then}" if then else f"the data set {old['dataset']}"
         raise ArgumentError(f"{folder} holds the vectors of {owner}: give these images another name.")
     if any(old[key] != card[key] for key in ("encoder_hash", "dim", "dtype")):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.tables import with_interval
+from rectrio_lib.data.places.archives import archive_of
+from rectrio_lib.data.places.place import Place
 from rectrio_lib.embeddings.embed import Report
 from rectrio_lib.embeddings.store import store_folder
 from rectrio_lib.evaluation.classes import class_similarity, quality
@@ -49,20 +50,20 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
     """List what the folder contains, and what was left out."""
     by_area = rows.iloc[(rows["width"] * rows["height"]).argsort(kind="stable")]
     sizes = [f"{by_area['width'].iloc[i]:,} × {by_area['height'].iloc[i]:,}" for i in (0, len(rows) // 2, -1)]
-    formats = files["path"].str.rpartition(".")[2].str.lower().value_counts()
+    formats = files["path"].str.extract(r"\.([^./]*)(?:/\d+)?$")[0].str.lower().value_counts()
     counts = rows["label"][rows["label"].ne("")].value_counts()
     ledger, path = report.ledger, store_folder(gallery.encoder_name, gallery.name) / "ledger.csv"
     listed = {"count": len(ledger), "bad": report.bad, "copies": report.copies, "path": str(path)}
     return {
         "name": gallery.name,
-        "folder": str(gallery.folder),
+        "folder": gallery.uri,
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "stand_in": gallery.stand_in,
         "encoder": gallery.encoder_name,
         "index": gallery.index.info(),
         "timings": str(report),
         "images": len(rows),
-        "megabytes": files["size"].clip(lower=0).sum() / 1e6,
+        "megabytes": files.groupby(archive_of(files["path"]))["size"].max().clip(lower=0).sum() / 1e6,
         "formats": formats.to_dict(),
         "sizes": dict(zip(("smallest", "median", "largest"), sizes, strict=True)),
         "classes": counts.to_dict(),
@@ -124,7 +125,7 @@ def near_copies(gallery: Collection, groups: list[np.ndarray], rows: pd.DataFram
     """Show groups of likely near copies."""
     shown = []
     for members in groups[:MOST_GROUPS]:
-        shots = _shots(gallery.folder, rows["path"].iloc[members[:MOST_OF_A_GROUP]])
+        shots = _shots(gallery.place, rows["path"].iloc[members[:MOST_OF_A_GROUP]])
         shown.append({"count": len(members), "images": list(shots.values())})
     return {"groups": shown, "group_count": len(groups), "in_groups": sum(map(len, groups))}
 
@@ -139,22 +140,22 @@ def doubts(gallery: Collection, vectors: np.ndarray, groups: list[np.ndarray], r
         alike[members] = members[0]
     found = doubtful_labels(vectors[known], rows["label"].to_numpy()[known], alike[known])
     shown = found.head(MOST_DOUBTS)
-    shots = _shots(gallery.folder, rows["path"].iloc[known[shown["row"]]]).values()
+    shots = _shots(gallery.place, rows["path"].iloc[known[shown["row"]]]).values()
     words = shown[["label", "closer_to"]].to_dict("records")
     return {"doubts": [a | b for a, b in zip(shots, words, strict=True)], "doubt_count": len(found)}
 
 
-def _shots(folder: Path, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:
+def _shots(place: Place, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:
     """Return {path: what the page needs to show an image and to link to its file}."""
-    small = thumbnails.thumbnails(folder, paths, side)
-    return {p: {"path": p, "address": address, "file": (folder / p).as_uri()} for p, address in small.items()}
+    small = thumbnails.thumbnails(place, paths, side)
+    return {p: {"path": p, "address": address, "file": place.address(p)} for p, address in small.items()}
 
 
 def neighbours(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> Facts:
     """Search the index with some images, and measure how similar pairs drawn at random are."""
     chosen = examples(rows, QUERIES)
     results = gallery.search(chosen["image_id"].tolist(), k=RESULTS).frame()
-    shots = _shots(gallery.folder, [*chosen["path"], *results["path"]])
+    shots = _shots(gallery.place, [*chosen["path"], *results["path"]])
     strips = []
     for query in chosen.itertuples():
         strips.append({**shots[query.path], "label": query.label, "results": []})
@@ -177,7 +178,7 @@ def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> F
     method, points = projection.project(vectors[chosen.index])
     columns = min(MAP_COLUMNS, int(np.ceil((1.5 * len(chosen)) ** 0.5)) + 1)
     first, places = projection.cells(points, columns, columns * 2 // 3)
-    shots = _shots(gallery.folder, chosen["path"].iloc[first], min(THUMBNAIL, max(64, MAP_WIDTH // columns))).values()
+    shots = _shots(gallery.place, chosen["path"].iloc[first], min(THUMBNAIL, max(64, MAP_WIDTH // columns))).values()
     places = [{"column": int(column) + 1, "line": int(line) + 1} for column, line in places]
     shown = [shot | place for shot, place in zip(shots, places, strict=True) if shot["address"]]
     classes, scatter = sorted(set(chosen["label"]) - {""}), ""

@@ -30,7 +30,7 @@ def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decisi
     workspace, baseline = gallery.workspace, seen
     store, frozen = open_store(gallery.encoder_name, gallery.name), f"{gallery.encoder_name}-frozen"
     if frozen in workspace.cards("encoders"):
-        baseline, _ = embed(gallery.folder, frozen, gallery.name, workspace=workspace)
+        baseline, _ = embed(gallery.place, frozen, gallery.name, workspace=workspace)
     spaces = {s.card["encoder"]: s for s in (baseline, store)}
     trained = len(spaces) > 1
     rows = store.select()

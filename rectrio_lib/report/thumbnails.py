@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,18 +14,13 @@ from matplotlib.figure import Figure
 
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.data.image_files import read_image
+from rectrio_lib.data.places.place import Place
 from rectrio_lib.report import grids
 from rectrio_lib.search.collection import Collection
-from rectrio_lib.search.results import Results, thumbnail
+from rectrio_lib.search.results import Results
+from rectrio_lib.search.results import thumbnails as thumbnails  # read from here by the reports
 
 GRID_SIDE = 144
-
-
-def thumbnails(folder: Path, paths: Iterable[str], side: int) -> dict[str, str]:
-    """Return images below a folder, each read once, as data URIs {path: "data:…"}; empty if it cannot be read."""
-    wanted = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(wanted, pool.map(lambda path: thumbnail(folder / path, side), wanted), strict=True))
 
 
 def figure_address(figure: Figure) -> str:
@@ -48,18 +42,18 @@ def answer_grid(collection: Collection, queries: Sequence[str | Path], results: 
     Raises:
         DataError: if the folder of the images is gone, or they are not files.
     """
-    folder = collection.images_folder()
+    place = collection.images_place()
     paths, labels = results.column("path"), results.column("label")
-    found = np.stack([[_square(None if pd.isna(p) else folder / p) for p in line] for line in paths])
+    found = np.stack([[_square(None if pd.isna(p) else (place, p)) for p in line] for line in paths])
     queries = queries[: len(results)]
     own = [_label(collection, query) for query in queries] or [""] * len(results)
-    squares = np.stack([_square(query and collection.file(query)) for query in queries or own])
+    squares = np.stack([_square(query and collection.located(query)) for query in queries or own])
     title = "" if queries else "\n".join(map(shortened, results.query_ids))
     return grids.neighbour_grid(squares, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
 
 
-def _square(file: Path | None) -> np.ndarray:
-    pixels = read_image(file.parent, file.name, GRID_SIDE, 3).pixels if file else None
+def _square(located: tuple[Path | Place, str] | None) -> np.ndarray:
+    pixels = read_image(*located, GRID_SIDE, 3).pixels if located else None
     return np.full((3, GRID_SIDE, GRID_SIDE), 255, np.uint8) if pixels is None else pixels
 
 

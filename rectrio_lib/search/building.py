@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
-from rectrio_lib.core.files import is_folder
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data.places.place import Place, is_another, place_of
 from rectrio_lib.index import factory, opening
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
@@ -28,23 +28,23 @@ LONGEST_NAME = 100
 BACKBONE = "lite:efficientnet_lite0"  # its weights are installed with this package; quick on any processor
 
 
-def folder_and_name(folder: str | Path, name: str = "") -> tuple[Path, str]:
-    """Return the full path of a folder of images, and the name to keep them under: by default that of the folder."""
-    folder = Path(folder).expanduser().resolve()
-    if not is_folder(folder):
-        raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
-    name = name or folder.name
+def place_and_name(folder: str | Path | Place, name: str = "") -> tuple[Place, str]:
+    """Return the place that a folder or an address of images names, and the name to keep them under: by default its."""
+    place = place_of(folder)
+    if not place.there():
+        raise DataError(f"{place.uri} is not a folder. It should hold images, in class folders or not.")
+    name = name or place.name
     if not name or len(name) > LONGEST_NAME or re.search(FORBIDDEN, name):
         raise ArgumentError(f"{name!r} cannot be the name of an index: give it a short and plain one (--name).")
-    return folder, name
+    return place, name
 
 
-def refuse_other_images(folder: Path, name: str, workspace: Workspace) -> None:
+def refuse_other_images(place: Place, name: str, workspace: Workspace) -> None:
     """Refuse the name of a collection of other images, unless their folder is gone: it may have moved here."""
     card = workspace.cards("indexes").get(name, {})
     made_from = provenance.of_index(name, card, workspace) if card else {}
     then = made_from.get("folder", "")
-    if made_from.get("store") and then != str(folder) and (not then or is_folder(then)):
+    if made_from.get("store") and is_another(then, place.uri):
         owner = f"the images in {then}" if then else f"the data set {made_from['dataset']}"
         raise ArgumentError(f"The index {name} is of {owner}: give this one another name (--name).")
 
@@ -145,27 +145,26 @@ def server_of(vectors: str, name: str, workspace: Workspace) -> str:
 
 
 def embed(
-    folder: str | Path,
+    folder: str | Path | Place,
     encoder: str = "",
     name: str = "",
     manifest: pd.DataFrame | None = None,
     allow_random_weights: bool = True,
     workspace: Workspace | None = None,
-    engine: str = "local",
-    address: str | None = None,
+    ray: str = "",
 ) -> tuple[EmbeddingStore, Report]:
     """Embed what is new in a folder of images; what was left out is listed in ledger.csv of the store.
 
     Args:
-        folder: of images, in class folders or not.
+        folder: of images, in class folders or not; or an address or archives, see `embeddings.embed.embed`.
         encoder: a saved one, or a backbone such as "clip:ViT-B/32" or "auto" (see `pretrained.choose_backbone`); empty:
             that of the index of this name, or BACKBONE.
         name: of the images; empty: that of the folder.
         manifest: see `embeddings.embed.embed`.
         allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.
         workspace: where to keep it; None: `Workspace()`.
-        engine: "local" or "ray", see `embeddings.embed.embed`.
-        address: of a running Ray, see there.
+        ray: the Ray whose workers embed: HOST:PORT of a running one, "auto", or "local" for one that is started here;
+            empty: this process embeds.
 
     Returns:
         The store, and what happened.
@@ -179,15 +178,14 @@ def embed(
     """
     from rectrio_lib.embeddings import embed as conductor
 
-    workspace, (folder, name) = workspace or Workspace(), folder_and_name(folder, name)
+    workspace, (place, name) = workspace or Workspace(), place_and_name(folder, name)
     encoder = encoder or usual_encoder(name, BACKBONE, workspace)
     encoder = saved_encoder(encoder, allow_random_weights, workspace)
-    store, report = conductor.embed(
-        folder, encoder, name, manifest, workspace=workspace, engine=engine, address=address
-    )
+    engine = {"engine": "ray", "address": ray} if ray else {}
+    store, report = conductor.embed(place, encoder, name, manifest, workspace=workspace, **engine)
     ledger = store.folder / "ledger.csv"
     report.ledger.to_csv(ledger, index=False)
     if not len(store):
         first = report.ledger.iloc[0]
-        raise DataError(f"{folder} holds no readable image: {first['picture']}: {first['reason']} (all: {ledger}).")
+        raise DataError(f"{place.uri} holds no readable image: {first['picture']}: {first['reason']} (all: {ledger}).")
     return store, report

@@ -15,6 +15,7 @@ import pandas as pd
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Card, Workspace
 from rectrio_lib.data import image_files
+from rectrio_lib.data.places.place import is_address
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index.opening import open_index
 from rectrio_lib.search.searcher import Searcher
@@ -38,6 +39,7 @@ class Changeable(Searcher):
 
     name: str
     made_from: Card
+    folder: Path | None
     workspace: Workspace
 
     def add(self, images: str | Path | Sequence[str | Path]) -> int:
@@ -85,6 +87,8 @@ class Changeable(Searcher):
         """Return one row per file to add: file, path as in the rows, label and split from the folders it lies in."""
         files = []
         for image in [images] if isinstance(images, str | Path) else images:
+            if is_address(image):
+                raise ArgumentError(f"{image} cannot be added, only files of this machine: `build` takes addresses.")
             place = Path(image).expanduser().resolve()
             home, paths = place.parent, [place.name]
             if place.is_dir():
@@ -150,7 +154,7 @@ class Changeable(Searcher):
         LOG.info("Validation images rank best after %s (mAP@R: %s), saved as %s.", run.best, shown, tuned)
         save_encoder(frozen, f"{tuned}-frozen", **place)
         save_encoder(run.encoders[run.best], tuned, run.data.hash, options.get("seed", 0), **place)
-        again = type(self).build(self.folder, tuned, self.name, self.index.kind, manifest=run.data.manifest, **place)
+        again = type(self).build(self.place, tuned, self.name, self.index.kind, manifest=run.data.manifest, **place)
         self.__dict__.update(again.__dict__)
         return run
 

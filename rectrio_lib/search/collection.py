@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
-from rectrio_lib.core.files import is_folder
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
+from rectrio_lib.data.places.place import Place, place_of
 from rectrio_lib.embeddings.store import files_of
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index import factory
@@ -35,7 +35,7 @@ class Collection(Changeable):
         name: of the index, below outputs/indexes/.
         index: what is searched.
         made_from: what the index card says of encoder, store and data set, see `Index`.
-        folder: of the images; None if they are not files.
+        place: of the images; None if they are not files.
         report: what the last `build` or `add` found; None before.
         workspace: where all of it lives.
     """
@@ -48,7 +48,7 @@ class Collection(Changeable):
         card = {"made_from": index.made_from, "encoder_hash": index.encoder_hash}
         self.made_from = provenance.of_index(name, card, self.workspace)
         home = folder or self.made_from.get("folder")
-        self.folder = Path(home).expanduser().resolve() if home else None
+        self.place = place_of(home) if home else None
 
     @classmethod
     def open(cls, name: str = "", folder: str | Path | None = None, workspace: Workspace | None = None) -> Collection:
@@ -76,7 +76,7 @@ class Collection(Changeable):
     @classmethod
     def build(
         cls,
-        folder: str | Path,
+        folder: str | Path | Place,
         encoder: str = "",
         name: str = "",
         kind: str = "auto",
@@ -86,13 +86,12 @@ class Collection(Changeable):
         workspace: Workspace | None = None,
         vectors: str = "",
         memory_limit: int | str | None = None,
-        engine: str = "local",
-        address: str | None = None,
+        ray: str = "",
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
         Args:
-            folder: of images, in class folders or not.
+            folder: of images, in class folders or not; or an address or archives, see `embeddings.embed.embed`.
             encoder: see `building.embed`.
             name: of the collection; empty: that of the folder.
             kind: of the index, see `Index.build`.
@@ -103,8 +102,7 @@ class Collection(Changeable):
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
             memory_limit: of the index, see `Index.build`.
-            engine: what embeds, "local" or "ray", see `embeddings.embed.embed`.
-            address: of a running Ray, see there.
+            ray: see `building.embed`.
 
         Returns:
             The collection; its `report` says what happened.
@@ -112,15 +110,13 @@ class Collection(Changeable):
         Raises:
             ArgumentError: if an argument is out of range, or the name belongs to other images; and as `building.embed`.
         """
-        workspace, (folder, name) = workspace or Workspace(), building.folder_and_name(folder, name)
+        workspace, (place, name) = workspace or Workspace(), building.place_and_name(folder, name)
         factory.candidates(kind, 1, 0, memory_limit)  # said now, not after an hour of embedding
         vectors = building.server_of(vectors, name, workspace)
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
-        building.refuse_other_images(folder, name, workspace)
-        store, report = building.embed(
-            folder, encoder, name, manifest, allow_random_weights, workspace, engine, address
-        )
+        building.refuse_other_images(place, name, workspace)
+        store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace, ray)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
             building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit)
@@ -138,7 +134,7 @@ class Collection(Changeable):
                 raise MissingArtefactError("it was trained again" if card else "it is gone")
             return load_encoder(name, self.workspace), card["hash"]  # which checks its weights against the card
         except (MissingArtefactError, DataError) as error:
-            command = provenance.command(name, card, self.folder)
+            command = provenance.command(name, card, self.uri)
             raise MissingArtefactError(
                 f"The encoder {name} of index {self.name} cannot be used: {error}. `{command}` makes it; image_ids can "
                 "be searched for without it."
@@ -148,6 +144,16 @@ class Collection(Changeable):
     def encoder_name(self) -> str:
         """Name of the encoder that made the index, below outputs/encoders/; empty if unknown."""
         return self.made_from.get("encoder", "")
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the images; None if they are not files of this machine, each for itself: see `place`."""
+        return getattr(self.place, "folder", None)
+
+    @property
+    def uri(self) -> str:
+        """Folder or address of the images, as text; empty if they are not files."""
+        return self.place.uri if self.place else ""
 
     @property
     def random_weights(self) -> bool:
@@ -174,7 +180,7 @@ class Collection(Changeable):
             "recall": "exact" if exact else "not measured" if measured is None else measured,
             "encoder": self.encoder_name or "unknown",
             "stand-in": provenance.stand_in(self.made_from),
-            "folder": str(self.folder or ""),
+            "folder": self.uri,
             "columns": ", ".join(map(str, self.index.rows.columns)),
         }
 
@@ -194,9 +200,8 @@ class Collection(Changeable):
         """Return what people said of the images, on the page or over the API, oldest first.
 
         Returns:
-            One row per judgement: image_id, kind (like, dislike, different or click), anchor (the image_id that it was
-            compared with, or nothing), owner ("local": who needs no key), created (UTC), and path and label of the
-            image, which are missing if it is not in the index.
+            One row per judgement: image_id, kind (like, dislike, different or click), anchor (what it was compared
+            with), owner ("local": who needs no key), created (UTC), path and label (missing if not in the index).
 
         Raises:
             MissingPackageError: if the packages of the service are not installed.
@@ -210,9 +215,8 @@ class Collection(Changeable):
         if others:
             copies = self._copies()
             copies = copies[copies["path"].map(normal).isin(others)]
-            found |= {
-                others[normal(path)]: int(at) for path, at in zip(copies["path"], copies["position"], strict=True)
-            }
+            pairs = zip(copies["path"], copies["position"], strict=True)
+            found |= {others[normal(path)]: int(at) for path, at in pairs}
         return found
 
     def _copies(self) -> pd.DataFrame:
@@ -237,17 +241,24 @@ class Collection(Changeable):
             raise ArgumentError(f"{image} is not an image_id or path of an image in {self.name}.")
         return self.index.rows.iloc[place[image]]
 
-    def file(self, image: str | Path) -> Path:
-        """Return the file of an image: itself, or where an image of the collection lies."""
-        path = Path(image).expanduser()
-        return path if path.is_file() else self.images_folder() / self.row(str(image))["path"]
+    def located(self, image: str | Path) -> tuple[Path | Place, str]:
+        """Return where an image lies, as `image_files.read_image` takes it: a file, or an image of the collection."""
+        file = Path(image).expanduser()
+        return (file.parent, file.name) if file.is_file() else (self.images_place(), self.row(str(image))["path"])
+
+    def images_place(self) -> Place:
+        """Return the place of the images; refuse if it is gone, or they are not files."""
+        if self.place is None:
+            raise DataError(f"The images of {self.name} are not files: name the folder that holds them (--folder DIR).")
+        if not self.place.there():
+            raise DataError(f"{self.uri} is gone: where are the images of {self.name} now (--folder DIR)?")
+        return self.place
 
     def images_folder(self) -> Path:
-        """Return the folder of the images; refuse if it is gone, or they are not files."""
+        """Return the folder of the images; refuse as `images_place`, and if it is none of this machine."""
+        place = self.images_place()
         if self.folder is None:
-            raise DataError(f"The images of {self.name} are not files: name the folder that holds them (--folder DIR).")
-        if not is_folder(self.folder):
-            raise DataError(f"{self.folder} is gone: where are the images of {self.name} now (--folder DIR)?")
+            raise DataError(f"Training needs a folder of this machine: copy the images of {place.uri} to one.")
         return self.folder
 
 

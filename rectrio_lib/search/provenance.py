@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rectrio_lib.core.workspace import Card, Workspace
 
 
@@ -43,11 +41,11 @@ def of_index(name: str, card: Card, workspace: Workspace) -> Card:
     return found
 
 
-def command(encoder: str, card: Card, folder: Path | None) -> str:
+def command(encoder: str, card: Card, folder: str) -> str:
     """Return the command that makes an encoder that an index of a folder needs: by its card, or else by its name."""
-    if folder is None:
+    if not folder:
         return "rectrio run"
-    place = f'"{folder}"' if " " in str(folder) else str(folder)
+    place = f'"{folder}"' if " " in folder else folder
     if card:
         backbone = "" if card.get("trained_on") else card.get("arguments", {}).get("backbone", "")
         return f"rectrio index {place} " + (f"--backbone {backbone}" if backbone else f"--encoder {encoder}")

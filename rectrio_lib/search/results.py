@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core.files import is_folder
+from rectrio_lib.data.places.place import Place
 
 OWN_COLUMNS = ("query", "rank", "score")
 JPEG_QUALITY = 78
@@ -28,7 +29,7 @@ class Results:
         scores: cosine similarities to the query, or with `expand` to the expanded one, float32 (Q, k); NaN if empty.
         positions: rows of the results in `rows`, int64 (Q, k); -1 in empty places.
         rows: metadata of the searched index, one row per image.
-        folder: where the paths in `rows` start; None if the images are not files.
+        place: where the paths in `rows` start; None if the images are not files.
         probabilities: that results are right (Q, k), NaN in empty places; None if nobody knows, see `Calibration`.
         ignored: images of a recommendation that were left out of account, and why.
     """
@@ -37,7 +38,7 @@ class Results:
     scores: np.ndarray
     positions: np.ndarray
     rows: pd.DataFrame
-    folder: Path | None = None
+    place: Place | None = None
     probabilities: np.ndarray | None = None
     ignored: dict[str, str] = field(default_factory=dict)
 
@@ -69,26 +70,32 @@ class Results:
     def _repr_html_(self) -> str:
         """Show the images in a notebook, as far as their files are there; else the table."""
         frame = self.frame().head(MOST_SHOWN)
-        if self.folder is None or "path" not in frame or not is_folder(self.folder):
+        if self.place is None or "path" not in frame or not self.place.there():
             return frame.to_html(index=False)
-        lines = []
+        lines, shown = [], thumbnails(self.place, frame["path"], SHOWN_SIDE)
         for query, found in frame.groupby("query", sort=False):
             cells = []
             for row in found.itertuples():
                 caption = html.escape(f"{row.score:.3f} {getattr(row, 'label', '')}")
-                address = thumbnail(self.folder / row.path, SHOWN_SIDE)
-                cells.append(f'<td title="{html.escape(row.path)}"><img src="{address}"><br>{caption}</td>')
+                cells.append(f'<td title="{html.escape(row.path)}"><img src="{shown[row.path]}"><br>{caption}</td>')
             lines.append(f"<tr><th>{html.escape(str(query))}</th>{''.join(cells)}</tr>")
         return f"<table>{''.join(lines)}</table>"
 
 
-def thumbnail(file: Path, side: int) -> str:
-    """Return the middle square of an image file as a data URI (JPEG); empty if it cannot be read."""
+def thumbnails(place: Path | Place, paths: Iterable[str], side: int) -> dict[str, str]:
+    """Return images, each read once, as data URIs {path: "data:…"}; empty if it cannot be read."""
+    wanted = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(wanted, pool.map(lambda path: _thumbnail(place, path, side), wanted), strict=True))
+
+
+def _thumbnail(place: Path | Place, path: str, side: int) -> str:
+    """Return the middle square of an image as a data URI (JPEG); empty if it cannot be read."""
     from PIL import Image
 
     from rectrio_lib.data.image_files import read_image
 
-    pixels, written = read_image(file.parent, file.name, side, 3).pixels, BytesIO()
+    pixels, written = read_image(place, path, side, 3).pixels, BytesIO()
     if pixels is None:
         return ""
     Image.fromarray(pixels.transpose(1, 2, 0)).save(written, "JPEG", quality=JPEG_QUALITY)

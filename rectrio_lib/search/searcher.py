@@ -17,6 +17,7 @@ from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.data.layout import nfc
+from rectrio_lib.data.places.place import Place
 from rectrio_lib.index.base import VectorIndex, check_encoder
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.pipeline import answer
@@ -39,7 +40,7 @@ class Searcher:
         encoder: the one that made the index; None if only image_ids are searched for.
     """
 
-    folder: Path | None = None  # where the paths in the rows of the index start
+    place: Place | None = None  # where the paths in the rows of the index start
     calibration: Calibration | None = None  # what scores mean, if that is known
 
     def __init__(self, index: VectorIndex, encoder: Encoder | None = None):
@@ -101,7 +102,7 @@ class Searcher:
         results = answer(self.index, vectors, k, names, chosen, own)
         known = self.calibration is not None and not (images is None or texts or unwanted or chosen.expand)
         probabilities = self.calibration.probability(results.scores) if known else None
-        return replace(results, rows=rows, folder=self.folder, probabilities=probabilities)
+        return replace(results, rows=rows, place=self.place, probabilities=probabilities)
 
     def recommend(
         self,
@@ -126,7 +127,7 @@ class Searcher:
         """
         from rectrio_lib.search.ranking import recommend  # which looks into a searcher
 
-        return replace(recommend.answer(self, like, dislike, seen, k, recommend.Taste(**taste)), folder=self.folder)
+        return replace(recommend.answer(self, like, dislike, seen, k, recommend.Taste(**taste)), place=self.place)
 
     def _mix(self, names, vectors, texts, unwanted, weights) -> tuple[list[str], np.ndarray]:
         """Join vectors of images and texts to one query; return its name and its vector (1, dim)."""

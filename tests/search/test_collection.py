@@ -343,9 +343,9 @@ def test_a_collection_moves(folder, tmp_path, monkeypatch):
     lost = Collection.open("pets")
     assert paths(lost.search("cat/00.png", k=5)) == before
     with pytest.raises(DataError, match=re.escape(str(folder))):
-        lost.file("cat/00.png")
+        lost.located("cat/00.png")
     shop = Collection.open("pets", folder=tmp_path / "moved")
-    assert shop.file("cat/00.png") == tmp_path / "moved" / "cat" / "00.png"
+    assert shop.located("cat/00.png") == (shop.place, "cat/00.png") and shop.folder == tmp_path / "moved"
     assert paths(shop.search(tmp_path / "moved" / "cat" / "00.png", k=5)) == before
     assert "img src" in shop.search("cat/00.png")._repr_html_()
     assert (
@@ -499,7 +499,7 @@ def test_added_images_are_found_by_another_process_with_their_labels(folder, tmp
     again = Collection.open()
     assert again.row("fox/70.png")[["label", "width"]].tolist() == ["fox", 64]
     assert set(again.index.rows["label"]) == {"cat", "dog", "fox", "owl"}
-    assert again.file(owls[0]) == Path(owls[0]) and again.made_from == shop.made_from
+    assert again.located(owls[0]) == (Path(owls[0]).parent, Path(owls[0]).name) and again.made_from == shop.made_from
     found = again.search(shutil.copy(owls[0], tmp_path / "query.png"), k=1)
     assert paths(found) == owls[:1] and found.scores[0, 0] == pytest.approx(1, abs=1e-3)
     assert shop.add([owls[0], str(folder / "cat" / "00.png")]) == 0 and len(shop.index) == 15

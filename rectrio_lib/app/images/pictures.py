@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from rectrio_lib.core.errors import DataError, MissingArtefactError
 from rectrio_lib.data.dataset import load_dataset
-from rectrio_lib.data.decoding import decode
+from rectrio_lib.data.decoding import UnreadableError, decode, reason_of
 from rectrio_lib.search.collection import Collection
 
 THUMBNAIL_SIDE, VIEW_SIDE = 256, 1600
@@ -73,14 +74,21 @@ class Pictures:
         image.convert("RGB").save(written, "JPEG", quality=JPEG_QUALITY[side])
         return written.getvalue()
 
-    def _file(self, record: dict) -> Path | None:
-        """Return where an image lies; None if it is a row of a data set."""
+    def _file(self, record: dict) -> Path | BinaryIO | None:
+        """Return where an image lies, or its content if that is not on this machine; None if a data set holds it."""
         if record["uploaded"]:
             file = self.uploads / record["path"]
         elif not record["path"]:
             return None
+        elif (place := self.collection.images_place()) and self.collection.folder:
+            file = self.collection.folder / record["path"]
         else:
-            file = self.collection.images_folder() / record["path"]
+            try:
+                return place.open(record["path"])
+            except FileNotFoundError as error:
+                raise MissingArtefactError(f"The file {record['path']} of this image is gone.") from error
+            except (OSError, UnreadableError) as error:
+                raise DataError(f"{record['path']} cannot be read: {reason_of(error)}.") from error
         if not file.is_file():
             raise MissingArtefactError(f"The file {record['path']} of this image is gone.")
         return file

@@ -20,6 +20,7 @@ class LocalFolder:
     """The image files below a folder; see `place.Place`."""
 
     folder: Path
+    near = True
 
     @property
     def uri(self) -> str:

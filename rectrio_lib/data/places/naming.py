@@ -28,6 +28,11 @@ def is_service(name: str) -> bool:
     return name.startswith(".") or name in SERVICE_FOLDERS
 
 
+def is_shown(path: str) -> bool:
+    """Tell whether a file lies below a folder, and in no hidden or service folder there."""
+    return bool(path) and not any(home in ("", "..") or is_service(home) for home in path.split("/")[:-1])
+
+
 def refusal(name: str, heif: bool) -> str:
     """Return why images of this kind are not read; empty if they are; `heif` tells whether pillow-heif is there."""
     suffix = _suffix(name)

@@ -209,13 +209,12 @@ def _altered(shop: Collection) -> tuple[np.ndarray, np.ndarray]:
     from torchvision.transforms import v2
 
     rows, there = shop.index.rows, np.flatnonzero(~shop.index.removed)
-    if shop.folder is None or "path" not in rows or not shop.folder.is_dir():
+    if shop.place is None or "path" not in rows or not shop.place.there():
         return np.empty((0, shop.index.dim), np.float32), np.empty(0, np.int64)
     chosen = np.sort(np.random.default_rng(0).permutation(there)[:COPIED])
-    wanted, read = shop.encoder.preprocessing, []
-    for place in chosen:
-        image = image_files.read_image(shop.folder, rows["path"].iloc[place], wanted["size"], wanted["channels"])
-        read += [(place, image.pixels)] if image.pixels is not None else []
+    wanted, paths = shop.encoder.preprocessing, rows["path"].iloc[chosen]
+    images = image_files.read_ahead(shop.place, paths, wanted["size"], wanted["channels"], (), image_files.MOST_WORKERS)
+    read = [(place, image.pixels) for place, image in zip(chosen, images, strict=True) if image.pixels is not None]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         side, jitter = wanted["size"], [v2.ColorJitter(0.3, 0.3, 0.3)] * (wanted["channels"] == 3)

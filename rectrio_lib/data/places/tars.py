@@ -1,0 +1,78 @@
+"""WebDataset shards: tar archives in which name.jpg lies beside name.json, name.cls and name.txt."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from rectrio_lib.data.decoding import reads_heif
+from rectrio_lib.data.places import naming
+from rectrio_lib.data.places.archives import Contents, storable
+
+MOST_SIDECAR = 1 << 20  # bytes of a text beside an image
+TOLD = {"cls": "label", "txt": "text"}
+
+
+def contents(file: BinaryIO, archive: str, size: int) -> Contents:
+    """List the images of a tar archive; what comes after a damaged place is left out, and said in its name.
+
+    Args:
+        file: the archive, opened for reading; of large members only the headers are read.
+        archive: its path.
+        size: its bytes.
+    """
+    images, rows = [], []
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for _, members in groupby(_files(tar, size), key=lambda member: _key(member.name)):
+                shots, told = [], {}
+                for member in members:
+                    path = f"{archive}:{member.offset_data}+{member.size}/{member.name}"
+                    if naming.may_be_image(member.name) or naming.refusal(member.name, True):
+                        images.append((path, naming.refusal(member.name, reads_heif())))
+                        shots.append(path)
+                    else:
+                        try:
+                            told |= _told(tar, member)
+                        except ValueError as error:
+                            images.append((path, f"cannot be read as metadata: {error}"))
+                rows += [{"path": path, **told} for path in shots if told]
+            file.seek(tar.offset)  # where `tarfile` stopped: without a word at a header that is cut off or damaged
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"nothing can be read from byte {tar.offset:,} on")
+    except (tarfile.TarError, EOFError) as error:
+        images.append((archive, f"damaged or truncated, what comes before is read: {error}"))
+    return Contents(images, storable(pd.DataFrame(rows)))
+
+
+def _files(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        if member.isfile() and not member.issparse() and not member.name.rpartition("/")[2].startswith("."):
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"{member.name} is cut off")
+            yield member
+        tar.members = []  # which would grow with the archive
+
+
+def _key(name: str) -> str:
+    """Return what the files of one sample have in common: the name to the first dot."""
+    home, slash, name = name.rpartition("/")
+    return home + slash + name.partition(".")[0]
+
+
+def _told(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
+    kind = member.name.rpartition(".")[2].lower()
+    if kind not in (*TOLD, "json"):
+        return {}
+    if member.size > MOST_SIDECAR:
+        raise ValueError(f"{member.size:,} bytes, at most {MOST_SIDECAR:,} are read")
+    text = tar.extractfile(member).read().decode()
+    if kind != "json":
+        return {TOLD[kind]: text.strip()}
+    found = json.loads(text)
+    return {key: value for key, value in found.items() if key != "path"} if isinstance(found, dict) else {}
