@@ -154,7 +154,8 @@ def build(
     collections.say_next(page.parent.name)
 
 
-for command in (collections.index, collections.embed, collections.search, collections.info):
+app.command(cls=collections.RayAlone)(collections.index)
+for command in (collections.embed, collections.search, collections.info):
     app.command()(command)
 for command in (taste.recommend, taste.calibrate, taste.retrain, serve.serve, serve.reindex):
     app.command()(command)

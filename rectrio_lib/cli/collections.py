@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from rectrio_lib.cli.output import escaped, program, say, say_json
 from rectrio_lib.core.errors import ArgumentError
@@ -29,6 +31,18 @@ AllowRandomWeights = Annotated[
 RANDOM = "STAND-IN: the vectors come from random weights. Results mean nothing."
 
 
+class RayAlone(TyperCommand):
+    """A command whose option --ray needs no value: then it is where RAY_ADDRESS says, or on this machine."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Enter the value where it is left out."""
+        alone = f"--ray={os.environ.get('RAY_ADDRESS') or 'local'}"
+        following = zip(args, [*args[1:], "-"], strict=True)
+        return super().parse_args(
+            ctx, [alone if arg == "--ray" and after.startswith("-") else arg for arg, after in following]
+        )
+
+
 def index(
     folder: Folder,
     name: Name = "",
@@ -44,6 +58,14 @@ def index(
         str,
         typer.Option(help="What the index may take, such as 2GB: what is larger stays on disk.", show_default=False),
     ] = "",
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Embed on Ray: on this machine or, given HOST:PORT of a running Ray, on all of its nodes.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Embed what is new in a folder of images, and build an index of it."""
     from rectrio_lib.embeddings.store import store_folder
@@ -51,7 +73,7 @@ def index(
 
     made_by = _encoder(encoder, backbone)
     options = {"allow_random_weights": allow_random_weights, "vectors": vectors}
-    options["memory_limit"] = memory_limit or None
+    options |= {"memory_limit": memory_limit or None, "ray": ray}
     shop = Collection.build(folder, made_by, name, kind, recall, **options)
     _say_report(shop.report, store_folder(shop.encoder_name, shop.name))
     say(f"Encoder    {shop.encoder_name}{f'. {RANDOM}' if shop.random_weights else ''}")

@@ -36,6 +36,10 @@ class StoreInUseError(StorageError):
     """Another process is writing the store."""
 
 
+class ClusterError(RectrioError, RuntimeError):
+    """The machines that share a piece of work cannot be reached, differ, or fail."""
+
+
 class OutOfMemoryError(RectrioError, RuntimeError):
     """A batch does not fit the device."""
 

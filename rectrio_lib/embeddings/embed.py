@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -30,11 +31,15 @@ from rectrio_lib.embeddings.writer import Writer, drop_rows, kept_rows, writing
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint, load_encoder
 
+if TYPE_CHECKING:
+    from rectrio_lib.embeddings.ray import Workers
+
 LOG = logging.getLogger(__name__)
 BATCH = 128  # images handed to the encoder at once
 UNFINISHED = {"count": 0, "finished": False}  # in the card, while a store changes
 STAGES = ("listing", "reading", "encoding", "writing")
 Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
+Encoded = Callable[..., Iterator[tuple[pd.DataFrame, np.ndarray]]]
 ALARM_SHARE = 0.2  # of the known images: if more vanish at once, a warning says so
 
 
@@ -50,6 +55,9 @@ class Source(Protocol):
 
     def batches(self, known: set[str], step: int) -> Batches:
         """Yield rows and images uint8 (B, C, H, W), B up to `step`, valid until the next; `known` are image ids."""
+
+    def spread(self, known: set[str], step: int, workers: Workers) -> Batches:
+        """Yield the same with vectors float32 (B, dim) in the place of the images: `workers` on Ray encode them."""
 
     def droppable(self, rows: pd.DataFrame) -> np.ndarray:
         """Return which rows to drop from the store, bool (N,)."""
@@ -73,6 +81,8 @@ def embed(
     shard_rows: int = SHARD_ROWS,
     encoder_name: str = "",
     workspace: Workspace | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> tuple[EmbeddingStore, Report]:
     """Embed every image that is not embedded yet; killed at any moment, the next call continues after the last shard.
 
@@ -88,18 +98,23 @@ def embed(
         shard_rows: vectors per file.
         encoder_name: name of an encoder that is given itself; empty: its kind.
         workspace: where the store is written.
+        engine: "local": this process; "ray": workers on Ray, one per GPU, or else per core or group of cores.
+        address: HOST:PORT of a running Ray, or "auto" for that of this machine; None: RAY_ADDRESS, else one is started.
 
     Returns:
         The store, and what this call did; printed, one line.
 
     Raises:
-        ArgumentError: if dtype is neither of the two, the images do not fit the encoder, or others have that name.
+        ArgumentError: if dtype or engine is unknown, the images do not fit the encoder, or others have that name.
+        ClusterError: if Ray cannot be reached, or its nodes differ or fail; what was embedded before is kept.
         DataError: if there is no image, or the store or a table beside the images is damaged.
+        MissingPackageError: if Ray is not installed.
         StoreInUseError: if another process is writing the store.
         StorageError: if the store cannot be written; what was embedded before is kept.
     """
     if dtype not in ("float16", "float32"):
         raise ArgumentError(f"dtype={dtype!r}: choose float16 or float32.")
+    encoded = _encoder_loop(engine, address)
     place = {} if workspace is None else {"workspace": workspace}
     if isinstance(encoder, str):
         encoder, encoder_name = load_encoder(encoder, **place), encoder
@@ -122,8 +137,9 @@ def embed(
         writer = Writer(home, before, dtype, shard_rows, after=lambda: source.save(home))
         if total:
             write_json(home / "card.json", card | UNFINISHED)
-        with closing(source.batches(set(before["image_id"]), min(BATCH, shard_rows))) as batches:
-            fill(encoder, writer, batches, report, total)
+            known, step = set(before["image_id"]), min(BATCH, shard_rows)
+            with closing(encoded(source, encoder, known, step, report)) as batches:
+                fill(writer, batches, report, total)
         with report.timed("writing"):
             live = _finish(source, writer, card)
     vars(report).update(source.counts())
@@ -202,24 +218,43 @@ class Report:
         )
 
 
-def fill(encoder: Encoder, writer: Writer, batches: Batches, report: Report, total: int) -> None:
-    """Take `batches` (see `Source`) through the encoder to the writer, each step timed in the report.
+def fill(writer: Writer, batches: Iterator[tuple[pd.DataFrame, np.ndarray]], report: Report, total: int) -> None:
+    """Take rows and vectors to the writer; `total` images are to be expected at most, for the progress bar."""
+    with tqdm(total=total, desc=f"embed {writer.folder.name}", disable=quiet(), unit="image") as bar:
+        for rows, vectors in batches:
+            with report.timed("writing"):
+                writer.add(rows, vectors)
+            report.embedded += len(rows)
+            bar.set_postfix_str(f"{report.timings['limit']} limits", refresh=False)
+            bar.update(len(rows))
+    with report.timed("writing"):
+        writer.flush()
 
-    `total` is the number of images to expect at most, for the progress bar.
-    """
-    caption, cast = f"embed {writer.folder.name}", autocast(best_device())
+
+def _encoder_loop(engine: str, address: str | None) -> Encoded:
+    """Return what turns a source into rows and vectors; errors that need no work show now."""
+    if engine == "ray":
+        from rectrio_lib.embeddings import ray
+
+        return partial(ray.encoded, address=ray.checked_address(address))
+    if engine != "local" or address:
+        raise ArgumentError(
+            f"engine={engine!r}, address={address!r}: choose 'local', or 'ray' with an address or none."
+        )
+    return encoded_here
+
+
+def encoded_here(
+    source: Source, encoder: Encoder, known: set[str], step: int, report: Report
+) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Take the batches of a source through the encoder in this process; yield rows and vectors float32 (B, dim)."""
     # Around all batches, autocast keeps the weights that it has cast; in `encode` it would forget them after each.
-    with cast, tqdm(total=total, desc=caption, disable=quiet() or not total, unit="image") as bar:
+    with closing(source.batches(known, step)) as batches, autocast(best_device()):
         while True:
             with report.timed("reading"):
                 rows, images = next(batches, (None, None))
             if rows is None:
-                break
+                return
             with report.timed("encoding"):
                 vectors = encoder.encode(images)
-            with report.timed("writing"):
-                writer.add(rows, vectors)
-            report.embedded += len(rows)
-            bar.update(len(rows))
-    with report.timed("writing"):
-        writer.flush()
+            yield rows, vectors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ import torch
 
 from rectrio_lib.data.dataset import ImageDataset
 from rectrio_lib.encoders.base import Encoder
+
+if TYPE_CHECKING:
+    from rectrio_lib.embeddings.ray import Workers
 
 
 class DatasetSource:
@@ -32,6 +36,10 @@ class DatasetSource:
         for start in range(0, len(self._missing), step):
             part = self._missing.iloc[start : start + step]
             yield part, torch.from_numpy(self.dataset.pixels[part["row"].to_numpy()])
+
+    def spread(self, known: set[str], step: int, workers: Workers) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
+        """Send the images to workers."""
+        return workers.encode(self.batches(known, step))
 
     def droppable(self, rows: pd.DataFrame) -> np.ndarray:
         """Return what has left the data set."""

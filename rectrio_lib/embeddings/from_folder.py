@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,16 @@ import torch
 
 from rectrio_lib.core.files import save_table
 from rectrio_lib.data import image_files
+from rectrio_lib.data.image_files import ImageFile
 from rectrio_lib.data.places.place import Place, place_of
 from rectrio_lib.data.places.tables import MANIFEST, OWN_COLUMNS, checked, storable
 from rectrio_lib.embeddings.store import files_of, is_finished
 from rectrio_lib.encoders.base import Encoder
 
+if TYPE_CHECKING:
+    from rectrio_lib.embeddings.ray import Workers
+
+Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
 COMPACT_SHARE = 0.2  # of deleted rows; beyond it the store is rewritten without them
 
 
@@ -46,16 +52,25 @@ class FolderSource:
         self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
         return len(self._fresh)
 
-    def batches(self, known: set[str], step: int) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
+    def batches(self, known: set[str], step: int) -> Batches:
         """Yield contents that are not embedded; the array is used again for the next batch."""
-        memory = np.empty((step, self._side, self._side, self._channels), np.uint8)
-        images, rows = memory.transpose(0, 3, 1, 2), []  # channels last, as decoders and processors have them
+        return self._batches(known, step, image_files.read_ahead)
+
+    def spread(self, known: set[str], step: int, workers: Workers) -> Batches:
+        """Let workers read the files, too."""
+        return self._batches(known, step, workers.read_ahead)
+
+    def _batches(self, known: set[str], step: int, read_ahead: Callable[..., Iterator[ImageFile]]) -> Batches:
+        rows, images = [], None
         paths, listed = self._fresh["path"], self._fresh[["size", "mtime_ns"]].itertuples(index=False, name=None)
-        for read in image_files.read_ahead(self.place, paths, self._side, self._channels, known, 2 * step, listed):
+        for read in read_ahead(self.place, paths, self._side, self._channels, known, 2 * step, listed):
             self._read.append(read[: len(image_files.FILE_COLUMNS)])
             if read.pixels is None or read.image_id in known:
                 continue
             known.add(read.image_id)
+            if images is None:  # channels last, as decoders and processors have them
+                pixels = np.moveaxis(read.pixels, 0, -1)
+                images = np.moveaxis(np.empty((step, *pixels.shape), pixels.dtype), -1, 1)
             images[len(rows)] = read.pixels
             rows.append((read.image_id, read.path, *read.shape))
             if len(rows) == step:

@@ -151,6 +151,7 @@ def embed(
     manifest: pd.DataFrame | None = None,
     allow_random_weights: bool = True,
     workspace: Workspace | None = None,
+    ray: str = "",
 ) -> tuple[EmbeddingStore, Report]:
     """Embed what is new in a folder of images; what was left out is listed in ledger.csv of the store.
 
@@ -162,12 +163,15 @@ def embed(
         manifest: see `embeddings.embed.embed`.
         allow_random_weights: whether random weights may stand in for a backbone whose weights are not there.
         workspace: where to keep it; None: `Workspace()`.
+        ray: the Ray whose workers embed: HOST:PORT of a running one, "auto", or "local" for one that is started here;
+            empty: this process embeds.
 
     Returns:
         The store, and what happened.
 
     Raises:
         ArgumentError: if the name cannot be that of a folder.
+        ClusterError: if Ray cannot be reached or its nodes fail.
         DataError: if there is no such folder, or no readable image in it.
         MissingArtefactError: if there is no such encoder, or the weights are random and should not be.
         StorageError: if the store cannot be written, or is being written by another process.
@@ -177,7 +181,8 @@ def embed(
     workspace, (place, name) = workspace or Workspace(), place_and_name(folder, name)
     encoder = encoder or usual_encoder(name, BACKBONE, workspace)
     encoder = saved_encoder(encoder, allow_random_weights, workspace)
-    store, report = conductor.embed(place, encoder, name, manifest, workspace=workspace)
+    engine = {"engine": "ray", "address": ray} if ray else {}
+    store, report = conductor.embed(place, encoder, name, manifest, workspace=workspace, **engine)
     ledger = store.folder / "ledger.csv"
     report.ledger.to_csv(ledger, index=False)
     if not len(store):

@@ -86,6 +86,7 @@ class Collection(Changeable):
         workspace: Workspace | None = None,
         vectors: str = "",
         memory_limit: int | str | None = None,
+        ray: str = "",
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
@@ -101,6 +102,7 @@ class Collection(Changeable):
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
             memory_limit: of the index, see `Index.build`.
+            ray: see `building.embed`.
 
         Returns:
             The collection; its `report` says what happened.
@@ -114,7 +116,7 @@ class Collection(Changeable):
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(place, name, workspace)
-        store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace)
+        store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace, ray)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
             building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit)
@@ -198,9 +200,8 @@ class Collection(Changeable):
         """Return what people said of the images, on the page or over the API, oldest first.
 
         Returns:
-            One row per judgement: image_id, kind (like, dislike, different or click), anchor (the image_id that it was
-            compared with, or nothing), owner ("local": who needs no key), created (UTC), and path and label of the
-            image, which are missing if it is not in the index.
+            One row per judgement: image_id, kind (like, dislike, different or click), anchor (what it was compared
+            with), owner ("local": who needs no key), created (UTC), path and label (missing if not in the index).
 
         Raises:
             MissingPackageError: if the packages of the service are not installed.
@@ -214,9 +215,8 @@ class Collection(Changeable):
         if others:
             copies = self._copies()
             copies = copies[copies["path"].map(normal).isin(others)]
-            found |= {
-                others[normal(path)]: int(at) for path, at in zip(copies["path"], copies["position"], strict=True)
-            }
+            pairs = zip(copies["path"], copies["position"], strict=True)
+            found |= {others[normal(path)]: int(at) for path, at in pairs}
         return found
 
     def _copies(self) -> pd.DataFrame:

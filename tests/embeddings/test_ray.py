@@ -1,0 +1,301 @@
+"""Embedding on Ray gives the store that one process gives, whoever dies meanwhile."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+import pytest
+from makers.folders import ENCODER, save_classes, save_encoder_of_pixels
+from makers.images import save_photograph
+from makers.spread import BLOCK, SIDE, Fatal, Telling, noise_set, spread, told
+from makers.stores import ROOT
+from typer.testing import CliRunner
+
+from rectrio_lib.cli.app import app
+from rectrio_lib.core.errors import ArgumentError, ClusterError, DataError, MissingPackageError, StorageError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data import image_files
+from rectrio_lib.data.places.local import LocalFolder
+from rectrio_lib.embeddings.embed import embed
+from rectrio_lib.embeddings.store import open_store
+from rectrio_lib.encoders.base import RawPixels
+from rectrio_lib.encoders.registry import fingerprint
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectrio[ray]'")
+from rectrio_lib.embeddings import ray as engine
+from rectrio_lib.embeddings.ray_worker import Files, SortedIds, Worker, versions
+
+FOR_WORKERS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "RAY_worker_niceness": "0"}
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster(away_from_the_checkout):
+    """A Ray of one node with one core, on this machine; this process is connected to it."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in FOR_WORKERS.items():
+            patch.setenv(name, value)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            ray.init(nodes.address, log_to_driver=False)
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def three_nodes(cluster):
+    """The same with two more nodes, one after the other: this is what takes its time."""
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    return cluster
+
+
+@pytest.fixture
+def tales(tmp_path):
+    """Where encoders tell what they embedded."""
+    folder = tmp_path / "told"
+    folder.mkdir()
+    return folder
+
+
+def folder_of_photographs(home):
+    for number in range(40):
+        save_photograph(home / ("cat", "dog")[number % 2] / f"{number:02}.png", number)
+    shutil.copy(home / "cat" / "00.png", home / "cat" / "01copy.png")  # within a block
+    shutil.copy(home / "cat" / "02.png", home / "dog" / "zz.png")  # of another block
+    (home / "dog" / "07.png").write_text("not an image", encoding="utf-8")
+    (home / "dog" / "09.png").write_bytes((home / "dog" / "11.png").read_bytes()[:60])
+    return home
+
+
+def content(store):
+    vectors = {path.name: path.read_bytes() for path in store.folder.glob("*.npy")}
+    files = store.files().drop(columns="mtime_ns").to_dict("list") if store.card["folder"] else None
+    return vectors, store.rows.to_dict("list"), files, {**store.card, "checksums": sorted(store.card["checksums"])}
+
+
+def alone(source, monkeypatch, outputs, tales):
+    """What one process makes of a source."""
+    with monkeypatch.context() as patch:
+        patch.setenv("RECTRIO_OUTPUTS", str(outputs))
+        store, report = spread(source, tales, engine="local")
+        return content(store), report
+
+
+def committed():
+    return len(pd.read_parquet(Workspace().outputs / "embeddings" / "telling--noise" / "rows.parquet"))
+
+
+def without_time(report):
+    return {key: value for key, value in vars(report).items() if key not in ("seconds", "ledger")}
+
+
+def test_the_command_line_indexes_on_ray_and_says_where_nobody_answers(cluster, tmp_path):
+    save_encoder_of_pixels()
+    command = ["index", str(save_classes(tmp_path / "pets")), "--encoder", ENCODER]
+    missing = CliRunner().invoke(app, [*command, "--ray", "127.0.0.1:9"])
+    assert missing.exit_code == 1 and "127.0.0.1:9" in missing.stderr
+    done = CliRunner().invoke(app, [*command, "--ray", "--name", "toys"])
+    assert done.exit_code == 0, done.output
+    assert "starting" in done.stdout and len(open_store(ENCODER, "toys")) == 12
+
+
+def test_a_full_disk_ends_the_call_and_what_is_written_counts(cluster, monkeypatch, tales):
+    save, left = np.save, [2]
+
+    def save_until_full(file, array):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, os.strerror(28))
+        save(file, array)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(np, "save", save_until_full)
+        spread(noise_set(8 * BLOCK), tales)
+    assert committed() == 2 * BLOCK
+    _, report = spread(noise_set(8 * BLOCK), tales, engine="local")
+    assert report.embedded == 6 * BLOCK
+
+
+def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypatch, tales):
+    import ray
+
+    encoder = Telling(tales)
+    sent, made_by = [ray.put(encoder)], fingerprint(encoder)
+    worker = Worker()
+    with pytest.raises(ClusterError, match=r"torch .* instead of 1\.0"):
+        worker.start(sent, made_by, {"torch": "1.0"}, 1, 10**6)
+    with pytest.raises(ClusterError, match="other weights"):
+        worker.start(sent, "of another", versions(), 1, 10**6)
+    with monkeypatch.context() as patch, pytest.raises(ClusterError, match="cannot open the encoder"):
+        patch.setattr(ray, "get", lambda reference: import_module("a_package_that_is_missing"))
+        worker.start(sent, made_by, versions(), 1, 10**6)
+    worker.start(sent, made_by, versions(), 1, 10**6)
+
+    home = folder_of_photographs(tmp_path / "photos")
+    names = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.png"))
+    first = image_files.read_image(home, names[0], SIDE, 1)
+    files = tuple((name, image_files.UNLISTED) for name in names)
+    block = Files(LocalFolder(home), files, SIDE, 1, ray.put(SortedIds([first.image_id, "f" * 16])))
+    done = worker.embed(block)
+    assert [read.path for read in done.reads] == names
+    assert len(done.vectors) == 37  # of 42: one is known, one its copy, one another copy, two are unreadable
+    for read in done.reads:
+        if read.pixels is not None:
+            pixels = image_files.read_image(home, read.path, SIDE, 1).pixels
+            np.testing.assert_array_equal(done.vectors[read.pixels], RawPixels(1, SIDE).encode(pixels[None])[0])
+    home.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="on the node"):
+        worker.embed(block)
+
+
+def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(three_nodes, tmp_path, monkeypatch, tales):
+    home = folder_of_photographs(tmp_path / "photos")
+    expected, once = alone(home, monkeypatch, tmp_path / "alone", tmp_path)
+    store, report = spread(home, tales)
+    assert content(store) == expected
+    assert without_time(report) == without_time(once) and report.copies == 2 and report.bad == 2
+    pd.testing.assert_frame_equal(report.ledger, once.ledger)
+    assert report.seconds["starting"] > 0 and report.seconds["reading"] > 0
+    assert os.getpid() not in told(tales)
+
+
+def test_a_worker_that_dies_costs_its_block_only(three_nodes, tmp_path, monkeypatch, tales):
+    expected, _ = alone(noise_set(24 * BLOCK), monkeypatch, tmp_path / "alone", tmp_path)
+    killed = []
+
+    def kill_one():
+        while not killed:
+            working = [pid for pid, count in told(tales).items() if count >= 2 * BLOCK]
+            if working:
+                os.kill(working[0], signal.SIGKILL)
+                killed.append(working[0])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    store, report = spread(noise_set(24 * BLOCK), tales, seconds=0.1)
+    killer.join()
+    assert content(store) == expected
+    counts = told(tales)
+    assert report.embedded == 24 * BLOCK <= sum(counts.values()) <= 25 * BLOCK
+    assert counts[killed[0]] < max(counts.values())
+
+
+def test_an_encoder_that_kills_its_workers_ends_the_call(three_nodes, monkeypatch, tales):
+    monkeypatch.setattr(engine, "MOST_DEATHS", 2)
+    with pytest.raises(ClusterError, match="2 workers died"):
+        embed(noise_set(8), Fatal(tales), encoder_name="telling", engine="ray")
+
+
+def answer_once(server, answer):
+    with server.accept()[0] as connection:
+        connection.sendall(answer)
+        time.sleep(0.5)
+
+
+def test_an_address_that_nobody_answers_is_an_error_at_once(monkeypatch, tales):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for given in (address, "no-such-host.invalid:6379"):
+        with pytest.raises(ClusterError, match=given):
+            spread(noise_set(4), tales, address=given)
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
+    for answer in (b"", b"HTTP/1.0 400 Bad Request"):  # who says nothing, and who is no Ray
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=answer_once, args=(server, answer)).start()
+            with pytest.raises(ClusterError, match="No Ray answers"):
+                spread(noise_set(4), tales, address=f"127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match=address):
+        spread(noise_set(4), tales)
+    for wrong in ("6379", "ray://127.0.0.1:10001", "127.0.0.1:port"):
+        with pytest.raises(ArgumentError, match="HOST:PORT"):
+            spread(noise_set(4), tales, address=wrong)
+    for options in ({"engine": "spark"}, {"engine": "local", "address": address}):
+        with pytest.raises(ArgumentError, match="engine"):
+            spread(noise_set(4), tales, **options)
+    assert not (Workspace().outputs / "embeddings").exists()
+
+
+def test_without_ray_the_extra_is_named(monkeypatch, tales):
+    import rectrio_lib.embeddings as package
+
+    monkeypatch.delattr(package, "ray", raising=False)
+    monkeypatch.delitem(sys.modules, "rectrio_lib.embeddings.ray", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPackageError, match=r"rectrio\[ray\]"):
+        spread(noise_set(4), tales)
+
+
+class Driver:
+    """A process that embeds noise on Ray, ended when the block ends."""
+
+    def __init__(self, count, tales, address=None):
+        environment = {**os.environ, **FOR_WORKERS}
+        code = f"from makers.spread import *; spread(noise_set({count}), {str(tales)!r}, 0.15, address={address!r})"
+        self.tales, options = tales, {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
+
+    def wait_for(self, blocks):
+        while sum(told(self.tales).values()) < blocks * BLOCK:
+            assert self.process.poll() is None, self.process.stderr.read()
+            time.sleep(0.05)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(three_nodes, tmp_path, monkeypatch, tales):
+    count = 40 * BLOCK
+    expected, _ = alone(noise_set(count), monkeypatch, tmp_path / "alone", tmp_path)
+    with Driver(count, tales, three_nodes.address) as driver:
+        driver.wait_for(12)
+        three_nodes.remove_node(three_nodes.list_all_nodes()[-1], allow_graceful=False)
+        driver.wait_for(26)
+    time.sleep(1)  # the last workers of a killed driver end with it
+    before, kept = sum(told(tales).values()), committed()
+    assert 0 < kept < count
+    store, report = spread(noise_set(count), tales)
+    assert content(store) == expected
+    assert report.embedded == count - kept == sum(told(tales).values()) - before
+    assert sum(told(tales).values()) - count <= 4 * BLOCK  # one of the node's worker, and of those of the driver
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_ctrl_c_ends_the_ray_that_was_started_and_the_next_call_goes_on(tmp_path, monkeypatch, tales):
+    with Driver(40 * BLOCK, tales) as driver:
+        driver.wait_for(4)
+        driver.process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in driver.process.communicate(timeout=60)[1]
+    workers = [*told(tales)]
+    assert workers and all(map(gone, workers))
+    kept, before = committed(), sum(told(tales).values())
+    spread(noise_set(40 * BLOCK), tales, engine="local")
+    assert sum(told(tales).values()) - before == 40 * BLOCK - kept
+    assert len(open_store("telling", "noise")) == 40 * BLOCK
