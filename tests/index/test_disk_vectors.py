@@ -2,6 +2,7 @@
 
 import logging
 
+import faiss
 import numpy as np
 import pytest
 from makers.indexes import clustered, named, nearest
@@ -25,7 +26,6 @@ def small_blocks(monkeypatch):
     """Several blocks, several files of codes that are joined, several parts of queries."""
     monkeypatch.setattr(knn, "BLOCK_ROWS", 400)
     monkeypatch.setattr(factory, "LISTED_BYTES", 700 * 16)
-    monkeypatch.setattr(disk_vectors, "RANKED_BYTES", 1 << 16)
     monkeypatch.setattr(disk_vectors, "KEPT_BYTES", 1 << 20)
 
 
@@ -136,8 +136,28 @@ def test_what_is_no_size_is_refused(told):
 
 @pytest.mark.parametrize(("share", "cells"), [(1, 3), (0.9, 3), (0.8, 3), (0.5, 6)])
 def test_a_setting_is_used_as_it_was_tuned_with_some_vectors_held_out(vectors, monkeypatch, share, cells):
-    index, asked, search = disk(vectors, search_param=3), [], disk_vectors.search_faiss
+    index, asked, make = disk(vectors, search_param=3), [], faiss.SearchParametersIVF
     monkeypatch.setattr(disk_vectors, "EXACT_ROWS", 0)
-    monkeypatch.setattr(disk_vectors, "search_faiss", lambda *given: asked.append(given[3].nprobe) or search(*given))
+    monkeypatch.setattr(faiss, "SearchParametersIVF", lambda **given: asked.append(given["nprobe"]) or make(**given))
     index.search(vectors[:1], 5, where=np.arange(COUNT) < share * COUNT)
     assert asked == [cells]
+
+
+@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_candidates_are_ranked_by_their_vectors_as_numpy_ranks_them(vectors, monkeypatch, k, allowed):
+    monkeypatch.setattr(disk_vectors, "EXACT_ROWS", 0)
+    index, queries = disk(vectors, search_param=4), clustered(np.random.default_rng(3), 30, DIM)
+    held, cells = index._vectors, 4 * allowed  # half of the vectors are looked for in twice the cells
+    mask = np.arange(COUNT) % allowed == 0
+    selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+    parameters = faiss.SearchParametersIVF(nprobe=cells, sel=selector)
+    _, candidates = held.faiss.search(queries, k + 10 * cells, params=parameters)
+    exact = np.asarray(held._exact, np.float32)
+    scores, positions = index.search(queries, k, where=mask if allowed > 1 else None)
+    for query, chosen, found, cosines in zip(queries, candidates, positions, scores, strict=True):
+        chosen = chosen[chosen >= 0]
+        products = exact[chosen] @ query
+        best = np.argsort(-products, kind="stable")[:k]
+        np.testing.assert_array_equal(found, chosen[best])
+        np.testing.assert_allclose(cosines, products[best], atol=1e-6)
