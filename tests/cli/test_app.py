@@ -31,7 +31,7 @@ def asked(monkeypatch):
     """Stand in the place of the runner and keep what it was asked for."""
     calls = []
 
-    def run_chapters(chapters, profile, overrides):
+    def run_chapters(chapters, profile, overrides, processes):
         calls.append(([c.name for c in chapters], profile, overrides))
         return {c.name: ENTRY for c in chapters}
 
