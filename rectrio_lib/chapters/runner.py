@@ -82,7 +82,7 @@ def run_chapters(
 
 
 def _check_processes(chapters: Sequence[Chapter], processes: int) -> None:
-    from rectrio_lib.training.processes import check
+    from rectrio_lib.training.distributed.processes import check
 
     check(processes)
     idle = [c.name[:2] for c in chapters if not TRAINS.search(c.path.read_text(encoding="utf-8"))]

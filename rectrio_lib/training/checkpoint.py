@@ -26,8 +26,8 @@ from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
 from rectrio_lib.training.augment import augment
 from rectrio_lib.training.config import TrainConfig
+from rectrio_lib.training.distributed.processes import PATIENCE
 from rectrio_lib.training.losses import make_loss
-from rectrio_lib.training.processes import PATIENCE
 
 LOG = logging.getLogger(__name__)
 EncoderLoss = Callable[[Encoder, torch.Tensor, torch.Tensor, float], torch.Tensor]

@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from rectrio_lib.core.errors import ArgumentError, OutOfMemoryError
 from rectrio_lib.core.workspace import quiet
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.training import processes
 from rectrio_lib.training.checkpoint import EncoderLoss, TrainingState
 from rectrio_lib.training.config import TrainConfig, check
+from rectrio_lib.training.distributed import processes
+from rectrio_lib.training.distributed.sharing import average_gradients, gather, own_share, shared_statistics
 from rectrio_lib.training.losses import batch_statistics
-from rectrio_lib.training.sharing import average_gradients, gather, own_share, shared_statistics
 
 LOG = logging.getLogger(__name__)
 LOG_EVERY = 10  # steps between two entries of the curves
@@ -69,7 +69,7 @@ def fit(
     stopped run, called again with the same arguments, continues after its last complete epoch and ends with the metrics
     of one that was never stopped. Anything else starts from nothing and replaces what `folder` holds.
 
-    On several processes, `config.processes` or those of `accelerate launch`, each encodes its share of every batch, and
+    On several processes, `config.processes` or those of torchrun, each encodes its share of every batch, and
     the loss, batch norms included, sees the whole: metrics are those of one process but for rounding. Each changes the
     whole batch, with the same random numbers. The first alone validates and writes; all return the same.
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rectrio_lib.encoders.convnet import ConvNet
-from rectrio_lib.training.sharing import average_gradients, gather, own_share, shared_statistics
+from rectrio_lib.training.distributed.sharing import average_gradients, gather, own_share, shared_statistics
 
 
 def layer(dims):

@@ -15,8 +15,8 @@ from makers.training import CONFIG, Stopper, drawn, raising, train
 
 from rectrio_lib.core.errors import ArgumentError, ProcessError
 from rectrio_lib.encoders.registry import fingerprint
-from rectrio_lib.training import processes
 from rectrio_lib.training.config import TrainConfig
+from rectrio_lib.training.distributed import processes
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),
@@ -33,7 +33,7 @@ def ended():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    processes._dismiss_all()
+    processes.dismiss()
     assert not multiprocessing.active_children()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import re
@@ -10,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from tqdm.auto import tqdm
 
 from rectrio_lib.core import files
@@ -37,7 +38,7 @@ LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 
 
 def to_start(wanted: int) -> int:
-    """Return how many processes a training is to run on: 1 in a process that `accelerate launch` started.
+    """Return how many processes a training is to start with: 1 in one that torchrun or `accelerate launch` started.
 
     Args:
         wanted: 0 takes `RECTRIO_PROCESSES`, or 1.
@@ -114,32 +115,23 @@ def clear_errors() -> Iterator[None]:
 @contextmanager
 def _member(rank: int, count: int, folder: Path) -> Iterator[None]:
     """Be one of a group, for accelerate to find, while the block runs."""
-    told = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": count,
-        "LOCAL_WORLD_SIZE": count,
-        "MASTER_ADDR": "127.0.0.1",
-    }
-    told |= {"OMP_NUM_THREADS": torch.get_num_threads()}
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    told |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": torch.get_num_threads()}
     if sys.platform in LOOPBACK:
         told["GLOO_SOCKET_IFNAME"] = LOOPBACK[sys.platform]
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update({name: str(value) for name, value in told.items()})
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        device = best_device()
-        if device == "cuda":
-            torch.cuda.set_device(rank)
-        backend, place = "nccl" if device == "cuda" else "gloo", (folder / "meeting").as_uri()
-        dist.init_process_group(backend, place, timeout=PATIENCE, rank=rank, world_size=count)
-        yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    with patch_environment(**told):
         AcceleratorState._reset_state(reset_partial_state=True)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        try:
+            device = best_device()
+            if device == "cuda":
+                torch.cuda.set_device(rank)
+            backend, place = "nccl" if device == "cuda" else "gloo", (folder / "meeting").as_uri()
+            dist.init_process_group(backend, place, timeout=PATIENCE, rank=rank, world_size=count)
+            yield
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class _Crew:
@@ -165,10 +157,8 @@ class _Crew:
                 with _no_main():  # what a notebook or script defines, another process cannot import
                     work = ForkingPickler.dumps((function, arguments, folder, threads))
             except Exception as error:
-                remedy = (
-                    "define it in a module that can be imported, or start a script with torchrun or `accelerate launch`"
-                )
                 problem = f"Network, augmentation or loss cannot be sent to other processes ({error})"
+                remedy = "define it in a module that can be imported, or start a script with torchrun"
                 raise ArgumentError(f"{problem}: {remedy}.") from error
             with suppress(OSError):  # it has ended, which is noticed below
                 pipe.send_bytes(work)
@@ -176,13 +166,15 @@ class _Crew:
 
     def expect(self, answer: str) -> None:
         """Wait until all give an answer; ProcessError if one does not."""
-        for _, pipe in self.members:
-            try:
+        for rank, (_, pipe) in enumerate(self.members, 1):
+            told = ""
+            with suppress(EOFError, OSError):
                 told = pipe.recv()
-            except (EOFError, OSError):
-                told = ""
             if told != answer:
-                raise ProcessError(told or "Another process of this training has ended.")
+                raise ProcessError(self._ended(rank, told or "it gave no reason"))
+
+    def _ended(self, rank: int, reason: str) -> str:
+        return f"Process {rank + 1} of {len(self.members) + 1} ended: {reason}."
 
     def dismiss(self, wait: bool) -> str:
         """End all; return why the first one that failed by itself did, if one did."""
@@ -199,7 +191,7 @@ class _Crew:
             process.join()
             pipe.close()
             if told not in ("", READY, DONE) and not LOST.search(told):
-                reasons.append(f"Process {rank + 1} of {len(self.members) + 1} ended: {told}")
+                reasons.append(self._ended(rank, told.rstrip(".")))
         _CREWS.clear()
         return reasons[0] if reasons else ""
 
@@ -209,14 +201,13 @@ _CREWS: dict[int, _Crew] = {}
 
 def _crew(count: int) -> _Crew:
     if count not in _CREWS or not _CREWS[count].ready:
-        for crew in list(_CREWS.values()):
-            crew.dismiss(wait=False)
+        dismiss()
         _CREWS[count] = _Crew(count)
     return _CREWS[count]
 
 
-@atexit.register
-def _dismiss_all() -> None:
+def dismiss() -> None:
+    """End the processes that wait for the next training, and free their memory; this process's end does so too."""
     for crew in list(_CREWS.values()):
         crew.dismiss(wait=False)
 
@@ -237,7 +228,7 @@ def _serve(rank: int, count: int, pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    os.environ["RECTRIO_QUIET"] = "1"
+    warnings.simplefilter("ignore")  # the parent tells the same
     tqdm.set_lock(threading.RLock())  # its own would be reported as left behind
     while True:
         try:
