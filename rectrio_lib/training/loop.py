@@ -185,7 +185,7 @@ def _step(run: TrainingState, images: torch.Tensor, targets: torch.Tensor, numbe
         loss = run.loss(vectors, targets, number / (run.steps * run.config.epochs))
         run.accelerator.backward(loss)
         if run.count > 1 and run.accelerator.sync_gradients:
-            average_gradients(run.encoder.parameters())
+            average_gradients(p for group in run.optimizer.param_groups for p in group["params"])
         run.optimizer.step()
         run.schedule.step()
         run.optimizer.zero_grad()

@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from makers.networks import pretrained
 from makers.sharing import Dropping, Failing, normalize_alone, normalize_shared
-from makers.training import CONFIG, Stopper, drawn, raising, train
+from makers.training import CONFIG, Stopper, drawn, photos, raising, train, validate_photos
+from torchvision.transforms import v2
 
 from rectrio_lib.core.errors import ArgumentError, ProcessError
+from rectrio_lib.encoders.pretrained import ProjectionHead
 from rectrio_lib.encoders.registry import fingerprint
+from rectrio_lib.training import two_phase
 from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.distributed import processes
 
@@ -91,6 +95,28 @@ def test_batch_norm_and_its_gradients_are_those_of_the_whole_batch(tmp_path, sha
     torch.testing.assert_close(torch.cat([part.pop("rows") for part in parts]), expected_rows)
     for part in parts:
         torch.testing.assert_close(part, expected)
+
+
+def seen_by(calls):
+    return lambda encoder: {"call": next(calls)}
+
+
+def test_both_phases_of_fine_tuning_run_on_two_processes(tmp_path, monkeypatch):
+    frozen, (images, targets), runs = pretrained(), photos(), []
+    config = TrainConfig(2, 7, 1e-3, average=0.5, precision="no", loss="nt-xent", miner="all")
+    features, flip = frozen.encode(images), v2.RandomHorizontalFlip()
+    for count in (1, 2):
+        monkeypatch.setenv("RECTRIO_PROCESSES", str(count))
+        folder = tmp_path / str(count)
+        given = two_phase.augmented_features(frozen, features, images, flip, 1), targets, config
+        watch = seen_by(iter(range(9)))
+        head = two_phase.train_head(lambda: ProjectionHead(frozen.dim, 6, 5), *given, watch, folder / "head")
+        given = images, targets, config, validate_photos, folder / "blocks", 2, flip
+        runs.append((head, two_phase.train_blocks(frozen, head.encoder, *given)))
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_allclose(one.history["loss"], other.history["loss"], atol=1e-3)
+    vectors = [blocks.encoder.encode(images) for _, blocks in runs]
+    np.testing.assert_allclose(*vectors, atol=1e-2)
 
 
 def test_dropout_differs_between_shares_and_weights_without_a_gradient_are_left_alone(tmp_path):
