@@ -88,6 +88,16 @@ def test_what_is_added_waits_in_memory_and_is_saved_with_the_rest(vectors, small
     assert loaded.search(fresh[:9], 1)[1][:, 0].tolist() == [*range(2900, 2909)]
 
 
+def test_no_query_finds_nothing_and_vectors_that_all_wait_in_memory_are_found(vectors):
+    index = disk(vectors, search_param=8)
+    assert [part.shape for part in index.search(vectors[:0], 5)] == [(0, 5), (0, 5)]
+    index._vectors.keep(np.arange(0))
+    index._vectors._tail = vectors[:50].astype(np.float16)
+    index._mark(np.zeros(50, bool))
+    scores, positions = index._vectors.approximate(vectors[:3], 60, 8, index._kept)
+    assert positions[:, 0].tolist() == [0, 1, 2] and (positions[:, 50:] == -1).all() and scores.shape == (3, 60)
+
+
 def test_another_index_in_its_place_does_not_change_an_open_one(vectors):
     disk(vectors, search_param=8).save("toy")
     opened = Index.load("toy")

@@ -21,7 +21,7 @@ from rectrio_lib.index.faiss_vectors import EXACT_ROWS, NEARLY_ALL, FaissVectors
 NAMES = ("vectors.faiss", "vectors.npy")  # cells and codes; what re-ranks
 TAIL_ROWS = 20_000  # what was added since is compared one by one; beyond this it is written into the files
 # A page that was looked at counts as this process's memory until it lets go of it, sixteen pages at a time.
-PAGES_BYTES, KEPT_BYTES = 16 * 4096, 1 << 30
+PAGES_BYTES, KEPT_BYTES = 16 * 4096, 3 << 28
 EMPTY_LISTS = 32  # bytes that FAISS writes for inverted lists that hold nothing
 
 
@@ -99,11 +99,12 @@ class DiskVectors(FaissVectors):
         share, count = subset.count / len(subset.mask), len(self._exact)
         share, best = 1 if share >= NEARLY_ALL else share, min(k, count)  # nearly all: search as it was tuned
         if not best:
-            return self._with_tail(*_nothing(len(queries)), queries, k, subset)
+            nothing = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            return self._with_tail(*nothing, queries, k, subset)
         parameters = factory.search_parameters(self.kind, search_param, best, share, subset.selector)
         wanted = min(math.ceil(best * parameters.k_factor), count)
         step, parts = max(1, KEPT_BYTES // PAGES_BYTES // wanted), []
-        for start in range(0, len(queries), step):
+        for start in range(0, max(1, len(queries)), step):
             part = queries[start : start + step]
             self._let_go(len(part) * wanted)
             parts.append(search_faiss(self._ranking, part, best, parameters))
@@ -210,10 +211,6 @@ def _ranked_by(codes: faiss.Index, exact: np.ndarray) -> faiss.IndexRefine:
     mapped.codes = faiss.MaybeOwnedVectorUInt8.create_view(place, exact.nbytes, nobody)
     mapped.ntotal = len(exact)
     return faiss.IndexRefine(codes, mapped)
-
-
-def _nothing(count: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.empty((count, 0), np.float32), np.empty((count, 0), np.int64)
 
 
 def _flushed(codes: faiss.Index, path: Path) -> Path:
