@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 
 from rectrio_lib.chapters import pages, record, results
-from rectrio_lib.chapters.chapter import Chapter, choose_parameters
+from rectrio_lib.chapters.chapter import Chapter, chapter_paths, choose_parameters
 from rectrio_lib.core import errors
 from rectrio_lib.core.errors import ChapterError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace, quiet
@@ -23,8 +23,14 @@ from rectrio_lib.core.workspace import Workspace, quiet
 LOG = logging.getLogger(__name__)
 
 
+TRAINS = re.compile(r"\b(rt\.fit|train_head|train_blocks|fine_tune)\(")  # what a chapter that trains calls
+
+
 def run_chapters(
-    chapters: Sequence[Chapter], profile: str | None = None, overrides: Mapping[str, Any] | None = None
+    chapters: Sequence[Chapter],
+    profile: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    processes: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run chapters in order; executed copies go to outputs/notebooks, results to outputs/results.json and runs/.
 
@@ -32,13 +38,15 @@ def run_chapters(
         chapters: what `chapter.select_chapters` returns.
         profile: see `chapter.choose_parameters`.
         overrides: see `chapter.choose_parameters`.
+        processes: that share each training, see `loop.fit`; None leaves it to `RECTRIO_PROCESSES`.
 
     Returns:
         {chapter: entry} as in results.json.
 
     Raises:
         MissingPackageError: if papermill or what it needs is not installed.
-        ArgumentError: if a profile or parameter is unknown, before anything runs.
+        ArgumentError: if a profile or parameter is unknown, there are too few cores or GPUs, or several processes are
+            asked for and no chapter trains; before anything runs.
         MissingArtefactError: if a chapter needs what another one makes.
         ChapterError: if a chapter fails or does not record.
     """
@@ -46,9 +54,12 @@ def run_chapters(
     if missing:
         raise MissingPackageError(f"Running chapters needs {', '.join(missing)}: pip install 'rectrio[lab]'.")
     changes = choose_parameters(chapters, profile, overrides)
-    entries = {}
+    entries, settings = {}, {"RECTRIO_QUIET": "1"}
+    if processes is not None:
+        _check_processes(chapters, processes)
+        settings["RECTRIO_PROCESSES"] = str(processes)
     for chapter in chapters:
-        executed = _execute(chapter, changes[chapter.name])
+        executed = _execute(chapter, changes[chapter.name], settings)
         records = record.recorded(executed)
         for warning in _warnings(executed):
             LOG.warning("%s  %s", chapter.name[:2], warning)
@@ -70,6 +81,19 @@ def run_chapters(
     return entries
 
 
+def _check_processes(chapters: Sequence[Chapter], processes: int) -> None:
+    from rectrio_lib.training.distributed.processes import check
+
+    check(processes)
+    idle = [c.name[:2] for c in chapters if not TRAINS.search(c.path.read_text(encoding="utf-8"))]
+    if idle and processes > 1:
+        told = f"{', '.join(idle)} {'trains' if len(idle) == 1 else 'train'} nothing"
+        if len(idle) == len(chapters):
+            able = [path.stem[:2] for path in chapter_paths() if TRAINS.search(path.read_text(encoding="utf-8"))]
+            raise errors.ArgumentError(f"Chapter {told} that several processes could share: {', '.join(able)} do.")
+        LOG.info("Chapter %s: one process there.", told)
+
+
 def _warnings(executed: nbformat.NotebookNode) -> list[str]:
     """Return what a chapter warned of that its reader must know, each once: `loop.CollapseWarning`."""
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
@@ -87,8 +111,8 @@ def _commit(folder: Path) -> dict[str, str]:
     return {"commit": done.stdout.strip()} if done.returncode == 0 and done.stdout.strip() else {}
 
 
-def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode:
-    """Run one chapter in a kernel of this very interpreter and render what came of it."""
+def _execute(chapter: Chapter, changes: dict[str, Any], settings: dict[str, str]) -> nbformat.NotebookNode:
+    """Run one chapter in a kernel of this very interpreter, with some environment, and render what came of it."""
     import papermill  # slow to import, and not needed by `record`
     from nbclient.exceptions import DeadKernelError
 
@@ -103,7 +127,7 @@ def _execute(chapter: Chapter, changes: dict[str, Any]) -> nbformat.NotebookNode
             cwd=chapter.path.parent,
             kernel_name="python3",
             language="python",
-            kernel_manager_class=_own_kernel(),
+            kernel_manager_class=_own_kernel(settings),
             shutdown_kernel="immediate",  # artefacts are on disk: skip the graceful shutdown
             extra_arguments=["--log-level=CRITICAL"],
             progress_bar=bar if sys.stderr.isatty() and not quiet() else False,
@@ -125,18 +149,18 @@ def _literally(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _own_kernel() -> type:
+def _own_kernel(settings: dict[str, str]) -> type:
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
 
     class OwnKernel(AsyncKernelManager):
         """Starts this interpreter, whatever `python3` kernel the user has installed, with progress bars off."""
 
-        def __init__(self, **settings: Any) -> None:
+        def __init__(self, **options: Any) -> None:
             # With no folders to search, the native kernel is all that is left: sys.executable.
-            super().__init__(**settings, kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+            super().__init__(**options, kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
 
-        def start_kernel(self, **settings: Any) -> Any:
-            return super().start_kernel(**settings, env={**os.environ, "RECTRIO_QUIET": "1"})
+        def start_kernel(self, **options: Any) -> Any:
+            return super().start_kernel(**options, env={**os.environ, **settings})
 
     return OwnKernel

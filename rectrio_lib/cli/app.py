@@ -100,6 +100,9 @@ def run(
         str | None, typer.Option(help="A file of notebooks/params, such as full; by default the quick parameters.")
     ] = None,
     parameter: Parameters = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Share each training among so many processes, at most one per core or GPU.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the chapters in order with papermill."""
@@ -108,7 +111,7 @@ def run(
     from rectrio_lib.chapters import chapter, results, runner
 
     chosen = chapter.select_chapters(only or (), start)
-    entries = runner.run_chapters(chosen, profile, chapter.parse_overrides(parameter or ()))
+    entries = runner.run_chapters(chosen, profile, chapter.parse_overrides(parameter or ()), processes)
     outputs = Workspace().outputs
     say(f"\n{results.results_table(entries)}\n")
     say(f"Executed notebooks  {outputs / 'notebooks' / 'index.html'}")

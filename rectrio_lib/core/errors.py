@@ -44,6 +44,10 @@ class OutOfMemoryError(RectrioError, RuntimeError):
     """A batch does not fit the device."""
 
 
+class ProcessError(RectrioError, RuntimeError):
+    """Another process that shares the work has ended before its time."""
+
+
 class RecallOutOfReachError(RectrioError, ValueError):
     """An index of this kind cannot reach the requested recall at any search setting."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rectrio_lib.core.errors import DataError, MissingArtefactError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
 from rectrio_lib.core.files import restore_folder
 
 CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "card.json", "indexes": "card.json"}
@@ -30,6 +30,14 @@ def offline() -> bool:
 def quiet() -> bool:
     """Tell whether `RECTRIO_QUIET=1` turns progress bars off."""
     return os.environ.get("RECTRIO_QUIET", "0") not in ("", "0")
+
+
+def processes() -> int:
+    """Return the number of processes that a training runs on, as `RECTRIO_PROCESSES` says, by default 1."""
+    told = os.environ.get("RECTRIO_PROCESSES", "") or "1"
+    if not told.isdecimal():
+        raise ArgumentError(f"RECTRIO_PROCESSES={told!r} should be a number of processes, such as 2.")
+    return int(told)
 
 
 def _checkout() -> Path:

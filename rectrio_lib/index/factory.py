@@ -195,7 +195,7 @@ def _parameters(kind: str, search_param: int, k: int, **chosen: faiss.IDSelector
     if kind == "hnsw":
         return faiss.SearchParametersHNSW(efSearch=max(search_param + k - TOP_K, k), **chosen)
     cells = faiss.SearchParametersIVF(nprobe=search_param, **chosen)
-    if kind != "ivf-pq":
+    if kind not in ("ivf-pq", ON_DISK):
         return cells
     return faiss.IndexRefineSearchParameters(k_factor=1 + TOP_K * search_param / k, base_index_params=cells)
 

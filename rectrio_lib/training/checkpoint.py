@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,6 +26,7 @@ from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
 from rectrio_lib.training.augment import augment
 from rectrio_lib.training.config import TrainConfig
+from rectrio_lib.training.distributed.processes import PATIENCE
 from rectrio_lib.training.losses import make_loss
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +47,11 @@ class TrainingState:
         augmentation: nn.Module | None,
         loss: EncoderLoss | None,
     ):
-        self.config, self.folder, self.device = config, folder, best_device()
+        self.config, self.folder, self.accelerator = config, folder, _accelerator(config)
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.count = self.accelerator.num_processes
+        if self.count > config.batch_size:
+            raise ArgumentError(f"A batch of {config.batch_size} images cannot be shared by {self.count} processes.")
         self.augmentation = augmentation or partial(augment, shift=config.shift, flip=config.flip, erase=config.erase)
         self.steps = len(images) // config.batch_size // config.accumulate * config.accumulate
         keep_freed_memory()
@@ -57,7 +64,9 @@ class TrainingState:
         digest = hashlib.sha256(np.ascontiguousarray(images))
         digest.update(np.ascontiguousarray(targets))
         self.identity = {**asdict(config), "encoder": fingerprint(self.encoder), "images": digest.hexdigest()}
+        del self.identity["processes"]  # however many, the metrics are the same
         self.identity["trained"] = [n for n, p in self.encoder.named_parameters() if p.requires_grad]
+        self._agree()
         self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
         moving = partial(_moving_average, config.average)
         self.average = AveragedModel(self.encoder, avg_fn=moving, use_buffers=True)
@@ -79,16 +88,23 @@ class TrainingState:
     def _prepare(self, groups: list[dict]) -> None:
         """Make optimizer and one-cycle schedule, and hand them to accelerate."""
         config, total = self.config, self.steps * self.config.epochs // self.config.accumulate + 1
-        precision = best_precision(self.device) if config.precision == "auto" else config.precision
-        AcceleratorState._reset_state()  # else a second run in the same process could not take another precision
-        self.accelerator = Accelerator(
-            mixed_precision=precision, cpu=self.device == "cpu", gradient_accumulation_steps=config.accumulate
-        )
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [group["lr"] for group in groups], total, pct_start=max(config.warm_up, 2 / total)
         )  # torch divides by the length of the warm-up
-        self.model, self.optimizer, self.schedule = self.accelerator.prepare(self.encoder, optimizer, schedule)
+        self.optimizer, self.schedule = self.accelerator.prepare(optimizer, schedule)
+        # no DistributedDataParallel: parameters may be used beside `forward`, or not at all; see `sharing`
+        self.model = self.accelerator.prepare_model(self.encoder, evaluation_mode=True)
+
+    def _agree(self) -> None:
+        """Refuse processes that were given different things to train."""
+        if self.count > 1 and any(other != self.identity for other in gather_object([self.identity])):
+            raise ArgumentError("The processes of this training have different images, networks or configurations.")
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """Return, in every process, what a function gives in the main one."""
+        made = [make() if self.main else None]
+        return broadcast_object_list(made)[0] if self.count > 1 else made[0]
 
     @property
     def evaluated(self) -> Encoder:
@@ -117,15 +133,18 @@ class TrainingState:
 
     def load_best(self) -> Encoder:
         """Return the encoder with the weights of best.pt, on the CPU."""
-        self.evaluated.load_state_dict(torch.load(self.folder / "best.pt", weights_only=True))
+        best = self.from_main(lambda: torch.load(self.folder / "best.pt", "cpu", weights_only=True))
+        self.evaluated.load_state_dict(best)
         return self.evaluated.cpu().eval()
 
     def resume(self) -> None:
         """Continue after the last complete epoch of an unfinished run of the same identity; else start from nothing."""
         path = self.folder / "last.pt"
-        state = torch.load(path, weights_only=True) if path.exists() else {}
-        if state.get("identity") != self.identity or state["epoch"] >= self.config.epochs:
-            path.unlink(missing_ok=True)  # its best.pt is about to be overwritten
+        state = self.from_main(lambda: torch.load(path, "cpu", weights_only=True) if path.exists() else {})
+        known = self.from_main(lambda: self.identity)
+        if state.get("identity") != known or state["epoch"] >= self.config.epochs:
+            if self.main:
+                path.unlink(missing_ok=True)  # its best.pt is about to be overwritten
             return
         for name in self.stateful:
             getattr(self, name).load_state_dict(state[name])
@@ -134,7 +153,21 @@ class TrainingState:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
-        LOG.info("Continuing after epoch %d of %d.", self.epoch, self.config.epochs)
+        if self.main:
+            LOG.info("Continuing after epoch %d of %d.", self.epoch, self.config.epochs)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    device = best_device()
+    precision = best_precision(device) if config.precision == "auto" else config.precision
+    AcceleratorState._reset_state()  # else a second run in the same process could not take another precision
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=device == "cpu",
+        gradient_accumulation_steps=config.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),  # one step of the schedule a batch
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
 
 
 def _moving_average(decay: float, average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ class TrainConfig:
     accumulate: int = 1  # batches whose gradients are added up before a step; triplets are made inside each batch
     precision: str = "auto"  # "bf16", "fp16", "no", or "auto" for what the processor is fast at
     validate_every: int = 0  # steps between two validations; 0: once an epoch. The last step is always validated
+    processes: int = 0  # that share every batch, with equal metrics; 0: what RECTRIO_PROCESSES says, or one
 
 
 def check(targets: np.ndarray, config: TrainConfig) -> None:

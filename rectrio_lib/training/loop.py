@@ -7,12 +7,15 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import synchronize_rng_states
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import nn
 from tqdm.auto import tqdm
@@ -22,6 +25,8 @@ from rectrio_lib.core.workspace import quiet
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.training.checkpoint import EncoderLoss, TrainingState
 from rectrio_lib.training.config import TrainConfig, check
+from rectrio_lib.training.distributed import processes
+from rectrio_lib.training.distributed.sharing import average_gradients, gather, own_share, shared_statistics
 from rectrio_lib.training.losses import batch_statistics
 
 LOG = logging.getLogger(__name__)
@@ -64,6 +69,10 @@ def fit(
     stopped run, called again with the same arguments, continues after its last complete epoch and ends with the metrics
     of one that was never stopped. Anything else starts from nothing and replaces what `folder` holds.
 
+    On several processes, `config.processes` or those of torchrun, each encodes its share of every batch, and
+    the loss, batch norms included, sees the whole: metrics are those of one process but for rounding. Each changes the
+    whole batch, with the same random numbers. The first alone validates and writes; all return the same.
+
     Args:
         make_encoder: makes the untrained encoder; called after seeding.
         images: uint8 (N, C, H, W), or whatever else the encoder's `prepare` takes.
@@ -80,14 +89,50 @@ def fit(
         StorageError: if a checkpoint cannot be written; the previous one is still complete.
     """
     check(targets, config)
-    run = TrainingState(make_encoder, images, targets, config, folder, augmentation, loss)
-    images, targets = (torch.as_tensor(np.require(a, requirements="CW")).to(run.device) for a in (images, targets))
-    run.resume()
+    count, rest = processes.to_start(config.processes), (config, folder, augmentation, loss)
+    if count == 1:
+        return _train(make_encoder, images, targets, validate, *rest)
+    torch.manual_seed(config.seed)
+    encoder = make_encoder()
+    arrays = {"images": images, "targets": targets}
+    with processes.helped(count, _help, (encoder, *rest), arrays, folder):
+        return _train(lambda: encoder, images, targets, validate, *rest)
+
+
+def _help(encoder: Encoder, *rest: Any, images: np.ndarray, targets: np.ndarray) -> None:
+    _train(lambda: encoder, images, targets, None, *rest)
+
+
+def _train(
+    make_encoder: Callable[[], Encoder],
+    images: np.ndarray,
+    targets: np.ndarray,
+    validate: Callable[[Encoder], dict[str, float]] | None,
+    config: TrainConfig,
+    *rest: Any,
+) -> TrainingResult:
+    """Train as one of `TrainingState.count` processes; only the main one calls `validate`."""
+    with processes.clear_errors():
+        run = TrainingState(make_encoder, images, targets, config, *rest)
+        images, targets = (torch.as_tensor(np.require(a, requirements="CW")).to(run.device) for a in (images, targets))
+        run.resume()
+        with shared_statistics(run.encoder) if run.count > 1 else nullcontext():
+            _train_epochs(run, images, targets, validate)
+        history, seconds = run.from_main(lambda: (run.history, run.seconds))
+        return TrainingResult(run.load_best(), pd.DataFrame(history), seconds)
+
+
+def _train_epochs(
+    run: TrainingState, images: torch.Tensor, targets: torch.Tensor, validate: Callable[[Encoder], dict[str, float]]
+) -> None:
+    config = run.config
     while run.epoch < config.epochs:
         try:
             _train_epoch(run, images, targets, validate)
         except KeyboardInterrupt:
-            LOG.warning("Stopped in epoch %d: run it again to continue after the last complete epoch.", run.epoch + 1)
+            if run.main:
+                told = "Stopped in epoch %d: run it again to continue after the last complete epoch."
+                LOG.warning(told, run.epoch + 1)
             raise
         except RuntimeError as error:
             if not re.search("out of memory|allocate memory|not enough memory", str(error)):
@@ -97,22 +142,27 @@ def fit(
                 "as large), then the resolution, then the number of unfrozen blocks; or switch checkpointing on."
             ) from error
         run.epoch += 1
-        run.save()
-    return TrainingResult(run.load_best(), pd.DataFrame(run.history), run.seconds)
+        if run.main:
+            run.save()
 
 
 def _train_epoch(
     run: TrainingState, images: torch.Tensor, targets: torch.Tensor, validate: Callable[[Encoder], dict[str, float]]
 ) -> None:
     config = run.config
-    bar = tqdm(_order(run, targets), desc=f"epoch {run.epoch + 1}/{config.epochs}", disable=quiet(), leave=False)
+    bar = tqdm(
+        _order(run, targets),
+        desc=f"epoch {run.epoch + 1}/{config.epochs}",
+        disable=quiet() or not run.main,
+        leave=False,
+    )
     run.model.train()
     started = time.perf_counter()
     for number, chosen in enumerate(bar, start=run.epoch * run.steps + 1):
         chosen = chosen.to(run.device)
-        loss, vectors = _step(run, images[chosen], targets[chosen], number / (run.steps * config.epochs))
+        loss, vectors = _step(run, images[chosen], targets[chosen], number)
         due = number % (config.validate_every or run.steps) == 0 or number == run.steps * config.epochs
-        if number % LOG_EVERY == 0 or due:
+        if run.main and (number % LOG_EVERY == 0 or due):
             row = _log_row(run, number, loss, vectors, targets[chosen])
             run.seconds += time.perf_counter() - started
             _warn_of_collapse(run, row)
@@ -123,21 +173,35 @@ def _train_epoch(
             run.history.append({**row, "seconds": run.seconds})
             bar.set_postfix(loss=f"{row['loss']:.3f}")
             started = time.perf_counter()
+        if due and run.count > 1:
+            synchronize_rng_states(["torch"])  # validation may have drawn some
     run.seconds += time.perf_counter() - started
 
 
-def _step(run: TrainingState, images: torch.Tensor, targets: torch.Tensor, progress: float) -> list[torch.Tensor]:
+def _step(run: TrainingState, images: torch.Tensor, targets: torch.Tensor, number: int) -> list[torch.Tensor]:
     with run.accelerator.accumulate(run.model):
         with run.accelerator.autocast():
-            vectors = run.model(run.encoder.prepare(run.augmentation(images)))
-        loss = run.loss(vectors, targets, progress)
+            vectors = _encode(run, run.augmentation(images), number)
+        loss = run.loss(vectors, targets, number / (run.steps * run.config.epochs))
         run.accelerator.backward(loss)
+        if run.count > 1 and run.accelerator.sync_gradients:
+            average_gradients(p for group in run.optimizer.param_groups for p in group["params"])
         run.optimizer.step()
         run.schedule.step()
         run.optimizer.zero_grad()
         if run.accelerator.sync_gradients:
             run.average.update_parameters(run.encoder)
     return [loss, vectors]
+
+
+def _encode(run: TrainingState, images: torch.Tensor, number: int) -> torch.Tensor:
+    """Return the vectors of a batch, of which each process encodes its share."""
+    if run.count == 1:
+        return run.model(run.encoder.prepare(images))
+    with torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
+        torch.manual_seed(number * run.count + run.accelerator.process_index)  # of dropout: each process its own
+        vectors = run.model(run.encoder.prepare(own_share(images)))
+    return gather(vectors, len(images))
 
 
 def _order(run: TrainingState, targets: torch.Tensor) -> torch.Tensor:

@@ -180,3 +180,21 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(chapter, monkeypatch)
     monkeypatch.setattr(papermill, "execute_notebook", papermill_raising(AssertionError("it ran")))
     with pytest.raises(errors.ArgumentError, match="epoch"):
         runner.run_chapters([chapter], overrides={"epoch": 3})
+
+
+def test_processes_are_for_chapters_that_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_chapter(tmp_path, "01_first", RECORD)
+    write_chapter(tmp_path, "02_second", "import rectrio_lib as rt", "rt.fit()")
+    with pytest.raises(errors.ArgumentError, match=r"Chapter 01 trains nothing .*: 02 do"):
+        runner.run_chapters(select_chapters(["01"]), processes=2)
+    with pytest.raises(errors.ArgumentError, match="processes=1000"):
+        runner.run_chapters(select_chapters(["02"]), processes=1000)
+
+
+def test_processes_reach_the_chapters(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "outputs"))
+    told = "record(dataset='toy', processes=rt.core.workspace.processes())"
+    write_chapter(tmp_path, "02_second", "import rectrio_lib as rt\nfrom rectrio_lib import record", "# rt.fit()", told)
+    assert runner.run_chapters(select_chapters(), processes=1)["02_second"]["values"]["processes"] == 1

@@ -31,8 +31,8 @@ def asked(monkeypatch):
     """Stand in the place of the runner and keep what it was asked for."""
     calls = []
 
-    def run_chapters(chapters, profile, overrides):
-        calls.append(([c.name for c in chapters], profile, overrides))
+    def run_chapters(chapters, profile, overrides, processes):
+        calls.append(([c.name for c in chapters], profile, overrides, processes))
         return {c.name: ENTRY for c in chapters}
 
     monkeypatch.setattr(runner, "run_chapters", run_chapters)
@@ -74,15 +74,16 @@ def test_help_answers_without_the_heavy_libraries():
 
 
 def test_run_hands_over_chapters_profile_and_parameters(project, asked):
-    result = rectrio("run", "--only", "01", "--only", "2", "--profile", "full", "-p", "epochs=3", "-p", "lr=0.5")
+    chosen = "--only", "01", "--only", "2", "--profile", "full"
+    result = rectrio("run", *chosen, "-p", "epochs=3", "-p", "lr=0.5", "--processes", "2")
     assert result.exit_code == 0, result.output
-    assert asked == [(["01_first", "02_second"], "full", {"epochs": "3", "lr": "0.5"})]
+    assert asked == [(["01_first", "02_second"], "full", {"epochs": "3", "lr": "0.5"}, 2)]
 
 
 def test_run_without_options_runs_everything_as_committed(project, asked):
     rectrio("run")
     rectrio("run", "--from", "02")
-    assert asked == [(["01_first", "02_second"], None, {}), (["02_second"], None, {})]
+    assert asked == [(["01_first", "02_second"], None, {}, None), (["02_second"], None, {}, None)]
 
 
 def test_run_ends_with_the_results_and_where_to_look(project, asked):

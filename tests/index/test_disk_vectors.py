@@ -2,6 +2,7 @@
 
 import logging
 
+import faiss
 import numpy as np
 import pytest
 from makers.indexes import clustered, named, nearest
@@ -25,7 +26,6 @@ def small_blocks(monkeypatch):
     """Several blocks, several files of codes that are joined, several parts of queries."""
     monkeypatch.setattr(knn, "BLOCK_ROWS", 400)
     monkeypatch.setattr(factory, "LISTED_BYTES", 700 * 16)
-    monkeypatch.setattr(disk_vectors, "RANKED_BYTES", 1 << 16)
     monkeypatch.setattr(disk_vectors, "KEPT_BYTES", 1 << 20)
 
 
@@ -88,6 +88,16 @@ def test_what_is_added_waits_in_memory_and_is_saved_with_the_rest(vectors, small
     assert loaded.search(fresh[:9], 1)[1][:, 0].tolist() == [*range(2900, 2909)]
 
 
+def test_no_query_finds_nothing_and_vectors_that_all_wait_in_memory_are_found(vectors):
+    index = disk(vectors, search_param=8)
+    assert [part.shape for part in index.search(vectors[:0], 5)] == [(0, 5), (0, 5)]
+    index._vectors.keep(np.arange(0))
+    index._vectors._tail = vectors[:50].astype(np.float16)
+    index._mark(np.zeros(50, bool))
+    scores, positions = index._vectors.approximate(vectors[:3], 60, 8, index._kept)
+    assert positions[:, 0].tolist() == [0, 1, 2] and (positions[:, 50:] == -1).all() and scores.shape == (3, 60)
+
+
 def test_another_index_in_its_place_does_not_change_an_open_one(vectors):
     disk(vectors, search_param=8).save("toy")
     opened = Index.load("toy")
@@ -136,8 +146,28 @@ def test_what_is_no_size_is_refused(told):
 
 @pytest.mark.parametrize(("share", "cells"), [(1, 3), (0.9, 3), (0.8, 3), (0.5, 6)])
 def test_a_setting_is_used_as_it_was_tuned_with_some_vectors_held_out(vectors, monkeypatch, share, cells):
-    index, asked, search = disk(vectors, search_param=3), [], disk_vectors.search_faiss
+    index, asked, make = disk(vectors, search_param=3), [], faiss.SearchParametersIVF
     monkeypatch.setattr(disk_vectors, "EXACT_ROWS", 0)
-    monkeypatch.setattr(disk_vectors, "search_faiss", lambda *given: asked.append(given[3].nprobe) or search(*given))
+    monkeypatch.setattr(faiss, "SearchParametersIVF", lambda **given: asked.append(given["nprobe"]) or make(**given))
     index.search(vectors[:1], 5, where=np.arange(COUNT) < share * COUNT)
     assert asked == [cells]
+
+
+@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_candidates_are_ranked_by_their_vectors_as_numpy_ranks_them(vectors, monkeypatch, k, allowed):
+    monkeypatch.setattr(disk_vectors, "EXACT_ROWS", 0)
+    index, queries = disk(vectors, search_param=4), clustered(np.random.default_rng(3), 30, DIM)
+    held, cells = index._vectors, 4 * allowed  # half of the vectors are looked for in twice the cells
+    mask = np.arange(COUNT) % allowed == 0
+    selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+    parameters = faiss.SearchParametersIVF(nprobe=cells, sel=selector)
+    _, candidates = held.faiss.search(queries, k + 10 * cells, params=parameters)
+    exact = np.asarray(held._exact, np.float32)
+    scores, positions = index.search(queries, k, where=mask if allowed > 1 else None)
+    for query, chosen, found, cosines in zip(queries, candidates, positions, scores, strict=True):
+        chosen = chosen[chosen >= 0]
+        products = exact[chosen] @ query
+        best = np.argsort(-products, kind="stable")[:k]
+        np.testing.assert_array_equal(found, chosen[best])
+        np.testing.assert_allclose(cosines, products[best], atol=1e-6)

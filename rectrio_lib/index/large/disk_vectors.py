@@ -20,9 +20,8 @@ from rectrio_lib.index.faiss_vectors import EXACT_ROWS, NEARLY_ALL, FaissVectors
 
 NAMES = ("vectors.faiss", "vectors.npy")  # cells and codes; what re-ranks
 TAIL_ROWS = 20_000  # what was added since is compared one by one; beyond this it is written into the files
-RANKED_BYTES = 1 << 26  # of candidates that are compared at once
 # A page that was looked at counts as this process's memory until it lets go of it, sixteen pages at a time.
-PAGES_BYTES, KEPT_BYTES = 16 * 4096, 1 << 29
+PAGES_BYTES, KEPT_BYTES = 16 * 4096, 3 << 28
 EMPTY_LISTS = 32  # bytes that FAISS writes for inverted lists that hold nothing
 
 
@@ -36,6 +35,7 @@ class DiskVectors(FaissVectors):
         super().__init__(kind, dim)
         self._exact, self._tail, self._files = np.empty((0, dim), np.float16), np.empty((0, dim), np.float16), {}
         self._touched = 0  # vectors read since pages were let go
+        self._ranking: faiss.IndexRefine  # of candidates by `_exact`, which it does not keep alive
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._tail)
@@ -67,6 +67,8 @@ class DiskVectors(FaissVectors):
         self._exact, self.mapped = np.load(folder / NAMES[1], mmap_mode="r"), True
         if self._exact.shape != (self.faiss.ntotal, self.dim) or self._exact.dtype != np.float16:
             raise ValueError(f"{folder / NAMES[1]} holds other vectors than {NAMES[0]}")
+        if len(self._exact):
+            self._ranking = _ranked_by(self.faiss, self._exact)
 
     def write(self, folder: Path) -> tuple[str, ...]:
         """Put the two files into a folder, as further names of the same content where the disk allows it."""
@@ -94,34 +96,31 @@ class DiskVectors(FaissVectors):
         self, queries: np.ndarray, k: int, search_param: int, subset: Subset
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find candidates by their codes, and rank them by their vectors; -1 where there are fewer than k."""
-        share = subset.count / len(subset.mask)
-        cells = search_param if share >= NEARLY_ALL else math.ceil(search_param / share)  # as it was tuned
-        wanted = min(k + factory.TOP_K * cells, len(self._exact))
-        step = max(1, RANKED_BYTES // (4 * self.dim * max(1, wanted)))
-        parts = [self._ranked(queries[i : i + step], k, cells, wanted, subset) for i in range(0, len(queries), step)]
-        scores, positions = zip(*parts, strict=True)
-        return np.concatenate(scores), np.concatenate(positions)
+        share, count = subset.count / len(subset.mask), len(self._exact)
+        share, best = 1 if share >= NEARLY_ALL else share, min(k, count)  # nearly all: search as it was tuned
+        if not best:
+            nothing = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            return self._with_tail(*nothing, queries, k, subset)
+        parameters = factory.search_parameters(self.kind, search_param, best, share, subset.selector)
+        wanted = min(math.ceil(best * parameters.k_factor), count)
+        step, parts = max(1, KEPT_BYTES // PAGES_BYTES // wanted), []
+        for start in range(0, max(1, len(queries)), step):
+            part = queries[start : start + step]
+            self._let_go(len(part) * wanted)
+            parts.append(search_faiss(self._ranking, part, best, parameters))
+        scores, found = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        return self._with_tail(scores, found, queries, k, subset) if len(self._tail) else (scores, found)
 
-    def _ranked(
-        self, queries: np.ndarray, k: int, cells: int, wanted: int, subset: Subset
+    def _with_tail(
+        self, scores: np.ndarray, found: np.ndarray, queries: np.ndarray, k: int, subset: Subset
     ) -> tuple[np.ndarray, np.ndarray]:
-        count, found = len(self._exact), np.empty((len(queries), 0), np.int64)
-        if wanted:
-            parameters = faiss.SearchParametersIVF(nprobe=cells, sel=subset.selector)
-            found = search_faiss(self.faiss, queries, wanted, parameters)[1]
-        self._let_go(found.size)
-        vectors = self._exact[np.maximum(found, 0)].astype(np.float32)
-        scores = np.matmul(vectors, queries[:, :, None])[..., 0]
-        scores[found < 0] = -np.inf
-        fresh = np.flatnonzero(subset.mask[count:])
-        if len(fresh):
-            scores = np.hstack([scores, queries @ self._tail[fresh].astype(np.float32).T])
-            found = np.hstack([found, np.broadcast_to(fresh + count, (len(queries), len(fresh)))])
-        if scores.shape[1] < k:
-            missing = (0, 0), (0, k - scores.shape[1])
-            scores, found = np.pad(scores, missing, constant_values=-np.inf), np.pad(found, missing, constant_values=-1)
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1)
+        """Merge what was found in the files with what was added since."""
+        fresh = np.flatnonzero(subset.mask[len(self._exact) :])
+        scores = np.hstack([scores, queries @ self._tail[fresh].astype(np.float32).T])
+        found = np.hstack([found, np.broadcast_to(fresh + len(self._exact), (len(queries), len(fresh)))])
+        missing = (0, 0), (0, max(0, k - scores.shape[1]))
+        scores, found = np.pad(scores, missing, constant_values=-np.inf), np.pad(found, missing, constant_values=-1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
 
     def exact(self, queries: np.ndarray, k: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +191,7 @@ class DiskVectors(FaissVectors):
     def _let_go(self, count: int) -> None:
         """Let go of mapped pages before `count` more vectors are read, so that memory stays flat."""
         self._touched += count
-        if self._touched * PAGES_BYTES > KEPT_BYTES:
+        if self._touched * PAGES_BYTES > KEPT_BYTES and self._exact.nbytes > KEPT_BYTES:
             knn.let_go(self._exact)
             self._touched = count
 
@@ -200,6 +199,18 @@ class DiskVectors(FaissVectors):
         folder = files.scratch_folder(Workspace().outputs / "indexes" / "on-disk")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+
+def _ranked_by(codes: faiss.Index, exact: np.ndarray) -> faiss.IndexRefine:
+    """Let FAISS itself rank what it finds by mapped vectors, float16 (N, dim), where they lie.
+
+    At a million vectors ranking them in NumPy took longer than the search among codes.
+    """
+    mapped = faiss.IndexScalarQuantizer(exact.shape[1], faiss.ScalarQuantizer.QT_fp16, codes.metric_type)
+    place, nobody = faiss.swig_ptr(exact.view(np.uint8)), mapped.codes.owner  # FAISS is not to free it
+    mapped.codes = faiss.MaybeOwnedVectorUInt8.create_view(place, exact.nbytes, nobody)
+    mapped.ntotal = len(exact)
+    return faiss.IndexRefine(codes, mapped)
 
 
 def _flushed(codes: faiss.Index, path: Path) -> Path:
