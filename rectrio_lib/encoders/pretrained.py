@@ -143,8 +143,9 @@ class ProjectionHead(Encoder):
         return images.float()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, F) -> (B, dim), unit length."""
-        return F.normalize(self.project(F.normalize(images)).float())
+        """(B, F) -> (B, dim), unit length; in float32: what whitening enlarges would be lost in 16 bits."""
+        with torch.autocast(images.device.type, enabled=False):
+            return F.normalize(self.project(F.normalize(images.float())))
 
 
 class Pretrained(Encoder):
@@ -207,7 +208,7 @@ class Pretrained(Encoder):
         return self.backbone.activation
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic; each of several backbones does it by itself."""
+        """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic; several backbones do it by themselves."""
         return images if self.backbone.several else fused.resized(images, self.preprocessing["resolution"])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

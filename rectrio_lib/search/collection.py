@@ -86,6 +86,8 @@ class Collection(Changeable):
         workspace: Workspace | None = None,
         vectors: str = "",
         memory_limit: int | str | None = None,
+        whiten: bool | int | str | None = None,
+        mirror: bool | None = None,
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
@@ -101,6 +103,10 @@ class Collection(Changeable):
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
             memory_limit: of the index, see `Index.build`.
+            whiten: make all directions of the vectors vary alike, those of queries, too: True, a number of dimensions,
+                or "auto" if labels say that it helps, see `whitening.whiten`; None: as the index of this name, if no
+                encoder is named, else False. It helps to find the very same thing, and harms classes.
+            mirror: see `building.embed`.
 
         Returns:
             The collection; its `report` says what happened.
@@ -114,10 +120,13 @@ class Collection(Changeable):
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(folder, name, workspace)
-        store, report = building.embed(folder, encoder, name, manifest, allow_random_weights, workspace)
+        if whiten is None:
+            card = {} if encoder else workspace.cards("indexes").get(name, {})
+            whiten = provenance.before_whitening(card.get("made_from", {}))[1]
+        store, report = building.embed(folder, encoder, name, manifest, allow_random_weights, workspace, mirror)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
-            building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit)
+            building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit, whiten)
         collection = cls.open(name, workspace=workspace)
         collection.report = report
         return collection
@@ -167,6 +176,7 @@ class Collection(Changeable):
             "kind": self.index.kind,
             "recall": "exact" if exact else "not measured" if measured is None else measured,
             "encoder": self.encoder_name or "unknown",
+            "whitening": self.made_from.get("whitening", {}).get("why", "none"),
             "stand-in": provenance.stand_in(self.made_from),
             "folder": str(self.folder or ""),
             "columns": ", ".join(map(str, self.index.rows.columns)),

@@ -28,7 +28,8 @@ def photos(size=40):
 
 @pytest.mark.parametrize(("resolution", "sides"), [(0, (224, 224)), (64, (64, 64))])
 def test_vectors_are_those_of_the_parts_side_by_side(resolution, sides):
-    own = [Pretrained(name, 40, side).eval().encode(photos()) for name, side in zip((LITE, SQUEEZENET), sides)]
+    parts = zip((LITE, SQUEEZENET), sides, strict=True)
+    own = [Pretrained(name, 40, side).eval().encode(photos()) for name, side in parts]
     whole = Pretrained(BOTH, 40, resolution).eval()
     assert whole.dim == 320 + 512 and whole.preprocessing["size"] == 40
     np.testing.assert_allclose(whole.encode(photos()), np.concatenate(own, 1) / np.sqrt(2), atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from os.path import commonprefix
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,9 +39,9 @@ def block_shapes(encoder: Pretrained) -> list[tuple[int, ...]]:
 def _module_of(network: torch.nn.Module, block: str | tuple[str, ...]) -> torch.nn.Module:
     """Return the module of a block that is told by its name, or by those of its parameters, or by one of each part."""
     names = [name.split(".") for name in ([block] if isinstance(block, str) else block)]
-    shared = commonprefix([name for name in names if name[:2] == names[-1][:2]])
-    modules = dict(network.named_modules())
-    while ".".join(shared) not in modules:
+    names = [name for name in names if name[:2] == names[-1][:2]]
+    shared, modules = names[-1], dict(network.named_modules())
+    while ".".join(shared) not in modules or any(name[: len(shared)] != shared for name in names):
         shared = shared[:-1]
     return modules[".".join(shared)]
 
