@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported by the commands that need them, see `app`
 Folder = Annotated[Path, typer.Argument(help="A folder of images, in class folders or not.", show_default=False)]
 Name = Annotated[str, typer.Option(help="Its name; by default that of the folder.", show_default=False)]
 Encoder = Annotated[str, typer.Option(help="An encoder below outputs/encoders.", show_default=False)]
-BACKBONES = "clip:ViT-B/32, slower than the default, lite:efficientnet_lite0; auto: the first where there is a GPU"
+BACKBONES = "clip:ViT-B/32; several are joined by +; auto: that one where there is a GPU, else lite:efficientnet_lite0"
 Backbone = Annotated[str, typer.Option(help=f"A pretrained network instead, such as {BACKBONES}.", show_default=False)]
 AllowRandomWeights = Annotated[
     bool, typer.Option("--allow-random-weights", help="Go on without pretrained weights, to try the commands.")
