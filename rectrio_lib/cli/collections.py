@@ -23,7 +23,7 @@ Folder = Annotated[str, typer.Argument(help=FOLDER, show_default=False)]
 Moved = Annotated[str | None, typer.Option(help="Where the images are now, if they have moved.", show_default=False)]
 Name = Annotated[str, typer.Option(help="Its name; by default that of the folder.", show_default=False)]
 Encoder = Annotated[str, typer.Option(help="An encoder below outputs/encoders.", show_default=False)]
-BACKBONES = "clip:ViT-B/32, slower than the default, lite:efficientnet_lite0; auto: the first where there is a GPU"
+BACKBONES = "clip:ViT-B/32; several are joined by +; auto: that one where there is a GPU, else lite:efficientnet_lite0"
 Backbone = Annotated[str, typer.Option(help=f"A pretrained network instead, such as {BACKBONES}.", show_default=False)]
 AllowRandomWeights = Annotated[
     bool, typer.Option("--allow-random-weights", help="Go on without pretrained weights, to try the commands.")
@@ -66,16 +66,29 @@ def index(
             show_default=False,
         ),
     ] = "",
+    whiten: Annotated[
+        str,
+        typer.Option(
+            help="Whiten the vectors, to find the very same thing rather than its kind: yes, no, a number of "
+            "dimensions, or auto, if labels say that it helps; by default as before.",
+            show_default=False,
+        ),
+    ] = "",
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            help="Encode each image mirrored as well: twice the time; by default as before.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Embed what is new in a folder of images, and build an index of it."""
-    from rectrio_lib.embeddings.store import store_folder
     from rectrio_lib.search.collection import Collection
 
     made_by = _encoder(encoder, backbone)
     options = {"allow_random_weights": allow_random_weights, "vectors": vectors}
-    options |= {"memory_limit": memory_limit or None, "ray": ray}
+    options |= {"memory_limit": memory_limit or None, "ray": ray, "whiten": _whitening(whiten), "mirror": mirror}
     shop = Collection.build(folder, made_by, name, kind, recall, **options)
-    _say_report(shop.report, store_folder(shop.encoder_name, shop.name))
+    _say_report(shop.report, shop.workspace.path("embeddings", shop.made_from["store"]))
     say(f"Encoder    {shop.encoder_name}{f'. {RANDOM}' if shop.random_weights else ''}")
     say(f"Index      {shop.name}: {shop.index.info()}")
     if (shop.workspace.outputs / "uploads" / shop.name).is_dir():
@@ -163,6 +176,13 @@ def _encoder(encoder: str, backbone: str) -> str:
     if backbone and ":" not in backbone and backbone != "auto":
         raise ArgumentError(f"--backbone {backbone} should name family and network, such as clip:ViT-B/32.")
     return encoder or backbone
+
+
+def _whitening(given: str) -> bool | int | str | None:
+    known = {"": None, "yes": True, "no": False, "auto": "auto"}
+    if given not in known and not (given.isascii() and given.isdigit()):
+        raise ArgumentError(f"--whiten {given}: expected yes, no, auto, or a number of dimensions such as 256.")
+    return known[given] if given in known else int(given)
 
 
 def _say_report(report: Report, home: Path) -> None:

@@ -54,7 +54,7 @@ def _store_row(name: str, card: Card) -> Card:
 
 
 def _encoder_row(name: str, card: Card) -> Card:
-    row = {"name": name, "kind": card.get("arguments", {}).get("backbone", card.get("kind", ""))}
+    row = {"name": name, "kind": provenance.backbone_of(card) or card.get("kind", "")}
     row |= {"length": card.get("dim", ""), "size": _size("encoders", name)}
     return row | {"trained": "yes" if card.get("trained_on") else "no", "stand-in": provenance.stand_in(card)}
 

@@ -14,7 +14,7 @@ from rectrio_lib.core.files import restore_folder
 CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "card.json", "indexes": "card.json"}
 SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
 MADE_FROM = {f"{key}?": str for key in ("encoder", "store", "dataset", "folder", "dataset_hash")}
-MADE_FROM |= {"random_weights?": bool, "generated_images?": bool}
+MADE_FROM |= {"random_weights?": bool, "generated_images?": bool, "whitening?": dict}
 TYPES = {f"{key}?": dict for key in ("arguments", "preprocessing", "made_from")}  # of what any card may hold
 TYPES |= MADE_FROM | {"hash?": str, "encoder_hash?": str, "kind?": str, "trained_on?": str, "stand_in?": bool}
 UNFINISHED = (".new", ".old", ".part", ".lock")  # endings of what an interrupted write leaves behind

@@ -55,6 +55,8 @@ class GeM(nn.Module):
 class Backbone(nn.Module):
     """A network that turns float32 (B, 3, H, W) into features (B, dim)."""
 
+    several = False  # whether it is several networks, see `families.fused`, which resize images by themselves
+
     def __init__(
         self,
         network: nn.Module,

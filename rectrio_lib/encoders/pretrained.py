@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,11 +13,12 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, official_weights, torchvision_backbone
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.families import clip, lite, timm
+from rectrio_lib.encoders.families import clip, fused, lite, timm
 from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
 FAMILIES = ("convnext", "efficientnet", "mobilenet", "resnet", "resnext", "squeezenet", "vgg", "wide_resnet")
+NEAREST = 5  # names that an unknown one is answered with
 AUTO, LARGE, LIGHT = "auto", "clip:ViT-B/32", "lite:efficientnet_lite0"
 
 
@@ -32,18 +35,30 @@ def choose_backbone(name: str, workspace: Workspace | None = None) -> tuple[str,
     return (LIGHT, f"there is a GPU, but no {LARGE}: {reason}") if reason else (LARGE, "there is a GPU")
 
 
-def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> Backbone:
+def full_name(name: str) -> str:
+    """Return the name of a backbone with the family of each part: of "lite:efficientnet_lite0+squeezenet1_0", two."""
+    parts = name.split("+")
+    if len(parts) == 1:
+        return name
+    known = {full.partition(":")[2]: full for full in backbone_names()}
+    return "+".join(known.get(part, part) for part in parts)
+
+
+def build_backbone(name: str, tiny: bool = False, pooling: str = "average", resolution: int = 0) -> Backbone:
     """Build a backbone with random weights.
 
     Args:
         name: family and network: "clip:ViT-B/32", "lite:efficientnet_lite0", "torchvision:squeezenet1_0", or
-            "timm:NAME" of any image model of timm.
+            "timm:NAME" of any image model of timm; or several, joined by "+", see `fused`.
         tiny: for CLIP, the stand-in: four blocks, 64 pixels.
         pooling: of the last feature maps, "average" or "gem" (see `GeM`); CLIP pools in its own way.
+        resolution: of the parts of several, as far as they take it; 0: each that of its own pretraining.
 
     Raises:
         ArgumentError: if name or pooling is unknown, or they do not fit.
     """
+    if "+" in name:
+        return _fused([build_backbone(part, tiny, pooling) for part in full_name(name).split("+")], resolution)
     family, network = _checked(name, pooling)
     if family == "clip":
         return clip.clip_backbone(clip.build_clip(network, tiny))
@@ -51,17 +66,26 @@ def build_backbone(name: str, tiny: bool = False, pooling: str = "average") -> B
     return build(network, pooling=pooling)
 
 
-def load_backbone(name: str, pooling: str = "average", workspace: Workspace | None = None) -> tuple[Backbone, bool]:
+def load_backbone(
+    name: str, pooling: str = "average", workspace: Workspace | None = None, resolution: int = 0
+) -> tuple[Backbone, bool]:
     """Load a pretrained backbone: a file in the weights folder, else the official download, else random weights.
 
     Returns:
-        The backbone in evaluation mode, and whether its weights are random, which is logged.
+        The backbone in evaluation mode, and whether its weights, or those of a part, are random, which is logged.
 
     Raises:
         ArgumentError: as `build_backbone`, whose arguments these are.
         DataError: if a file holds weights of another architecture.
         MissingPackageError: if `clip`, timm, or the package with Lite's weights is not installed.
     """
+    if "+" in name:
+        names = full_name(name).split("+")
+        loaded = [load_backbone(part, pooling, workspace) for part in names]
+        if any(random for _, random in loaded):  # then CLIP is as tiny as it will be when the encoder is opened
+            loaded = [(build_backbone(part, True), True) if part.startswith("clip:") else backbone
+                      for part, backbone in zip(names, loaded, strict=True)]  # fmt: skip
+        return _fused([backbone for backbone, _ in loaded], resolution), any(random for _, random in loaded)
     family, network = _checked(name, pooling)
     if family == "clip":
         model, random = clip.load_clip(network, workspace)
@@ -84,11 +108,17 @@ def backbone_names() -> list[str]:
     return [f"{family}:{network}" for family, networks in known.items() for network in networks]
 
 
+def _fused(parts: list[Backbone], resolution: int) -> Backbone:
+    sides = [part.resolution if part.fixed else resolution or part.resolution for part in parts]
+    return fused.fuse(parts, sides)
+
+
 def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
     if name.startswith("timm:"):
         timm.check_name(name.removeprefix("timm:"))
     elif name not in (names := backbone_names()):
-        raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(names)}, or timm:NAME.")
+        near = difflib.get_close_matches(name, names, NEAREST, 0.5) or names
+        raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(near)}, or timm:NAME.")
     if pooling not in POOLINGS:
         raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
     family, _, network = name.partition(":")
@@ -113,8 +143,9 @@ class ProjectionHead(Encoder):
         return images.float()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, F) -> (B, dim), unit length."""
-        return F.normalize(self.project(F.normalize(images)).float())
+        """(B, F) -> (B, dim), unit length; in float32: what whitening enlarges would be lost in 16 bits."""
+        with torch.autocast(images.device.type, enabled=False):
+            return F.normalize(self.project(F.normalize(images.float())))
 
 
 class Pretrained(Encoder):
@@ -124,7 +155,7 @@ class Pretrained(Encoder):
     `load_pretrained` gives the real ones.
 
     Args:
-        backbone: such as "clip:ViT-B/32".
+        backbone: such as "clip:ViT-B/32"; see `build_backbone`.
         size: side in pixels of the square colour images it takes.
         resolution: side to which they are resized for the backbone; 0: that of its pretraining.
         dim: length of the vectors; 0 leaves the head out, and the vectors are the features.
@@ -151,6 +182,7 @@ class Pretrained(Encoder):
         texts: bool = False,
         pooling: str = "average",
     ):
+        backbone = full_name(backbone)
         arguments = {"backbone": backbone, "size": size, "resolution": resolution, "dim": dim, "hidden": hidden}
         # Default values are left out: encoders saved before these options existed keep their fingerprints.
         named = ({"texts": True} if texts else {}) | ({} if pooling == "average" else {"pooling": pooling})
@@ -159,7 +191,7 @@ class Pretrained(Encoder):
             model = clip.build_clip(_network_with_texts(backbone, dim), stand_in)
             self.backbone, self.text_tower = clip.clip_backbone(model), clip.ClipTextTower(model)
         else:
-            self.backbone = build_backbone(backbone, tiny=stand_in, pooling=pooling)
+            self.backbone = build_backbone(backbone, stand_in, pooling, resolution)
         native, self.stand_in = self.backbone.resolution, stand_in
         if self.backbone.fixed and not stand_in and resolution not in (0, native):
             raise ArgumentError(
@@ -176,11 +208,8 @@ class Pretrained(Encoder):
         return self.backbone.activation
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic."""
-        side = self.preprocessing["resolution"]
-        if images.shape[-1] == side:
-            return images
-        return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp_(0, 1)
+        """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic; several backbones do it by themselves."""
+        return images if self.backbone.several else fused.resized(images, self.preprocessing["resolution"])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim), unit length."""
@@ -204,7 +233,7 @@ class Pretrained(Encoder):
 
 
 def _network_with_texts(backbone: str, dim: int) -> str:
-    if not backbone.startswith("clip:") or dim:
+    if not backbone.startswith("clip:") or "+" in backbone or dim:
         given = f"{backbone} with a head of {dim} dimensions" if dim else backbone
         raise ArgumentError(f"{given} cannot read texts: take a CLIP backbone (clip:ViT-B/32) without a head (dim=0).")
     return _checked(backbone)[1]
@@ -226,7 +255,7 @@ def load_pretrained(
         encoder = Pretrained(backbone, size, resolution, stand_in=random, texts=True)
         encoder.backbone, encoder.text_tower = clip.clip_backbone(model), clip.ClipTextTower(model)
     else:
-        loaded, random = load_backbone(backbone, pooling, workspace)
+        loaded, random = load_backbone(backbone, pooling, workspace, resolution)
         encoder = Pretrained(backbone, size, resolution, dim, hidden, random, pooling=pooling)
         encoder.backbone = loaded
     return encoder.eval()

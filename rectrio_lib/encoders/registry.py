@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError
 from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
+from rectrio_lib.encoders.adapted import Adapted
 from rectrio_lib.encoders.base import Encoder, RawPixels
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.dual import DualEncoder
@@ -26,7 +27,9 @@ from rectrio_lib.encoders.pretrained import Pretrained
 from rectrio_lib.encoders.weights import load_weights
 
 GOLDEN_TOLERANCE = 1e-4  # above the rounding of float32; GELU in the place of QuickGELU moves vectors by 2e-4 and more
-KINDS: dict[str, type[Encoder]] = {c.kind: c for c in (RawPixels, ConvNet, Pretrained, DualEncoder, ModuleEncoder)}
+CLASSES = (RawPixels, ConvNet, Pretrained, DualEncoder, ModuleEncoder, Adapted)
+KINDS: dict[str, type[Encoder]] = {c.kind: c for c in CLASSES}
+FAMILIES = ("clip", "lite", "timm", "torchvision")
 CARD = {"kind": str, "arguments": dict, "preprocessing": dict, "activation": str, "golden": list, "hash": str}
 CHAPTERS = {"fashion-triplet": "02", "animals": "03", "fashion-dual": "06", "products": "07"}
 
@@ -129,13 +132,26 @@ def build_encoder(card: Card, folder: Path) -> Encoder:
         raise DataError(f"{path} describes an encoder that cannot be built here: {error}") from error
 
 
+def backbone_called(name: str) -> str:
+    """Return the backbone that is saved as "lite-efficientnet_lite0", say, once it is used; empty: none is."""
+    parts = []
+    for part in name.split("+"):
+        family, _, network = part.partition("-")
+        if family not in FAMILIES:
+            return ""
+        network = next((n for n in CLIP_NETWORKS if n.replace("/", "-") == network), network)
+        parts.append(f"{family}:{network}")
+    return "+".join(parts)
+
+
 def _command(name: str) -> str:
     if name.endswith("-tuned"):
         return "rectrio build FOLDER"
-    family, _, network = name.partition("-")
-    if family in ("clip", "lite", "timm", "torchvision"):
-        network = next((n for n in CLIP_NETWORKS if n.replace("/", "-") == network), network)
-        return f"rectrio index FOLDER --backbone {family}:{network}"
+    for ending, option in {"-whitened": " --whiten yes", "-mirrored": " --mirror"}.items():
+        if name.endswith(ending):
+            return f"rectrio index FOLDER{option}"
+    if backbone := backbone_called(name):
+        return f"rectrio index FOLDER --backbone {backbone}"
     chapter = next((number for start, number in CHAPTERS.items() if name.startswith(start)), "")
     return f"rectrio run --only {chapter}" if chapter else f"rt.save_encoder(encoder, {name!r})"
 

@@ -17,6 +17,7 @@ from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.servers.cards import with_password
 from rectrio_lib.search import provenance
+from rectrio_lib.search.provenance import MIRRORED
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
     from rectrio_lib.embeddings.embed import Report
@@ -49,14 +50,32 @@ def refuse_other_images(place: Place, name: str, workspace: Workspace) -> None:
         raise ArgumentError(f"The index {name} is of {owner}: give this one another name (--name).")
 
 
+def chosen_index(name: str, workspace: Workspace) -> str:
+    """Return the name of an index that is there; without one, that of the only one."""
+    names = list(workspace.cards("indexes"))
+    if not names:
+        raise MissingArtefactError("There is no index yet: build one with `rectrio index FOLDER`.")
+    if not name and len(names) > 1:
+        raise ArgumentError(f"There are several indexes: name one of {', '.join(names)}.")
+    name = name or names[0]
+    if name not in names:
+        raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
+    return name
+
+
+def usual_whitening(name: str, workspace: Workspace) -> bool | int | str:
+    """Return the whitening that was asked for when the index of that name was built; False if there is none."""
+    return provenance.before_whitening(workspace.cards("indexes").get(name, {}).get("made_from", {}))[1]
+
+
 def usual_encoder(name: str, default: str, workspace: Workspace) -> str:
     """Return the encoder of the index of that name; of random weights the backbone, as real ones may be there now."""
     index = workspace.cards("indexes").get(name, {})
-    encoder = provenance.of_index(name, index, workspace).get("encoder", "") if index else ""
+    encoder = provenance.before_whitening(provenance.of_index(name, index, workspace))[0] if index else ""
     card = workspace.cards("encoders").get(encoder, {})
     if card and (card.get("trained_on") or not provenance.flags(card)["random_weights"]):
         return encoder
-    return card.get("arguments", {}).get("backbone", default)
+    return provenance.backbone_of(card) or default
 
 
 def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace) -> str:
@@ -87,6 +106,23 @@ def saved_encoder(encoder: str, allow_random_weights: bool, workspace: Workspace
     return name
 
 
+def mirrored(encoder: str, workspace: Workspace) -> str:
+    """Save an encoder that takes the mean of an image and its mirror image, made from a saved one; return its name."""
+    from rectrio_lib.encoders.adapted import adapted
+    from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
+
+    whole, name, there = (
+        adapted(load_encoder(encoder, workspace), True),
+        encoder + MIRRORED,
+        workspace.cards("encoders"),
+    )
+    if there.get(name, {}).get("hash") != fingerprint(whole):
+        made = {key: there[encoder].get(key) for key in ("trained_on", "seed")}
+        save_encoder(whole, name, **made, workspace=workspace)
+    LOG.info("Mirror     Each image is encoded twice, as it is and mirrored, which takes twice the time.")
+    return name
+
+
 def current_index(
     name: str,
     store: EmbeddingStore,
@@ -95,14 +131,18 @@ def current_index(
     workspace: Workspace,
     vectors: str,
     memory_limit: int | str | None = None,
+    made_by: str = "",
 ) -> VectorIndex | None:
-    """Return the saved index if it is of exactly these vectors, and as and where it is wanted."""
+    """Return the saved index if it is of exactly these vectors, and as and where it is wanted.
+
+    `made_by` is the fingerprint of an encoder that whitens the vectors of the store; empty: the store's own.
+    """
     try:
         index = opening.open_index(name, workspace)
         same = opening.holds_exactly(index, store.select())
     except RectrioError:  # absent, damaged, or of another version: it will be replaced
         return None
-    same &= index.encoder_hash == store.card["encoder_hash"]
+    same &= index.encoder_hash == (made_by or store.card["encoder_hash"])
     if vectors:
         return index if same and opening.lies_at(index, vectors) else None
     same &= index.kind == factory.candidates(kind, index.dim, len(store), memory_limit)[0]
@@ -117,16 +157,30 @@ def bring_up_to_date(
     workspace: Workspace,
     vectors: str,
     memory_limit: int | str | None = None,
+    whiten: bool | int | str = False,
 ) -> None:
-    """Build and save an index of exactly the vectors of a store, unless it is there; `vectors` is a server or empty."""
+    """Build and save an index of exactly the vectors of a store, unless it is there.
+
+    `vectors` is a server or empty; with `whiten`, see `whitening.whiten`, the vectors are whitened first.
+    """
     made_from, made_by = provenance.of_store(store.folder.name, store.card), store.card["encoder_hash"]
-    index = current_index(name, store, kind, recall, workspace, vectors, memory_limit)
+    mapped = store.mapped()
+    if whiten:
+        from rectrio_lib.search import whitening
+
+        found = whitening.whiten(store, name, whiten, workspace)
+        made_from["whitening"] = found.told
+        LOG.info("Whitening  %s.", found.told["why"])
+        if found.head:
+            mapped, made_by = whitening.Projected(mapped, found.head), found.encoder_hash
+            made_from["encoder"] = found.encoder
+    index = current_index(name, store, kind, recall, workspace, vectors, memory_limit, made_by)
     if index is not None and index.made_from == made_from:
         return
     if index is None and vectors:
-        index = opening.build_on_server(vectors, name, store.vectors(), store.select(), made_by)
+        index = opening.build_on_server(vectors, name, mapped[:], store.select(), made_by)
     elif index is None:
-        index = Index.build(kind, store.mapped(), store.select(), made_by, recall, memory_limit=memory_limit)
+        index = Index.build(kind, mapped, store.select(), made_by, recall, memory_limit=memory_limit)
     index.made_from = made_from  # of one that is there: by an older version
     index.save(name, workspace)
 
@@ -152,6 +206,7 @@ def embed(
     allow_random_weights: bool = True,
     workspace: Workspace | None = None,
     ray: str = "",
+    mirror: bool | None = None,
 ) -> tuple[EmbeddingStore, Report]:
     """Embed what is new in a folder of images; what was left out is listed in ledger.csv of the store.
 
@@ -165,6 +220,7 @@ def embed(
         workspace: where to keep it; None: `Workspace()`.
         ray: the Ray whose workers embed: HOST:PORT of a running one, "auto", or "local" for one that is started here;
             empty: this process embeds.
+        mirror: take the mean of the vectors of each image and its mirror image; None: if the encoder does.
 
     Returns:
         The store, and what happened.
@@ -180,7 +236,9 @@ def embed(
 
     workspace, (place, name) = workspace or Workspace(), place_and_name(folder, name)
     encoder = encoder or usual_encoder(name, BACKBONE, workspace)
-    encoder = saved_encoder(encoder, allow_random_weights, workspace)
+    mirror = encoder.endswith(MIRRORED) if mirror is None else mirror
+    encoder = saved_encoder(encoder.removesuffix(MIRRORED), allow_random_weights, workspace)
+    encoder = mirrored(encoder, workspace) if mirror else encoder
     engine = {"engine": "ray", "address": ray} if ray else {}
     store, report = conductor.embed(place, encoder, name, manifest, workspace=workspace, **engine)
     ledger = store.folder / "ledger.csv"

@@ -31,7 +31,8 @@ TRAINED_SIDE = 128  # pixels of a torchvision network: a compromise between what
 
 def trained_size(backbone: str) -> tuple[int, int]:
     """Return the side to which images are cut for training, and that to which the backbone scales them, 0: its own."""
-    return (TRAINED_SIDE, TRAINED_SIDE) if backbone.startswith("torchvision:") else (224, 0)
+    alone = backbone.startswith("torchvision:") and "+" not in backbone
+    return (TRAINED_SIDE, TRAINED_SIDE) if alone else (224, 0)
 
 
 class Changeable(Searcher):
@@ -134,12 +135,12 @@ class Changeable(Searcher):
         from rectrio_lib.data.dataset import prepare
         from rectrio_lib.encoders.pretrained import load_pretrained
         from rectrio_lib.encoders.registry import save_encoder
-        from rectrio_lib.search import building
+        from rectrio_lib.search import building, provenance
         from rectrio_lib.training.fine_tuning import FROZEN, fine_tune
 
         place, tuned = {"workspace": self.workspace}, f"{self.name}-tuned"
         card = self.workspace.cards("encoders").get(self.encoder_name, {})
-        backbone = backbone or card.get("arguments", {}).get("backbone") or building.BACKBONE
+        backbone = backbone or provenance.backbone_of(card) or building.BACKBONE
         building.saved_encoder(backbone, self.random_weights, self.workspace)  # refuses random weights
         size, resolution = trained_size(backbone)
         folder, sides = str(self.images_folder()), {"val_fraction": 1 / 8}

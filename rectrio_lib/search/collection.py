@@ -63,14 +63,7 @@ class Collection(Changeable):
             RectrioError: if there is none of that name, there are several and none is named, or its files are damaged.
         """
         workspace = workspace or Workspace()
-        names = list(workspace.cards("indexes"))
-        if not names:
-            raise MissingArtefactError("There is no index yet: build one with `rectrio index FOLDER`.")
-        if not name and len(names) > 1:
-            raise ArgumentError(f"There are several indexes: name one of {', '.join(names)}.")
-        name = name or names[0]
-        if name not in names:
-            raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
+        name = building.chosen_index(name, workspace)
         return cls(name, open_index(name, workspace), folder, workspace)
 
     @classmethod
@@ -87,6 +80,8 @@ class Collection(Changeable):
         vectors: str = "",
         memory_limit: int | str | None = None,
         ray: str = "",
+        whiten: bool | int | str | None = None,
+        mirror: bool | None = None,
     ) -> Collection:
         """Embed what is new in a folder of images, and build and save an index of exactly these, unless it is there.
 
@@ -103,6 +98,10 @@ class Collection(Changeable):
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
             memory_limit: of the index, see `Index.build`.
             ray: see `building.embed`.
+            whiten: make all directions of the vectors vary alike, those of queries, too: True, a number of dimensions,
+                or "auto" if labels say that it helps, see `whitening.whiten`; None: as the index of this name, if no
+                encoder is named, else False. It helps to find the very same thing, and harms classes.
+            mirror: see `building.embed`.
 
         Returns:
             The collection; its `report` says what happened.
@@ -116,10 +115,12 @@ class Collection(Changeable):
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(place, name, workspace)
-        store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace, ray)
+        if whiten is None:
+            whiten = not encoder and building.usual_whitening(name, workspace)
+        store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace, ray, mirror)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
-            building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit)
+            building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit, whiten)
         collection = cls.open(name, workspace=workspace)
         collection.report = report
         return collection
@@ -179,6 +180,7 @@ class Collection(Changeable):
             "kind": self.index.kind,
             "recall": "exact" if exact else "not measured" if measured is None else measured,
             "encoder": self.encoder_name or "unknown",
+            "whitening": self.made_from.get("whitening", {}).get("why", "none"),
             "stand-in": provenance.stand_in(self.made_from),
             "folder": self.uri,
             "columns": ", ".join(map(str, self.index.rows.columns)),

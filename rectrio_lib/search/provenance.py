@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rectrio_lib.core.workspace import Card, Workspace
 
+WHITENED, MIRRORED = "-whitened", "-mirrored"  # endings of encoders that are made from others, see `Adapted`
+
 
 def flags(card: Card) -> Card:
     """Return whether random weights or generated images stood in; older cards have one flag for both.
@@ -41,22 +43,37 @@ def of_index(name: str, card: Card, workspace: Workspace) -> Card:
     return found
 
 
+def before_whitening(made_from: Card) -> tuple[str, bool | int | str]:
+    """Return the encoder that an index has, or had before it was whitened, and which whitening was asked for."""
+    encoder, whitening = made_from.get("encoder", ""), made_from.get("whitening", {})
+    source = whitening.get("source", "")
+    if encoder.endswith(WHITENED) and source:
+        return source, whitening.get("wanted", False)
+    return encoder, encoder == source and whitening.get("wanted", False)
+
+
 def command(encoder: str, card: Card, folder: str) -> str:
     """Return the command that makes an encoder that an index of a folder needs: by its card, or else by its name."""
     if not folder:
         return "rectrio run"
     place = f'"{folder}"' if " " in folder else folder
+    if encoder.endswith(WHITENED):
+        return f"rectrio index {place} --whiten yes"
+    if encoder.endswith(MIRRORED):
+        return f"{command(encoder.removesuffix(MIRRORED), {}, folder)} --mirror"
     if card:
-        backbone = "" if card.get("trained_on") else card.get("arguments", {}).get("backbone", "")
+        backbone = "" if card.get("trained_on") else backbone_of(card)
         return f"rectrio index {place} " + (f"--backbone {backbone}" if backbone else f"--encoder {encoder}")
-    from rectrio_lib.encoders.families.clip import CLIP_NETWORKS
+    from rectrio_lib.encoders.registry import backbone_called
 
-    backbones = {file_name(f"clip:{network}"): f"clip:{network}" for network in CLIP_NETWORKS}
-    if encoder.startswith(("lite-", "torchvision-", "timm-")):
-        backbones[encoder] = encoder.replace("-", ":", 1)
-    return (
-        f"rectrio index {place} --backbone {backbones[encoder]}" if encoder in backbones else f"rectrio build {place}"
-    )
+    backbone = backbone_called(encoder)
+    return f"rectrio index {place} --backbone {backbone}" if backbone else f"rectrio build {place}"
+
+
+def backbone_of(card: Card) -> str:
+    """Return the backbone of an encoder, or of the one that it was made from, by its card; empty if it has none."""
+    arguments = card.get("arguments", {})
+    return arguments.get("backbone") or (backbone_of(arguments["source"]) if "source" in arguments else "")
 
 
 def file_name(backbone: str) -> str:

@@ -327,3 +327,34 @@ def test_the_program_is_named_as_it_was_started(monkeypatch, started, found, exp
     monkeypatch.setattr(sys, "argv", [started])
     monkeypatch.setattr(shutil, "which", lambda name: found)
     assert output.program() == expected
+
+
+# --- whitening and mirror images
+
+
+def test_whitening_is_told_and_kept_and_taken_back(folder):
+    save_photographs(folder, range(100, 126), "bird")
+    indexed(folder, "--whiten", "16")
+    assert "Whitened to 16 dimensions" in well("info", folder.name)
+    assert answers(folder / "bird" / "101.png", "--k", 3)
+    well("index", folder)
+    assert "Whitened to 16 dimensions" in well("info", folder.name)
+    well("index", folder, "--whiten", "no")
+    assert "Whitened" not in well("info", folder.name)
+
+
+def test_mirror_images_are_told_with_their_price(folder):
+    result = rectrio("index", folder, "--encoder", ENCODER, "--mirror")
+    assert result.exit_code == 0 and f"Encoder    {ENCODER}-mirrored" in result.stdout
+    assert "twice the time" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["perhaps", "-3", "2.5", "²"])
+def test_what_whiten_takes_is_said(folder, value):
+    said = refused("index", folder, "--encoder", ENCODER, f"--whiten={value}")
+    assert said == f"--whiten {value}: expected yes, no, auto, or a number of dimensions such as 256."
+
+
+def test_too_few_images_to_whiten_are_said_in_one_sentence(folder):
+    result = rectrio("index", folder, "--encoder", ENCODER, "--whiten", "yes")
+    assert result.exit_code == 1 and "Whitening needs 32 images to learn from" in result.stderr.splitlines()[-1]

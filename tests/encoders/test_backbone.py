@@ -124,14 +124,19 @@ def test_random_weights_are_the_same_each_time_and_leave_chance_alone():
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["clip:ViT-B/33", "torchvision:resnet51", "tim:resnet50", "resnet50", "", "clip:", "torchvision:swin_t"],
+    ("name", "offered"),
+    [
+        ("clip:ViT-B/33", "clip:ViT-B/32"),
+        ("torchvision:resnet51", "torchvision:resnet50"),
+        ("tim:resnet50", "torchvision:resnet50"),
+        ("resnet50", "torchvision:resnet50"),
+        ("", "clip:ViT-B/32, .*torchvision:resnet50"),
+        ("clip:", "clip:RN50"),
+    ],
 )
-def test_an_unknown_name_is_refused_with_all_that_there_are(name):
+def test_an_unknown_name_is_refused_with_the_nearest_or_else_all_that_there_are(name, offered):
     for function in (build_backbone, load_backbone):
-        with pytest.raises(
-            ValueError, match=r"is unknown: choose one of clip:ViT-B/32, .*torchvision:resnet50"
-        ) as caught:
+        with pytest.raises(ValueError, match=rf"is unknown: choose one of .*{offered}.*timm:NAME") as caught:
             function(name)
         assert repr(name) in str(caught.value)
 

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from makers.networks import SQUEEZENET, VIT, pretrained
+from makers.networks import LITE, SQUEEZENET, VIT, pretrained
 from matplotlib.colors import same_color
 from matplotlib.patches import Rectangle
 
@@ -22,9 +22,11 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", [SQUEEZENET, VIT])
+@pytest.mark.parametrize("name", [SQUEEZENET, VIT, f"{SQUEEZENET}+{LITE}", "timm:regnetx_002"])
 @pytest.mark.parametrize("freed", [0, 2])
 def test_as_many_blocks_are_green_as_are_freed(name, freed):
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
     encoder = pretrained(name)
     shapes = anatomy.block_shapes(encoder)
     assert len(shapes) == len(encoder.backbone.blocks)

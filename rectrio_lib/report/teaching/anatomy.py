@@ -25,8 +25,8 @@ def block_shapes(encoder: Pretrained) -> list[tuple[int, ...]]:
     """Return what each block of the backbone gives for one image: (C, h, w), or (tokens, C) in a ViT."""
     shapes, network = [], encoder.backbone.network
     hooks = [
-        network.get_submodule(name).register_forward_hook(lambda module, given, output: shapes.append(output.shape))
-        for name in encoder.backbone.blocks
+        _module_of(network, block).register_forward_hook(lambda module, given, output: shapes.append(output.shape))
+        for block in encoder.backbone.blocks
     ]
     side = encoder.arguments["size"]
     with torch.no_grad():
@@ -34,6 +34,16 @@ def block_shapes(encoder: Pretrained) -> list[tuple[int, ...]]:
     for hook in hooks:
         hook.remove()
     return [tuple(n for n in shape if n > 1) for shape in shapes]  # the batch is of one image
+
+
+def _module_of(network: torch.nn.Module, block: str | tuple[str, ...]) -> torch.nn.Module:
+    """Return the module of a block that is told by its name, or by those of its parameters, or by one of each part."""
+    names = [name.split(".") for name in ([block] if isinstance(block, str) else block)]
+    names = [name for name in names if name[:2] == names[-1][:2]]
+    shared, modules = names[-1], dict(network.named_modules())
+    while ".".join(shared) not in modules or any(name[: len(shared)] != shared for name in names):
+        shared = shared[:-1]
+    return modules[".".join(shared)]
 
 
 def draw(encoder: Pretrained, head: ProjectionHead, freed: int, image: np.ndarray) -> Figure:
