@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rectrio_lib.core.errors import RectrioError
 from rectrio_lib.core.workspace import quiet
 
 
@@ -43,3 +46,30 @@ def interactive() -> bool:
     """Return whether widgets make sense: a person runs the chapter, neither papermill nor a test does."""
     unattended = quiet() or "PYTEST_VERSION" in os.environ
     return not unattended and find_spec("ipywidgets") is not None
+
+
+def explore(show: Callable[..., Any], **controls: Any) -> None:
+    """Give a person sliders and boxes for the arguments of a function that draws; do nothing where nobody is there.
+
+    It draws again when a control is released or left. What it cannot answer, it says in the error's sentence.
+
+    Args:
+        show: what to call with the values.
+        controls: {argument: what `ipywidgets.interact` makes a control of, such as (0, 9), a list, or a text}.
+    """
+    if not interactive():
+        return
+    from ipywidgets import interactive as controlled  # an optional package, and slow to import
+    from IPython.display import display
+
+    def answer(**values: Any) -> None:
+        try:
+            show(**values)
+        except RectrioError as error:
+            print(error)
+
+    panel = controlled(answer, **controls)
+    for control in panel.children[:-1]:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False
+    display(panel)
