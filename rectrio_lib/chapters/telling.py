@@ -59,8 +59,8 @@ def explore(show: Callable[..., Any], **controls: Any) -> None:
     """
     if not interactive():
         return
-    from ipywidgets import interactive as controlled  # an optional package, and slow to import
     from IPython.display import display
+    from ipywidgets import interactive as controlled  # an optional package, and slow to import
 
     def answer(**values: Any) -> None:
         try:

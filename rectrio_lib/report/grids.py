@@ -134,10 +134,14 @@ def result_lines(
 
 
 @lettered
-def captioned_images(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
-    """Images uint8 (N, C, H, W), each under its caption of one line or more."""
+def captioned_images(
+    images: np.ndarray, captions: Sequence[str], columns: int = 8, right: Sequence[bool] | None = None, title: str = ""
+) -> Figure:
+    """Images uint8 (N, C, H, W), each under its caption of one line or more; framed, where it is known what is right."""
     most = max(caption.count("\n") + 1 for caption in captions)
     wall = Wall(-(-len(images) // columns), columns, 1.5, caption=0.13 + 0.12 * most)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        wall.show(*divmod(number, columns), image, caption)
+        frame = None if right is None else HIT if right[number] else MISS
+        wall.show(*divmod(number, columns), image, caption, frame)
+    wall.axis.set_title(title)
     return wall.figure

@@ -88,9 +88,8 @@ def test_long_ids_lose_their_middle_and_keep_the_ends_that_tell_them_apart():
     assert lettering.fitted("dvd076") == "dvd076" and lettering.fitted("ukbench-0073") == "ukbench-0073"
     assert lettering.fitted("ukbench-left-0073") == "ukben…t-0073"
     assert len(lettering.fitted("x" * 40, 16)) == 16
-    figure = grids.neighbour_grid(
-        pictures(1, channels=3), ["ant"], pictures(1, 1, channels=3), np.array([["cornflakes-box-0041"]]), np.ones((1, 1))
-    )
+    found, scores = np.array([["cornflakes-box-0041"]]), np.ones((1, 1))
+    figure = grids.neighbour_grid(pictures(1, channels=3), ["ant"], pictures(1, 1, channels=3), found, scores)
     assert tiles(figure)[0, 1]["caption"] == "cornf…x-0041 1.00"
 
 
@@ -344,6 +343,9 @@ def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
     assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
     for place, picture in zip(places, shown, strict=True):
         assert_shows(grid[place], picture)
+    assert {tile["frame"] for tile in grid.values()} == {None}
+    judged = tiles(grids.captioned_images(shown[:2], ["a", "b"], right=[True, False]))
+    assert [tile["frame"] for tile in judged.values()] == [grids.HIT, grids.MISS]
 
 
 def test_class_similarities_below_0_are_blue_and_those_above_red_on_one_scale():
