@@ -54,19 +54,25 @@ def explore(show: Callable[..., Any], **controls: Any) -> None:
     It draws again when a control is released or left. What it cannot answer, it says in the error's sentence.
 
     Args:
-        show: what to call with the values.
+        show: what to call with the values; returns a figure or a table.
         controls: {argument: what `ipywidgets.interact` makes a control of, such as (0, 9), a list, or a text}.
     """
     if not interactive():
         return
+    import matplotlib.pyplot as plt
     from IPython.display import display
     from ipywidgets import interactive as controlled  # an optional package, and slow to import
+    from matplotlib.figure import Figure
 
     def answer(**values: Any) -> None:
         try:
-            show(**values)
+            shown = show(**values)
         except RectrioError as error:
             print(error)
+            return
+        display(shown)  # here: ipywidgets does not recognise the inline backend of matplotlib 3.9 and later
+        if isinstance(shown, Figure):
+            plt.close(shown)
 
     panel = controlled(answer, **controls)
     for control in panel.children[:-1]:

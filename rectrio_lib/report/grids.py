@@ -137,7 +137,7 @@ def result_lines(
 def captioned_images(
     images: np.ndarray, captions: Sequence[str], columns: int = 8, right: Sequence[bool] | None = None, title: str = ""
 ) -> Figure:
-    """Images uint8 (N, C, H, W), each under its caption of one line or more; framed, where it is known what is right."""
+    """Images uint8 (N, C, H, W), each under its caption; framed, where it is known what is right."""
     most = max(caption.count("\n") + 1 for caption in captions)
     wall = Wall(-(-len(images) // columns), columns, 1.5, caption=0.13 + 0.12 * most)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):

@@ -2,8 +2,10 @@ import os
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from rectrio_lib.chapters import telling
 from rectrio_lib.chapters.telling import check, say
@@ -56,20 +58,23 @@ def test_nobody_there_means_no_widget_and_no_call(monkeypatch):
 
 def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monkeypatch, capsys):
     pytest.importorskip("ipywidgets")
-    panels, calls = [], []
+    shown, calls = [], []
     monkeypatch.setattr(telling, "interactive", lambda: True)
-    monkeypatch.setattr("IPython.display.display", panels.append)
+    monkeypatch.setattr("IPython.display.display", shown.append)
 
     def show(text, k):
         if not text:
             raise ArgumentError("There is nothing to search for: type a word.")
         calls.append((text, k))
+        return plt.figure()
 
     telling.explore(show, text="coat", k=(1, 9))
-    ((words, number, _),) = [panel.children for panel in panels]
+    words, number, _ = shown[-1].children
     assert not words.continuous_update and not number.continuous_update
     number.value = 2
     words.value = "dress"
     assert calls == [("coat", 5), ("coat", 2), ("dress", 2)]
+    figures = [item for item in shown if isinstance(item, Figure)]
+    assert len(figures) == len(calls) and not plt.get_fignums()
     words.value = ""
     assert "type a word" in capsys.readouterr().out
