@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rectrio_lib.core.errors import RectrioError
 from rectrio_lib.core.workspace import quiet
 
 
@@ -43,3 +46,36 @@ def interactive() -> bool:
     """Return whether widgets make sense: a person runs the chapter, neither papermill nor a test does."""
     unattended = quiet() or "PYTEST_VERSION" in os.environ
     return not unattended and find_spec("ipywidgets") is not None
+
+
+def explore(show: Callable[..., Any], **controls: Any) -> None:
+    """Give a person sliders and boxes for the arguments of a function that draws; do nothing where nobody is there.
+
+    It draws again when a control is released or left. What it cannot answer, it says in the error's sentence.
+
+    Args:
+        show: what to call with the values; returns a figure or a table.
+        controls: {argument: what `ipywidgets.interact` makes a control of, such as (0, 9), a list, or a text}.
+    """
+    if not interactive():
+        return
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+    from ipywidgets import interactive as controlled  # an optional package, and slow to import
+    from matplotlib.figure import Figure
+
+    def answer(**values: Any) -> None:
+        try:
+            shown = show(**values)
+        except RectrioError as error:
+            print(error)
+            return
+        display(shown)  # here: ipywidgets does not recognise the inline backend of matplotlib 3.9 and later
+        if isinstance(shown, Figure):
+            plt.close(shown)
+
+    panel = controlled(answer, **controls)
+    for control in panel.children[:-1]:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False
+    display(panel)

@@ -18,6 +18,7 @@ from rectrio_lib.report.lettering import lettered, readable
 # One colour per encoder in all figures, by what its name holds; any other is a trained one.
 ENCODERS = {"pixels": "#7f7f7f", "untrained": "#e69f00", "frozen": "#e69f00", "phase 1": QUERY, "phase1": QUERY}
 TRAINED = HIT
+NAMES = {"pixels": "raw pixels", "frozen": "frozen backbone", "phase1": "phase 1", "phase2": "phase 2"}
 CURVES = {
     "Loss": "loss",
     "Triplets that violate the margin": "share of a batch",
@@ -36,11 +37,17 @@ def colour_of(encoder: str) -> str:
     return next((colour for word, colour in ENCODERS.items() if word in encoder.lower()), TRAINED)
 
 
+def name_of(encoder: str) -> str:
+    """Return what readers call a saved encoder: "fashion-triplet-pixels" is "raw pixels", one of no kind "trained"."""
+    kind = encoder.rpartition("-")[2]
+    return NAMES.get(kind, kind if kind in ENCODERS else "trained")
+
+
 @lettered
 def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes: Sequence[str]) -> Figure:
     """Scatter plots {title: points (N, 2)} side by side; each class is named at its middle, and coloured in turn."""
     labels = np.asarray(labels)
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 5), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
     size = np.clip(6000 / max(1, len(labels)), 6, 40)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
@@ -175,7 +182,7 @@ def recall_against_latency(table: pd.DataFrame, exact: tuple[float, float] | Non
     """
     panels = {"recall_at_10": "share of true 10 neighbours found", "task_recall": "recall@1 of the task"}
     panels = {column: label for column, label in panels.items() if column in table}
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.8), squeeze=False)
     for axis, (column, ylabel) in zip(axes[0], panels.items(), strict=True):
         for name, points in table.groupby("kind", sort=False):
             by, *number = points["setting"].iloc[0].split()

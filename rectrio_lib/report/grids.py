@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.files import renamed
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data.decoding import FIGURE
-from rectrio_lib.report.lettering import lettered
+from rectrio_lib.report.lettering import fitted, lettered
 
 HIT, MISS, QUERY = "#009e73", "#d55e00", "#0072b2"  # told apart by colour-blind people (Okabe and Ito, 2008)
 DPI = 110
@@ -99,20 +100,48 @@ def neighbour_grid(
     count, k = neighbour_labels.shape
     wall = Wall(count, k + 1, 1.2)
     for q in range(count):
-        wall.show(q, 0, queries[q], str(query_labels[q]), QUERY)
+        wall.show(q, 0, queries[q], fitted(str(query_labels[q]), 16), QUERY)
         for n in np.flatnonzero(~np.isnan(scores[q])):
             hit, known = neighbour_labels[q, n] == query_labels[q], query_labels[q] != ""
-            caption = f"{'' if hit else neighbour_labels[q, n]} {scores[q, n]:.2f}".strip()
+            caption = f"{'' if hit else fitted(str(neighbour_labels[q, n]))} {scores[q, n]:.2f}".strip()
             wall.show(q, n + 1, neighbours[q, n], caption, (HIT if hit else MISS) if known else None)
     wall.axis.set_title(title)
     return wall.figure
 
 
 @lettered
-def captioned_images(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
-    """Images uint8 (N, C, H, W), each under its caption of one line or more."""
+def result_lines(
+    lines: Mapping[str, tuple[np.ndarray, Sequence[bool]]], title: str = "", query: np.ndarray | None = None
+) -> Figure:
+    """Results in lines, under names of their own: a green frame is what was wished, a dashed orange one is not.
+
+    Args:
+        lines: {what was asked: (images uint8 (n, C, H, W), whether each is right (n,))}.
+        title: above.
+        query: an image (C, H, W) that all lines start from, drawn in front of the first.
+    """
+    most, shift = max(len(images) for images, _ in lines.values()), int(query is not None)
+    wall = Wall(len(lines), most + shift, 0.85, caption=0.05)
+    if query is not None:
+        wall.show(0, 0, query, frame=QUERY)
+    for line, (name, (images, right)) in enumerate(lines.items()):
+        for column, (image, hit) in enumerate(zip(images, right, strict=True), shift):
+            wall.show(line, column, image, frame=HIT if hit else MISS)
+        middle = (line + 0.5) * wall.height
+        wall.axis.text(-0.1, middle, textwrap.fill(name, 24), ha="right", va="center", fontsize=9)
+    wall.axis.set_title(title, fontsize=11)
+    return wall.figure
+
+
+@lettered
+def captioned_images(
+    images: np.ndarray, captions: Sequence[str], columns: int = 8, right: Sequence[bool] | None = None, title: str = ""
+) -> Figure:
+    """Images uint8 (N, C, H, W), each under its caption; framed, where it is known what is right."""
     most = max(caption.count("\n") + 1 for caption in captions)
     wall = Wall(-(-len(images) // columns), columns, 1.5, caption=0.13 + 0.12 * most)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        wall.show(*divmod(number, columns), image, caption)
+        frame = None if right is None else HIT if right[number] else MISS
+        wall.show(*divmod(number, columns), image, caption, frame)
+    wall.axis.set_title(title)
     return wall.figure

@@ -37,6 +37,12 @@ def readable(text: str) -> str:
     return "".join(c if c == "\n" or ord(c) in _letters() else _spelled(c) for c in str(text))
 
 
+def fitted(text: str, most: int = 12) -> str:
+    """Cut the middle out of a long name, for the ends of ids tell them apart: "ukben…0073"."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: half - 1]}…{text[half - most :]}"
+
+
 def _spelled(letter: str) -> str:
     name = unicodedata.name(letter, "").lower()
     if unicodedata.category(letter)[0] in "MC":  # accents and selectors that stand alone

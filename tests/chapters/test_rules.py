@@ -85,6 +85,14 @@ def test_code_cells_are_short(code):
     assert sum(size >= 20 for size in sizes[1:]) <= 0.1 * len(sizes)  # the first one prepares Colab
 
 
+def test_a_chapter_is_read_in_one_sitting(notebook, code):
+    """At most 45 cells and 250 lines of code, without Colab's cell and the parameters, blank lines and comments."""
+    told = [cell for cell in code[1:] if "parameters" not in cell.metadata.get("tags", [])]
+    lines = [line.strip() for cell in told for line in cell.source.splitlines()]
+    assert len(notebook.cells) <= 45
+    assert len([line for line in lines if line and not line.startswith("#")]) <= 250
+
+
 def test_prose_goes_with_the_code(notebook, code):
     assert len(notebook.cells) - len(code) >= len(code) / 2
 

@@ -2,10 +2,14 @@ import os
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from rectrio_lib.chapters import telling
 from rectrio_lib.chapters.telling import check, say
+from rectrio_lib.core.errors import ArgumentError
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,32 @@ def test_widgets_are_for_people(extra, found):
     code = "from rectrio_lib.chapters.telling import interactive; print(interactive())"
     done = subprocess.run([sys.executable, "-c", code], env=base | extra, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == found
+
+
+def test_nobody_there_means_no_widget_and_no_call(monkeypatch):
+    monkeypatch.setattr(telling, "interactive", lambda: False)
+    telling.explore(pytest.fail, k=(1, 9))
+
+
+def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monkeypatch, capsys):
+    pytest.importorskip("ipywidgets")
+    shown, calls = [], []
+    monkeypatch.setattr(telling, "interactive", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+
+    def show(text, k):
+        if not text:
+            raise ArgumentError("There is nothing to search for: type a word.")
+        calls.append((text, k))
+        return plt.figure()
+
+    telling.explore(show, text="coat", k=(1, 9))
+    words, number, _ = shown[-1].children
+    assert not words.continuous_update and not number.continuous_update
+    number.value = 2
+    words.value = "dress"
+    assert calls == [("coat", 5), ("coat", 2), ("dress", 2)]
+    figures = [item for item in shown if isinstance(item, Figure)]
+    assert len(figures) == len(calls) and not plt.get_fignums()
+    words.value = ""
+    assert "type a word" in capsys.readouterr().out

@@ -84,6 +84,30 @@ def test_neighbour_grid_frames_hits_misses_and_queries(channels):
         assert_shows(grid[q, n + 1], neighbours[q, n])
 
 
+def test_long_ids_lose_their_middle_and_keep_the_ends_that_tell_them_apart():
+    assert lettering.fitted("dvd076") == "dvd076" and lettering.fitted("ukbench-0073") == "ukbench-0073"
+    assert lettering.fitted("ukbench-left-0073") == "ukben…t-0073"
+    assert len(lettering.fitted("x" * 40, 16)) == 16
+    found, scores = np.array([["cornflakes-box-0041"]]), np.ones((1, 1))
+    figure = grids.neighbour_grid(pictures(1, channels=3), ["ant"], pictures(1, 1, channels=3), found, scores)
+    assert tiles(figure)[0, 1]["caption"] == "cornf…x-0041 1.00"
+
+
+def test_result_lines_frame_what_was_wished_and_set_the_query_apart(channels):
+    images, query = pictures(2, 3, channels=channels), pictures(1, channels=channels)[0]
+    lines = {"like this": (images[0], [True, False, True]), "but red": (images[1, :2], [False, True])}
+    figure = grids.result_lines(lines, "found", query)
+    grid = tiles(figure)
+    assert {place: tile["frame"] for place, tile in grid.items()} == {
+        (0, 0): grids.QUERY, (0, 1): grids.HIT, (0, 2): grids.MISS, (0, 3): grids.HIT,
+        (1, 1): grids.MISS, (1, 2): grids.HIT,
+    }  # fmt: skip
+    assert_shows(grid[0, 0], query)
+    assert_shows(grid[1, 2], images[1, 1])
+    assert texts(figure.axes[0]) == ["like this", "but red"] and figure.axes[0].get_title() == "found"
+    assert min(column for _, column in tiles(grids.result_lines(lines))) == 0
+
+
 def test_neighbour_grid_leaves_missing_answers_empty_and_unlabelled_queries_without_verdict(channels):
     queries, neighbours = pictures(2, channels=channels), pictures(2, 2, channels=channels)
     found = np.array([["ant", ""], ["bee", "bee"]], dtype=object)
@@ -158,6 +182,10 @@ def test_an_encoder_has_one_colour_in_every_figure():
         "phase 1",
         "x-phase1",
     ]
+    saved = ("fashion-triplet-pixels", "fashion-triplet-untrained", "animals-phase1", "animals-frozen", "my-animals")
+    plain = list(map(charts.name_of, saved))
+    assert plain == ["raw pixels", "untrained", "phase 1", "frozen backbone", "trained"]
+    assert list(map(charts.colour_of, plain)) == list(map(charts.colour_of, saved))
     grey, yellow, blue = (charts.ENCODERS[word] for word in ("pixels", "untrained", "phase 1"))
     assert list(map(charts.colour_of, names)) == [grey, grey, yellow, yellow, blue, blue]
     assert {charts.colour_of(name) for name in ("fashion-triplet", "phase 2", "trained")} == {charts.TRAINED}
@@ -315,6 +343,9 @@ def test_captioned_pictures_fill_rows_and_leave_the_rest_empty(channels):
     assert {place: tile["caption"] for place, tile in grid.items()} == dict(zip(places, "abcde", strict=True))
     for place, picture in zip(places, shown, strict=True):
         assert_shows(grid[place], picture)
+    assert {tile["frame"] for tile in grid.values()} == {None}
+    judged = tiles(grids.captioned_images(shown[:2], ["a", "b"], right=[True, False]))
+    assert [tile["frame"] for tile in judged.values()] == [grids.HIT, grids.MISS]
 
 
 def test_class_similarities_below_0_are_blue_and_those_above_red_on_one_scale():
