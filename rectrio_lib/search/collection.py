@@ -115,8 +115,7 @@ class Collection(Changeable):
         if not 0 < recall <= 1:
             raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(place, name, workspace)
-        if whiten is None:
-            whiten = not encoder and building.usual_whitening(name, workspace)
+        whiten = (not encoder and building.usual_whitening(name, workspace)) if whiten is None else whiten
         store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace, ray, mirror)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
@@ -222,8 +221,7 @@ class Collection(Changeable):
         return found
 
     def _copies(self) -> pd.DataFrame:
-        store = self.workspace.path("embeddings", self.made_from.get("store") or "none")
-        return copies_of(self.index, files_of(store))
+        return copies_of(self.index, files_of(self.workspace.path("embeddings", self.made_from.get("store") or "none")))
 
     def _among(self, options: Options) -> tuple[Options, pd.DataFrame]:
         return among(self.index, self._copies(), options) if isinstance(options.where, str) else super()._among(options)
