@@ -14,7 +14,7 @@ from makers.stores import embed, save_pictures
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.data.decoding import UnreadableError
 from rectrio_lib.data.image_files import read_image
-from rectrio_lib.data.places import parquets, remote
+from rectrio_lib.data.places import parquets, remote, tars
 from rectrio_lib.data.places.archives import expanded
 from rectrio_lib.data.places.place import place_of
 
@@ -210,6 +210,29 @@ def test_rows_are_read_in_any_order_and_a_few_batches_stay_in_memory(tmp_path, m
     for number in order:
         assert rows.image(number) == data[number]
         assert sum(len(batch) for _, batch in rows._kept) <= parquets.BATCH_ROWS * parquets.BATCHES_KEPT
+
+
+def test_a_tar_archive_is_fetched_in_stretches_by_who_reads_it_in_order(monkeypatch):
+    monkeypatch.setattr(tars, "STRETCH", 1000)
+    data, asked = np.random.default_rng(0).bytes(50_000), []
+
+    def fetch(start, end):
+        asked.append((start, end))
+        return data[start:end]
+
+    stretches = tars.Stretches(fetch)
+    order = np.arange(0, 40_000, 100) + np.random.default_rng(1).permutation(400) % 7  # places of images of 90 bytes
+    late = [*order[:200:2], *order[1:10:2], *order[200:]]  # some threads are late
+    for start in late:
+        assert stretches.image(start, 90) == data[start : start + 90]
+    assert len(asked) < len(late) / 4 and sum(end - start for start, end in asked) < 1.2 * len(data)
+    del asked[:]
+    for start in np.random.default_rng(2).permutation(np.arange(0, 40_000, 3000)):
+        assert stretches.image(start, 90) == data[start : start + 90]
+    assert sum(end - start for start, end in asked) < 4 * 1000, "who looks at single images fetches these alone"
+    assert stretches.image(0, 500) == data[:500] and asked[-1] == (0, 500), "so does who reads large ones"
+    with pytest.raises(UnreadableError):
+        tars.Stretches(lambda start, end: data).image(300, 90)
 
 
 def test_a_set_that_moved_is_known_and_another_one_of_its_name_is_refused(tmp_path, images):

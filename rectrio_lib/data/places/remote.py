@@ -23,7 +23,7 @@ from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.data.decoding import UnreadableError, open_regular, reads_heif
 from rectrio_lib.data.image_files import FILE_COLUMNS, MOST_WORKERS, NEVER
 from rectrio_lib.data.places import archives, naming, parquets, tables, tars
-from rectrio_lib.data.places.saying import NO_PARTS, one_sentence, reason
+from rectrio_lib.data.places.saying import one_sentence, reason
 
 LOG = logging.getLogger(__name__)
 MOST_BYTES = 256 << 20  # of one image
@@ -58,7 +58,7 @@ class RemotePlace:
     def list(self, exclude: Iterable[Path] = (), known: pd.DataFrame | None = None) -> pd.DataFrame:
         """List the images, or those in the archives; of what has not changed nothing is read."""
         _system.cache_clear()  # the next connection finds today's credentials
-        _rows.cache_clear()
+        _archive.cache_clear()
         with one_sentence(self.uri):
             found = self._objects()
         packed = {name: info for name, info in found.items() if self._pattern or archives.is_archive(name)}
@@ -66,10 +66,10 @@ class RemotePlace:
         if rows and packed:
             LOG.warning("%s: %s archives are passed over, as images lie beside them.", self.uri, f"{len(packed):,}")
         self._told = [name for name in found if name.rpartition("/")[2] in tables.TABLES] if rows else []
-        rows = rows or self._inside(packed, known)
+        rows = sorted(rows) or self._inside(packed, known)  # which stay in the order in which they are stored
         if not rows:
             raise DataError(f"{self.uri} is not there, or holds neither an image nor an archive (.tar, .parquet).")
-        return pd.DataFrame(rows, columns=FILE_COLUMNS).sort_values("path", ignore_index=True)
+        return pd.DataFrame(rows, columns=FILE_COLUMNS)
 
     def open(self, path: str) -> BinaryIO:
         """Fetch an image, whole or from its archive; a full path is that of a file of this machine, added later."""
@@ -78,14 +78,9 @@ class RemotePlace:
         packed, row = archives.TAR.match(path), archives.PARQUET.match(path)
         try:
             if row:
-                with _CONNECTING:
-                    rows = _rows(self._root, self._full(row[1]))
-                data = rows.image(int(row[2]))
+                data = self._archive(row[1]).image(int(row[2]))
             elif packed:
-                start, count = int(packed[2]), int(packed[3])
-                data = self._system().cat_file(self._full(packed[1]), start=start, end=start + count)
-                if len(data) > count:
-                    raise UnreadableError(NO_PARTS)
+                data = self._archive(packed[1]).image(int(packed[2]), int(packed[3]))
             else:
                 data = self._system().cat_file(self._full(path))
         except FileNotFoundError:
@@ -120,6 +115,10 @@ class RemotePlace:
     def _system(self) -> fsspec.AbstractFileSystem:
         with _CONNECTING:  # of the threads of a new process, one connects
             return _system(self._root, os.getpid())
+
+    def _archive(self, name: str) -> parquets.Rows | tars.Stretches:
+        with _CONNECTING:
+            return _archive(self._root, self._full(name))
 
     def _full(self, name: str) -> str:
         return f"{self._root}/{quote(name) if self._web else name}"
@@ -167,7 +166,7 @@ class RemotePlace:
     def _inside(self, found: dict[str, Info], known: pd.DataFrame | None) -> list[tuple]:
         """Return the images in archives; those that have not changed are not looked into again."""
         before = {} if known is None else dict(iter(known.groupby(archives.archive_of(known["path"]))))
-        listed = [_row(name, info, archives.refusal(name)) for name, info in found.items()]
+        listed = [_row(name, info, archives.refusal(name)) for name, info in sorted(found.items())]
         fresh = [row for row in listed if not row[4] and not archives.is_unchanged(before.get(row[0]), row)]
         looked = dict(zip((row[0] for row in fresh), _in_threads(self._look, fresh), strict=True))
         self._told, rows = [seen.table for seen in looked.values() if len(seen.table)], []
@@ -201,8 +200,11 @@ def _system(root: str, process: int) -> fsspec.AbstractFileSystem:
 
 
 @lru_cache(4)
-def _rows(root: str, full: str) -> parquets.Rows:
-    return parquets.Rows(_system(root, os.getpid()).open(full, block_size=BLOCK, cache_type="readahead"))
+def _archive(root: str, full: str) -> parquets.Rows | tars.Stretches:
+    system = _system(root, os.getpid())
+    if full.endswith(".tar"):
+        return tars.Stretches(lambda start, end: system.cat_file(full, start=start, end=end))
+    return parquets.Rows(system.open(full, block_size=BLOCK, cache_type="readahead"))
 
 
 def _row(name: str, info: Info, why: str = "", most: float = float("inf")) -> tuple:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import groupby
+from threading import Lock
 from typing import Any, BinaryIO
 
 import pandas as pd
 
-from rectrio_lib.data.decoding import reads_heif
+from rectrio_lib.data.decoding import UnreadableError, reads_heif
 from rectrio_lib.data.places import naming
 from rectrio_lib.data.places.archives import Contents
+from rectrio_lib.data.places.saying import NO_PARTS
 from rectrio_lib.data.places.tables import storable
 
+STRETCH, STRETCHES_KEPT = 4 << 20, 3  # bytes fetched at once, of an archive that is read in order
 MOST_SIDECAR = 1 << 20  # bytes of a text beside an image
 TOLD = {"cls": "label", "txt": "text"}
 
@@ -49,6 +53,39 @@ def contents(file: BinaryIO, archive: str, size: int) -> Contents:
     except (tarfile.TarError, EOFError) as error:
         images.append((archive, f"damaged or truncated, what comes before is read: {error}"))
     return Contents(images, storable(pd.DataFrame(rows, dtype=object)))
+
+
+class Stretches:
+    """The images of a tar archive: fetched many at once for who reads them in order, else one by one.
+
+    Args:
+        fetch: returns the bytes from one place in the archive to another.
+    """
+
+    def __init__(self, fetch: Callable[[int, int], bytes]):
+        self._fetch, self._lock, self._kept, self._end = fetch, Lock(), deque(maxlen=STRETCHES_KEPT), 0
+
+    def image(self, start: int, count: int) -> bytes:
+        """Return the bytes of one image; UnreadableError if the server does not send parts of files."""
+        if count > STRETCH // 8:  # large ones are fetched side by side
+            return self._part(start, count)
+        with self._lock:
+            for first, data in self._kept:
+                if first <= start and start + count <= first + len(data):
+                    return data[start - first : start - first + count]
+            ahead = start - self._end
+            if 0 <= ahead < STRETCH:
+                self._kept.append((start, self._part(start, STRETCH)))
+                self._end = start + STRETCH
+                return self._kept[-1][1][:count]
+            self._end = self._end if -STRETCH < ahead < 0 else start + count  # one thread may be late
+        return self._part(start, count)
+
+    def _part(self, start: int, count: int) -> bytes:
+        data = self._fetch(start, start + count)
+        if len(data) > count:
+            raise UnreadableError(NO_PARTS)
+        return data
 
 
 def _files(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
