@@ -100,6 +100,10 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
         given = f"an array of {vectors.dtype} of shape {vectors.shape}"
         raise ArgumentError(f"The index holds vectors of length {dim}: expected numbers (N, {dim}), not {given}.")
     vectors = np.ascontiguousarray(vectors, np.float32)
+    if (
+        len(vectors) == 1 and abs(vectors[0] @ vectors[0] - 1) <= 2 * LENGTH_TOLERANCE
+    ):  # a query: every microsecond counts
+        return vectors
     good = abs(np.einsum("nd,nd->n", vectors, vectors) - 1) <= 2 * LENGTH_TOLERANCE  # NaN is not
     if not good.all():
         bad = np.flatnonzero(~good)
@@ -120,7 +124,7 @@ def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:
 
 def check_k(k: int, count: int) -> None:
     """Refuse a number of neighbours that is not 1 to `count`, the number of rows that may be results."""
-    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= count:
+    if (type(k) is not int and (not isinstance(k, Integral) or isinstance(k, bool))) or not 1 <= k <= count:
         raise ArgumentError(f"k={k!r}, but {count:,} rows may be results: expected 1 to that many.")
 
 
