@@ -65,19 +65,19 @@ def test_every_space_is_judged_by_the_labels_of_its_own_images(extended):
     images, labels = extended.manifest["row"].to_numpy(), extended.manifest["label"].to_numpy()
     by_id = dict(zip(extended.manifest["image_id"], zip(images, labels, strict=True), strict=True))
     hits = []
-    for image_id in found["answers"]["net-pixels"].query_ids:
+    for image_id in found["answers"]["raw pixels"].query_ids:
         row, label = by_id[image_id]
         nearest = np.argmax(vectors[images[~test]] @ vectors[row])
         hits.append(labels[~test][nearest] == label)
-    assert found["judged"]["net-pixels"].means()["recall_at_1"] == pytest.approx(np.mean(hits)) == 1.0
-    first = found["answers"]["net-pixels"].column("label")[:, 0]
+    assert found["judged"]["raw pixels"].means()["recall_at_1"] == pytest.approx(np.mean(hits)) == 1.0
+    first = found["answers"]["raw pixels"].column("label")[:, 0]
     assert (first == found["query_labels"]).all()
 
 
 def test_a_store_of_other_images_is_refused_by_name(extended):
     save_dataset(replace(extended, manifest=extended.manifest.iloc[:-1]))
     try:
-        with pytest.raises(ValueError, match="net-pixels, net"):
+        with pytest.raises(ValueError, match="raw pixels, trained"):
             run_until("judged")
     finally:
         save_dataset(extended)
