@@ -174,7 +174,9 @@ def test_info_lists_what_there_is(folder):
     assert well("info").startswith("Indexes\nnone\n\nEmbedding stores\nnone\n\nEncoders\nname")
     indexed(folder)
     said = well("info")
-    assert re.search(rf"my pets +12 +flat +exact +{ENCODER} +no +{re.escape(str(folder.resolve()))} +[\d.]+ MB", said)
+    assert re.search(
+        rf"my pets +12 +flat +exact +{ENCODER} +none +no +{re.escape(str(folder.resolve()))} +[\d.]+ MB", said
+    )
     assert "image_id, path, label" in well("info", "my pets")
 
 
