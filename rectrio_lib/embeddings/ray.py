@@ -25,13 +25,11 @@ import torch
 
 from rectrio_lib.core.errors import ArgumentError, ClusterError, MissingPackageError
 from rectrio_lib.data import image_files
-from rectrio_lib.data.decoding import pixel_limit
 from rectrio_lib.data.image_files import ImageFile
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report each start to its makers
 try:
     import ray
     from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -49,7 +47,7 @@ MOST_WORKERS = 8  # on a node without GPU; each takes about a gigabyte, and seve
 AT_ONCE = 2  # blocks that a worker holds: one is read while the other one is encoded
 AHEAD = 2  # blocks per worker that may wait besides
 MOST_DEATHS = 3  # of workers over one block
-CONNECT_SECONDS, PATIENCE_SECONDS = 5, 60
+CONNECT_SECONDS, PATIENCE_SECONDS, LIMIT = 5, 60, "RECTRIO_MAX_PIXELS"
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4" + bytes(5)  # HTTP/2, which Ray speaks: settings, none
 
 
@@ -142,8 +140,10 @@ class Workers:
                     each = max(1, cores // count)
                     options = {"num_cpus": min(each, cores), "num_gpus": int(gpus > 0), "max_concurrency": AT_ONCE}
                     options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                    if LIMIT in os.environ:  # so that nodes refuse what this machine would refuse
+                        options["runtime_env"] = {"env_vars": {LIMIT: os.environ[LIMIT]}}
                     actor = ray.remote(Worker).options(**options).remote()
-                    started = actor.start.remote([self._encoder], self._made_by, versions(), each, pixel_limit())
+                    started = actor.start.remote([self._encoder], self._made_by, versions(), each)
                     self._hands[slot] = hand = _Hand(actor, slot)
                     self._running[started] = hand, None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ PACKAGES = ("rectrio", "torch", "torchvision", "pillow")  # of which another ver
 class Worker:
     """A process on a node of Ray, with the encoder."""
 
-    def start(self, encoder: list, made_by: str, expected: dict[str, str], cores: int, max_pixels: int) -> None:
+    def start(self, encoder: list, made_by: str, expected: dict[str, str], cores: int) -> None:
         """Fetch the encoder, a reference in a list; ClusterError if this node could not give the same vectors."""
         here, node = versions(), platform.node()
         other = [
@@ -35,7 +34,6 @@ class Worker:
         ]
         if other:
             raise ClusterError(f"The node {node} has {', '.join(other)}: install the same versions on all nodes.")
-        os.environ["RECTRIO_MAX_PIXELS"] = str(max_pixels)
         try:
             self.encoder, self.cores, self.lock = ray.get(encoder[0]), cores, Lock()
         except Exception as error:  # whatever opening it raises

@@ -17,6 +17,7 @@ from makers.folders import ENCODER, save_classes, save_encoder_of_pixels
 from makers.images import save_photograph
 from makers.spread import BLOCK, SIDE, Fatal, Telling, noise_set, spread, told
 from makers.stores import ROOT
+from PIL import Image
 from typer.testing import CliRunner
 
 from rectrio_lib.cli.app import app
@@ -137,13 +138,13 @@ def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypa
     sent, made_by = [ray.put(encoder)], fingerprint(encoder)
     worker = Worker()
     with pytest.raises(ClusterError, match=r"torch .* instead of 1\.0"):
-        worker.start(sent, made_by, {"torch": "1.0"}, 1, 10**6)
+        worker.start(sent, made_by, {"torch": "1.0"}, 1)
     with pytest.raises(ClusterError, match="other weights"):
-        worker.start(sent, "of another", versions(), 1, 10**6)
+        worker.start(sent, "of another", versions(), 1)
     with monkeypatch.context() as patch, pytest.raises(ClusterError, match="cannot open the encoder"):
         patch.setattr(ray, "get", lambda reference: import_module("a_package_that_is_missing"))
-        worker.start(sent, made_by, versions(), 1, 10**6)
-    worker.start(sent, made_by, versions(), 1, 10**6)
+        worker.start(sent, made_by, versions(), 1)
+    worker.start(sent, made_by, versions(), 1)
 
     home = folder_of_photographs(tmp_path / "photos")
     names = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.png"))
@@ -164,10 +165,12 @@ def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypa
 
 def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(three_nodes, tmp_path, monkeypatch, tales):
     home = folder_of_photographs(tmp_path / "photos")
+    Image.fromarray(np.zeros((300, 300), np.uint8)).save(home / "large.png")
+    monkeypatch.setenv("RECTRIO_MAX_PIXELS", "80000")
     expected, once = alone(home, monkeypatch, tmp_path / "alone", tmp_path)
     store, report = spread(home, tales)
     assert content(store) == expected
-    assert without_time(report) == without_time(once) and report.copies == 2 and report.bad == 2
+    assert without_time(report) == without_time(once) and report.copies == 2 and report.bad == 3
     pd.testing.assert_frame_equal(report.ledger, once.ledger)
     assert report.seconds["starting"] > 0 and report.seconds["reading"] > 0
     assert os.getpid() not in told(tales)
