@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import patch_environment
 
 from rectrio_lib.core.errors import ArgumentError, ClusterError, MissingPackageError
 from rectrio_lib.data import image_files
@@ -35,9 +36,7 @@ try:
     from ray.exceptions import RayActorError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
-    raise MissingPackageError(
-        f"engine='ray' needs a package that is not installed ({error.name}): pip install 'rectrio[ray]'."
-    ) from error
+    raise MissingPackageError(f"engine='ray' needs {error.name}: pip install 'rectrio[ray]'.") from error
 
 from rectrio_lib.embeddings.from_folder import Batches
 from rectrio_lib.embeddings.ray_worker import Embedded, Files, SortedIds, Worker, versions
@@ -262,8 +261,9 @@ def _connected(address: str) -> Iterator[None]:
     options = {"num_cpus": image_files.cores(), "include_dashboard": False} if address == "local" else {}
     try:
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (OSError, RuntimeError, ValueError) as error:
+            with patch_environment(RAY_USAGE_STATS_ENABLED="0"):  # else Ray reports each start to its makers
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except Exception as error:  # of no common kind
             raise ClusterError(f"The Ray at {address} cannot be used: {error}") from error
         yield
     finally:
