@@ -58,7 +58,7 @@ def test_nobody_there_means_no_widget_and_no_call(monkeypatch):
 
 def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monkeypatch, capsys):
     pytest.importorskip("ipywidgets")
-    shown, calls = [], []
+    shown, calls, before = [], [], plt.get_fignums()  # what other tests left open
     monkeypatch.setattr(telling, "interactive", lambda: True)
     monkeypatch.setattr("IPython.display.display", shown.append)
 
@@ -75,6 +75,6 @@ def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monk
     words.value = "dress"
     assert calls == [("coat", 5), ("coat", 2), ("dress", 2)]
     figures = [item for item in shown if isinstance(item, Figure)]
-    assert len(figures) == len(calls) and not plt.get_fignums()
+    assert len(figures) == len(calls) and plt.get_fignums() == before
     words.value = ""
     assert "type a word" in capsys.readouterr().out

@@ -293,7 +293,7 @@ def test_another_backbones_weights_are_refused():
 
 def test_every_kind_can_be_loaded_by_its_name():
     assert registry.KINDS["pretrained"] is Pretrained
-    assert set(registry.KINDS) == {"raw-pixels", "convnet", "pretrained", "dual", "module"}
+    assert set(registry.KINDS) == {"raw-pixels", "convnet", "pretrained", "dual", "module", "adapted"}
 
 
 # --- the choice of a backbone
