@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.utils import patch_environment
 
 from rectrio_lib.core.errors import ArgumentError, ClusterError, MissingPackageError
 from rectrio_lib.data import image_files
@@ -261,8 +260,7 @@ def _connected(address: str) -> Iterator[None]:
     options = {"num_cpus": image_files.cores(), "include_dashboard": False} if address == "local" else {}
     try:
         try:
-            with patch_environment(RAY_USAGE_STATS_ENABLED="0"):  # else Ray reports each start to its makers
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # of no common kind
             raise ClusterError(f"The Ray at {address} cannot be used: {error}") from error
         yield

@@ -108,10 +108,10 @@ def _judged(store: EmbeddingStore, rows: pd.DataFrame, learning: np.ndarray) -> 
     labels = next((rows[c].fillna("").astype(str) for c in ("label", "group") if c in rows and _known(rows[c])), None)
     if labels is None:
         return False, "no labels that could decide"
-    held = np.flatnonzero(rows["split"].eq("val").to_numpy())
+    mixed, held = np.random.default_rng(0).permutation, np.flatnonzero(rows["split"].eq("val").to_numpy())
     if not len(held):
-        learning, held = np.array_split(np.random.default_rng(0).permutation(learning), 2)
-    held = held[labels.iloc[held].ne("").to_numpy()][:MOST_JUDGED]
+        learning, held = np.array_split(mixed(learning), 2)
+    held = mixed(held[labels.iloc[held].ne("").to_numpy()])[:MOST_JUDGED]  # of all classes: rows are sorted by path
     if labels.iloc[held].nunique() < 2 or not labels.iloc[held].duplicated().any():
         return False, "too few labelled images that could decide"
     if len(learning) < ROWS_PER_DIM * FEWEST:

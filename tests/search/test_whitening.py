@@ -13,6 +13,7 @@ from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead
 from rectrio_lib.encoders.registry import load_encoder, save_encoder
+from rectrio_lib.search import whitening
 from rectrio_lib.search.collection import Collection
 from rectrio_lib.training.two_phase import attach
 
@@ -174,6 +175,17 @@ def test_the_decision_is_that_of_validation_images_where_there_are_some(tmp_path
     things(tmp_path / "shop" / "train"), things(tmp_path / "shop" / "val", 20, seed=1)
     shop = Collection.build(tmp_path / "shop", "pixels", whiten="auto")
     assert "mAP@R of 80 images" in shop.made_from["whitening"]["why"]
+
+
+def test_many_validation_images_are_judged_at_random(tmp_path, monkeypatch):
+    monkeypatch.setattr(whitening, "MOST_JUDGED", 40)
+    seen, evaluate = [], whitening.evaluate
+    monkeypatch.setattr(
+        whitening, "evaluate", lambda found, names, **k: seen.append(names) or evaluate(found, names, **k)
+    )
+    things(tmp_path / "shop" / "train"), things(tmp_path / "shop" / "val", 20, seed=1)
+    Collection.build(tmp_path / "shop", "pixels", whiten="auto")
+    assert len(seen[0]) == 40 and len(set(seen[0])) > 15  # the first 40 by path are of ten things
 
 
 def test_without_labels_nothing_is_whitened(tmp_path):
