@@ -10,6 +10,7 @@ from makers.indexes import clustered, named, nearest
 from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.index import factory, tuning
+from rectrio_lib.index.faiss_vectors import search_faiss
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.large import disk_vectors
 
@@ -162,7 +163,7 @@ def test_candidates_are_ranked_by_their_vectors_as_numpy_ranks_them(vectors, mon
     mask = np.arange(COUNT) % allowed == 0
     selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
     parameters = faiss.SearchParametersIVF(nprobe=cells, sel=selector)
-    _, candidates = held.faiss.search(queries, k + 10 * cells, params=parameters)
+    _, candidates = search_faiss(held.faiss, queries, k + 10 * cells, parameters)
     exact = np.asarray(held._exact, np.float32)
     scores, positions = index.search(queries, k, where=mask if allowed > 1 else None)
     for query, chosen, found, cosines in zip(queries, candidates, positions, scores, strict=True):
