@@ -45,7 +45,7 @@ class Writer:
         while len(rows):
             room = self.shard_rows - self._waiting
             self._rows.append(rows.iloc[:room])
-            self._vectors.append(vectors[:room].astype(self.dtype, copy=False))
+            self._vectors.append(np.array(vectors[:room], self.dtype))  # copied: the array may be used again
             self._waiting += len(self._rows[-1])
             rows, vectors = rows.iloc[room:], vectors[room:]
             if self._waiting == self.shard_rows:

@@ -19,8 +19,10 @@ def written(folder, counts, shard_rows=7, dtype="float32", **more):
     """A store filled by calls of so many rows, and its vectors."""
     vectors, start = np.random.default_rng(0).normal(size=(sum(counts), 6)).astype(np.float32), 0
     writer = Writer(folder, rows_of(0, 0, **more).assign(shard=0), dtype, shard_rows)
+    array = np.empty((max(counts), 6), np.float32)  # used again for each call, as sources and encoders may do
     for count in counts:
-        writer.add(rows_of(start, count, **more), vectors[start : start + count])
+        array[:count] = vectors[start : start + count]
+        writer.add(rows_of(start, count, **more), array[:count])
         start += count
     writer.flush()
     return EmbeddingStore(folder, writer.rows, {"dim": 6, "dtype": dtype}), vectors
