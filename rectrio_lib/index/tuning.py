@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from rectrio_lib.core.errors import RecallOutOfReachError
-from rectrio_lib.core.knn import blocks, equals, equals_of, exact_search
+from rectrio_lib.core.knn import blocks, equals, equals_of, exact_search, let_go
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.factory import TOP_K, search_params
 
@@ -115,5 +115,6 @@ class GroundTruth:
         """Return the share of right results of each query (Q,), from positions (Q, k) that an index found."""
         places = positions if self.subset.dtype == bool else self.subset[positions]
         hits = self.vectors[places].astype(np.float32)
+        let_go(self.vectors)
         scores = np.einsum("qkd,qd->qk", hits, self.queries)
         return (scores >= self.kth_score - 2e-6).mean(1)  # float32 rounds sums taken in another order

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -248,3 +251,15 @@ def test_hardly_anything_but_copies_is_tuned_on_itself():
     vectors = np.repeat(clustered(np.random.default_rng(0), 4), 500, axis=0)
     chosen, held = tuning.holdout(vectors)
     assert len(chosen) == 2 and chosen.tolist() == held.tolist()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_vectors_that_results_were_compared_with_do_not_stay_in_memory(tmp_path, world):
+    np.save(tmp_path / "gallery.npy", world[0])
+    gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    truth = GroundTruth(world[1][:50], gallery)
+    assert truth.recall_per_query(nearest(world[0], world[1][:50], truth.k)[0]).min() == 1
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.endswith("gallery.npy")]
+    (resident,) = [line.split()[1] for line in lines[at : at + 9] if line.startswith("Rss:")]
+    assert resident == "0"
