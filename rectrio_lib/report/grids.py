@@ -73,7 +73,7 @@ def example_grid(images: Mapping[str, np.ndarray], title: str = "") -> Figure:
     for line, (label, row) in enumerate(images.items()):
         for column, image in enumerate(row):
             wall.show(line, column, image)
-        wall.axis.text(-0.1, line + 0.5, label, ha="right", va="center", fontsize=9)
+        wall.axis.text(-0.1, line + 0.5, textwrap.fill(label, 24), ha="right", va="center", fontsize=9)
     wall.axis.set_title(title)
     return wall.figure
 
