@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,7 +55,7 @@ def explore(show: Callable[..., Any], **controls: Any) -> None:
     It draws again when a control is released or left. What it cannot answer, it says in the error's sentence.
 
     Args:
-        show: what to call with the values; returns a figure or a table.
+        show: what to call with the values; returns a figure or a table. Its defaults are what the controls begin with.
         controls: {argument: what `ipywidgets.interact` makes a control of, such as (0, 9), a list, or a text}.
     """
     if not interactive():
@@ -64,6 +65,7 @@ def explore(show: Callable[..., Any], **controls: Any) -> None:
     from ipywidgets import interactive as controlled  # an optional package, and slow to import
     from matplotlib.figure import Figure
 
+    @wraps(show)
     def answer(**values: Any) -> None:
         try:
             shown = show(**values)

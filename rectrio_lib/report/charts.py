@@ -14,6 +14,7 @@ from matplotlib.offsetbox import AnnotationBbox, TextArea
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report.grids import HIT, MISS, QUERY
 from rectrio_lib.report.lettering import lettered, readable
+from rectrio_lib.report.projection import apart
 
 # One colour per encoder in all figures, by what its name holds; any other is a trained one.
 ENCODERS = {"pixels": "#7f7f7f", "untrained": "#e69f00", "frozen": "#e69f00", "phase 1": QUERY, "phase1": QUERY}
@@ -51,12 +52,15 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
     size = np.clip(6000 / max(1, len(labels)), 6, 40)
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+        middles = {}
         for number, label in enumerate(classes):
             if len(members := points[labels == label]):
                 colour = colours(number % colours.N)
                 axis.scatter(*members.T, s=size, color=colour, alpha=0.6, linewidths=0)
-                box = TextArea(readable(label), textprops={"fontsize": 8, "color": colour, "weight": "bold"})
-                axis.add_artist(AnnotationBbox(box, np.median(members, 0), bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
+                middles[label] = np.median(members, 0), colour
+        for label, place in zip(middles, apart(np.array([m for m, _ in middles.values()]), points), strict=True):
+            box = TextArea(readable(label), textprops={"fontsize": 8, "color": middles[label][1], "weight": "bold"})
+            axis.add_artist(AnnotationBbox(box, place, bboxprops={"lw": 0, "alpha": 0.75}, pad=0.1))
         axis.set(xticks=[], yticks=[], title=title)
         axis.spines[:].set_visible(False)
     figure.tight_layout()
@@ -201,6 +205,7 @@ def recall_against_latency(table: pd.DataFrame, exact: tuple[float, float] | Non
         _name_settings(axis, table, column)
         percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
         axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=ylabel)
+        axis.margins(y=0.08)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
@@ -217,7 +222,7 @@ def _name_settings(axis: Axes, table: pd.DataFrame, column: str) -> None:
         if all(np.abs(places[at] - places[other]).max() > 0.05 for other in named):
             named.append(int(at))
             text, place = table["setting"].iloc[at].split()[-1], (table["ms"].iloc[at], table[column].iloc[at])
-            axis.annotate(text, place, fontsize=7, xytext=(4, -11), textcoords="offset points")
+            axis.annotate(text, place, fontsize=7, xytext=(6, -11), textcoords="offset points", zorder=5)
 
 
 def label_efficiency(table: pd.DataFrame, chance: float) -> Figure:

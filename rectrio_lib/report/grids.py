@@ -73,7 +73,7 @@ def example_grid(images: Mapping[str, np.ndarray], title: str = "") -> Figure:
     for line, (label, row) in enumerate(images.items()):
         for column, image in enumerate(row):
             wall.show(line, column, image)
-        wall.axis.text(-0.1, line + 0.5, label, ha="right", va="center", fontsize=9)
+        wall.axis.text(-0.1, line + 0.5, textwrap.fill(label, 24), ha="right", va="center", fontsize=9)
     wall.axis.set_title(title)
     return wall.figure
 
@@ -98,12 +98,13 @@ def neighbour_grid(
         title: above the grid.
     """
     count, k = neighbour_labels.shape
+    decimals = 2 if np.nanmin(scores, initial=1) < 0.95 else 4  # what differs there would read 1.00
     wall = Wall(count, k + 1, 1.2)
     for q in range(count):
         wall.show(q, 0, queries[q], fitted(str(query_labels[q]), 16), QUERY)
         for n in np.flatnonzero(~np.isnan(scores[q])):
             hit, known = neighbour_labels[q, n] == query_labels[q], query_labels[q] != ""
-            caption = f"{'' if hit else fitted(str(neighbour_labels[q, n]))} {scores[q, n]:.2f}".strip()
+            caption = f"{'' if hit else fitted(str(neighbour_labels[q, n]))} {scores[q, n]:.{decimals}f}".strip()
             wall.show(q, n + 1, neighbours[q, n], caption, (HIT if hit else MISS) if known else None)
     wall.axis.set_title(title)
     return wall.figure

@@ -31,3 +31,13 @@ def cells(points: np.ndarray, columns: int, lines: int) -> tuple[np.ndarray, np.
     places = np.minimum(scaled.astype(np.int64), (columns - 1, lines - 1))
     places, first = np.unique(places, axis=0, return_index=True)
     return first, places
+
+
+def apart(places: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Move places of names (N, 2) among points downwards, until no name covers another one."""
+    wide, high = np.ptp(points, axis=0) * (0.2, 0.05)
+    moved = places.copy()
+    for at, name in enumerate(order := np.argsort(-places[:, 1], kind="stable")):
+        while len(hit := [p for p in moved[order[:at]] if (abs(p - moved[name]) < (wide, high)).all()]):
+            moved[name, 1] = min(y for _, y in hit) - 1.01 * high
+    return moved

@@ -62,7 +62,7 @@ def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monk
     monkeypatch.setattr(telling, "interactive", lambda: True)
     monkeypatch.setattr("IPython.display.display", shown.append)
 
-    def show(text, k):
+    def show(text, k=7):
         if not text:
             raise ArgumentError("There is nothing to search for: type a word.")
         calls.append((text, k))
@@ -73,7 +73,7 @@ def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monk
     assert not words.continuous_update and not number.continuous_update
     number.value = 2
     words.value = "dress"
-    assert calls == [("coat", 5), ("coat", 2), ("dress", 2)]
+    assert calls == [("coat", 7), ("coat", 2), ("dress", 2)]
     figures = [item for item in shown if isinstance(item, Figure)]
     assert len(figures) == len(calls) and plt.get_fignums() == before
     words.value = ""

@@ -13,6 +13,7 @@ from PIL import Image
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, grids, lettering
+from rectrio_lib.report.projection import apart
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -90,7 +91,7 @@ def test_long_ids_lose_their_middle_and_keep_the_ends_that_tell_them_apart():
     assert len(lettering.fitted("x" * 40, 16)) == 16
     found, scores = np.array([["cornflakes-box-0041"]]), np.ones((1, 1))
     figure = grids.neighbour_grid(pictures(1, channels=3), ["ant"], pictures(1, 1, channels=3), found, scores)
-    assert tiles(figure)[0, 1]["caption"] == "cornf…x-0041 1.00"
+    assert tiles(figure)[0, 1]["caption"] == "cornf…x-0041 1.0000"
 
 
 def test_result_lines_frame_what_was_wished_and_set_the_query_apart(channels):
@@ -212,6 +213,13 @@ def test_projection_draws_every_point_and_names_each_class_at_its_middle():
             np.testing.assert_allclose(place, sign * np.array(middles[label]), atol=1)
     first, second = (dots.get_facecolor()[0] for dots in figure.axes[0].collections)
     assert not same_color(first, second)
+
+
+def test_names_of_classes_move_only_where_they_would_cover_each_other():
+    points, places = np.array([[0.0, 0.0], [10.0, 10.0]]), np.array([[5.0, 5.0], [5.5, 5.1], [5.2, 4.9], [9.0, 5.0]])
+    moved = apart(places, points)
+    assert moved[[1, 3]].tolist() == places[[1, 3]].tolist() and (moved[:, 0] == places[:, 0]).all()
+    assert moved[1, 1] - moved[0, 1] > 0.5 and moved[0, 1] - moved[2, 1] > 0.5
 
 
 def test_training_curves_draw_what_was_recorded_and_skip_epochs_without_validation():

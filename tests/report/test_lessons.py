@@ -27,7 +27,7 @@ def test_the_panels_say_how_many_points_each_index_compared():
     points, query = toy_index.toy_points(), np.array([0.5, 0.4], np.float32)
     titles = [axis.get_title() for axis in toy_index.four_indexes(points, query, ef=2, nprobe=16).axes]
     assert f"all {len(points)} compared" in titles[0]
-    assert f": {len(toy_index.graph_walk(points, query, 2)[0])} compared" in titles[1]
+    assert f":\n{len(toy_index.graph_walk(points, query, 2)[0])} compared" in titles[1]
     assert f"16 + {len(points)} compared" in titles[2]  # all cells lit
 
 

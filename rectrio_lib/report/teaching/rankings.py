@@ -69,6 +69,7 @@ def score_histograms(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, float]],
             look = {"alpha": 0.5} if filled else {"histtype": "step", "lw": 2, "linestyle": "--"}
             axis.hist(np.clip(scores[chosen], bins[0], None), bins, weights=weights, color=colour, label=label, **look)
         axis.set(title=f"{name}: AUROC {auroc:.2f}", xlabel="cosine to the first result", yticks=[])
+        axis.locator_params(axis="x", nbins=4)
     axes[0, 0].set_ylabel("share of hits, of misses")
     axes[0, 0].legend(frameon=False, loc="upper left")
     figure.suptitle(title)
@@ -136,7 +137,7 @@ def answered(
         if (right := chosen[name]["right"]) is None:
             continue
         answered = chosen[name]["answered"]
-        axis.plot(answered, right, mark, ms=9, color=colour, mec="black", label=f"{name}: threshold from validation")
+        axis.plot(answered, right, mark, ms=9, color=colour, mec="black", label=f"{name}: chosen threshold")
     axis.set(xlabel="share of queries answered", ylabel="share of the answered that are right", title=title)
     axis.set(xlim=(0, 1), ylim=(0, 1.03))
     axis.grid(alpha=0.3)

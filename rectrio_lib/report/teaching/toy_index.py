@@ -8,6 +8,7 @@ import faiss
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from rectrio_lib.report.grids import HIT, MISS, QUERY
@@ -94,11 +95,11 @@ def four_indexes(
     """
     query = np.asarray(query, np.float32)
     true = int(((points - query) ** 2).sum(1).argmin())
-    figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.7))
     for axis in axes:
         axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
     _panel(axes[0], points, query, np.arange(len(points)), true, true)
-    axes[0].set_title(f"Flat: all {len(points)} compared, exact")
+    axes[0].set_title(f"Flat, exact:\nall {len(points)} compared")
     _hnsw(axes[1], points, query, ef, true)
     _ivf(axes[2], points, query, nprobe, cells, true)
     _pq(axes[3], points, query, bits, true)
@@ -109,7 +110,7 @@ def four_indexes(
 def _panel(axis: Axes, points: np.ndarray, query: np.ndarray, compared: np.ndarray, found: int, true: int) -> None:
     dark = np.isin(np.arange(len(points)), compared)
     axis.scatter(*points.T, s=12, c=np.where(dark, DARK, GREY), zorder=3)
-    axis.scatter(*query, marker="*", s=160, color=QUERY, zorder=5)
+    axis.scatter(*query, marker="*", s=160, color=QUERY, zorder=5, clip_on=False)
     axis.scatter(*points[true], s=110, facecolors="none", edgecolors=HIT, linewidths=2, zorder=4)
     if found != true:
         axis.scatter(*points[found], s=110, facecolors="none", edgecolors=MISS, linewidths=2, linestyles="--", zorder=4)
@@ -117,13 +118,12 @@ def _panel(axis: Axes, points: np.ndarray, query: np.ndarray, compared: np.ndarr
 
 def _hnsw(axis: Axes, points: np.ndarray, query: np.ndarray, ef: int, true: int) -> None:
     compared, hops, edges = graph_walk(points, query, ef)
-    for one, other in edges:
-        axis.plot(*points[[one, other]].T, color="#e6e6e6", lw=0.6, zorder=1)
+    axis.add_collection(LineCollection(points[np.array(edges)], colors="#e6e6e6", linewidths=0.6, zorder=1))
     for start, end in hops:
         arrow = {"arrowstyle": "-|>", "color": QUERY, "lw": 1.3, "shrinkA": 0, "shrinkB": 2}
         axis.annotate("", points[end], points[start], arrowprops=arrow, zorder=4)
     _panel(axis, points, query, np.array(compared), compared[-1], true)
-    axis.set_title(f"HNSW, efSearch {ef}: {len(compared)} compared")
+    axis.set_title(f"HNSW, efSearch {ef}:\n{len(compared)} compared")
 
 
 def _ivf(axis: Axes, points: np.ndarray, query: np.ndarray, nprobe: int, cells: int, true: int) -> None:
@@ -143,7 +143,7 @@ def _ivf(axis: Axes, points: np.ndarray, query: np.ndarray, nprobe: int, cells: 
     compared = np.flatnonzero(np.isin(cell_of(points), lit))
     found = int(compared[((points[compared] - query) ** 2).sum(1).argmin()]) if len(compared) else true
     _panel(axis, points, query, compared, found, true)
-    axis.set_title(f"IVF, nprobe {nprobe} of {cells}: {cells} + {len(compared)} compared")
+    axis.set_title(f"IVF, nprobe {nprobe} of {cells}:\n{cells} + {len(compared)} compared")
 
 
 def _pq(axis: Axes, points: np.ndarray, query: np.ndarray, bits: int, true: int) -> None:
@@ -155,9 +155,8 @@ def _pq(axis: Axes, points: np.ndarray, query: np.ndarray, bits: int, true: int)
         for edge in (book[1:] + book[:-1]) / 2:
             line(edge, color="#b0b0b0", lw=0.6, zorder=1)
     codes = np.stack([books[part][abs(points[:, part, None] - books[part]).argmin(1)] for part in (0, 1)], 1)
-    for point, code in zip(points, codes, strict=True):
-        axis.plot(*np.stack([point, code]).T, color=GREY, lw=0.6, zorder=1)
+    axis.add_collection(LineCollection(np.stack([points, codes], 1), colors=GREY, linewidths=0.6, zorder=1))
     axis.scatter(*codes.T, marker="s", s=14, color=QUERY, zorder=2)
     found = int(((codes - query) ** 2).sum(1).argmin())
     _panel(axis, points, query, np.empty(0, int), found, true)
-    axis.set_title(f"PQ: points become one of {2**bits} × {2**bits} codes")
+    axis.set_title(f"PQ: each point becomes\none of {2**bits} × {2**bits} codes")
