@@ -33,7 +33,8 @@ from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, Rectrio
 from rectrio_lib.data.image_files import content_id
 from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.collection import Collection
-from rectrio_lib.search.searcher import WITHOUT, weighted_mean
+from rectrio_lib.search.pipeline import weighted_mean
+from rectrio_lib.search.searcher import WITHOUT
 
 LOG = logging.getLogger(__name__)
 SHOWN = 100  # results that the history keeps
