@@ -103,14 +103,13 @@ def facets(snapshot: Snapshot, where: str | None) -> Facets:
 
 def _facet(name: str, values: pd.Series) -> Facet | None:
     """Describe a column; None if it is empty, or every image has a value of its own."""
-    there = values.dropna()
-    if types.is_datetime64_any_dtype(values) or (types.is_numeric_dtype(values) and not types.is_bool_dtype(values)):
+    there, dated = values.dropna(), types.is_datetime64_any_dtype(values)
+    if dated or (types.is_numeric_dtype(values) and not types.is_bool_dtype(values)):
         if not len(there):
             return None
-        low, high = there.min(), there.max()
-        kind = "date" if types.is_datetime64_any_dtype(values) else "number"
-        ends = (low, high) if kind == "date" else (float(low), float(high))
-        return Facet(name=name, kind=kind, count=len(there), distinct=there.nunique(), minimum=ends[0], maximum=ends[1])
+        low, high = (end if dated else float(end) for end in (there.min(), there.max()))
+        kind = "date" if dated else "number"
+        return Facet(name=name, kind=kind, count=len(there), distinct=there.nunique(), minimum=low, maximum=high)
     kind = "bool" if types.is_bool_dtype(values) else "category"
     if there.map(type).eq(list).any():
         kind, there = "tags", there.explode().dropna()

@@ -1,4 +1,4 @@
-"""The routes of the service, and the application that serves them."""
+"""The routes about images, searches and their history, and about the service."""
 
 from __future__ import annotations
 

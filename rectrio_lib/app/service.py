@@ -188,7 +188,7 @@ class Service:
         rows = []
         for clean, vector, said in images:
             values = said.model_dump(exclude_none=True)
-            path = self.uploads.place(clean).relative_to(self.uploads.folder).as_posix()
+            path = self.uploads.place(clean.image_id, clean.suffix).relative_to(self.uploads.folder).as_posix()
             rows.append(ImageRow(
                 image_id=clean.image_id, path=path, uploaded=True,
                 width=clean.width, height=clean.height, vector=vector.astype(np.float16).tobytes(),
