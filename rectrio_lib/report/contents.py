@@ -20,6 +20,7 @@ from rectrio_lib.evaluation.doubts import doubtful_labels
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, projection, thumbnails
 from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.results import thumbnails as small_images
 
 MOST_COMPARED = 10_000  # images that are compared with one another, all with all
 THUMBNAIL, MAP_WIDTH = 112, 1200  # pixels
@@ -144,7 +145,7 @@ def doubts(gallery: Collection, vectors: np.ndarray, groups: list[np.ndarray], r
 
 def _shots(place: Place, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:
     """Return {path: what the page needs to show an image and to link to its file}."""
-    small = thumbnails.thumbnails(place, paths, side)
+    small = small_images(place, paths, side)
     return {p: {"path": p, "address": address, "file": place.address(p)} for p, address in small.items()}
 
 
