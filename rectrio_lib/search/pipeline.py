@@ -121,8 +121,4 @@ def _order(query: np.ndarray, vectors: np.ndarray, scores: np.ndarray, k: int, o
         among = np.concatenate([query[None], vectors])
         distances = rerank.k_reciprocal(among, options.reciprocal, min(6, options.reciprocal))
         order = distances.argsort(kind="stable")
-    if options.distinct is not None:
-        order = order[rerank.distinct(vectors[order], options.distinct, k if options.mmr is None else len(order))]
-    if options.mmr is not None:
-        order = order[rerank.mmr(scores[order], vectors[order], k, options.mmr)]
-    return order[:k]
+    return rerank.varied(order, scores, vectors, k, options.distinct, options.mmr)
