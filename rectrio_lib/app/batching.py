@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+WAIT_SECONDS = 0.004  # for more items after the first
+
 
 class BusyError(Exception):
     """More requests wait than the queue takes: come again in a moment."""
@@ -21,7 +23,6 @@ class Batcher:
     Args:
         encode: takes a list of items and returns as many rows.
         most: largest batch.
-        wait: seconds to wait for more items after the first.
         waiting: items that may wait; one more is refused.
         threads: batches under way at once.
         initializer: called in each thread before its first batch.
@@ -31,12 +32,11 @@ class Batcher:
         self,
         encode: Callable[[Sequence[Any]], np.ndarray],
         most: int = 32,
-        wait: float = 0.004,
         waiting: int = 256,
         threads: int = 1,
         initializer: Callable[[], None] = lambda: None,
     ):
-        self.encode, self.most, self.wait, self.waiting, self.threads = encode, most, wait, waiting, threads
+        self.encode, self.most, self.waiting, self.threads = encode, most, waiting, threads
         self._queue: deque[tuple[Any, asyncio.Future]] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode", initializer=initializer)
         self._workers: set[asyncio.Task] = set()  # there are some while something waits
@@ -56,7 +56,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while self._queue:
             if len(self._queue) == 1 and self.most > 1:  # more may come with it
-                await asyncio.sleep(self.wait)
+                await asyncio.sleep(WAIT_SECONDS)
             batch = [self._queue.popleft() for _ in range(min(self.most, len(self._queue)))]  # none: others were faster
             batch = [(item, answer) for item, answer in batch if not answer.done()]  # its client may have gone
             if not batch:

@@ -18,9 +18,12 @@ from rectrio_lib.app.records.catalogue import Catalogue, fits, frame_of, in_kind
 from rectrio_lib.app.records.database import ImageRow
 from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import RectrioError
+from rectrio_lib.core.workspace import Card
 from rectrio_lib.encoders import openvino
 from rectrio_lib.encoders.base import Encoder
+from rectrio_lib.index import factory
 from rectrio_lib.index.base import check_encoder
+from rectrio_lib.index.index import Index
 from rectrio_lib.index.live import LiveIndex
 from rectrio_lib.search.collection import Collection
 from rectrio_lib.search.ranking.calibration import Calibration
@@ -131,6 +134,14 @@ class Generation:
             self.stale |= {r.image_id: r for r in kept if r.image_id not in there and not self._belongs(r)}
             self._seen = rows[-1].sequence
             return False
+
+    def rebuild(self, kept: np.ndarray, vectors: np.ndarray, encoder_hash: str, made_from: Card) -> None:
+        """Save an index of the images at some positions, with vectors (N, dim), in the place of the present one."""
+        before, rows = self.collection.index, self.live.current.rows.iloc[kept].reset_index(drop=True)
+        kind = "auto" if before.kind in factory.candidates("auto", before.dim, len(before)) else before.kind
+        built = Index.build(kind, vectors, rows, encoder_hash, before.recall or 0.95)
+        built.made_from = made_from
+        built.save(self.collection.name, self.collection.workspace)
 
     def _add(self, rows: Sequence[ImageRow]) -> None:
         if rows:

@@ -46,11 +46,8 @@ def mix(
     order = np.arange(len(positions))
     if request.minimum is not None:
         order = order[scores >= request.minimum]
-    if request.distinct is not None:
-        order = order[rerank.distinct(vectors[order], request.distinct, len(order))]
-    if request.mmr is not None:
-        most = request.offset + request.k + 1
-        order = order[rerank.mmr(sums[order] / sums.max(initial=1e-9), vectors[order], most, request.mmr)]
+    most = len(order) if request.mmr is None else request.offset + request.k + 1
+    order = rerank.varied(order, sums / sums.max(initial=1e-9), vectors, most, request.distinct, request.mmr)
     return scores[order], positions[order]
 
 

@@ -10,7 +10,7 @@ from pandas.api import types
 
 from rectrio_lib.app import hybrid
 from rectrio_lib.app.images import colours
-from rectrio_lib.app.schemas import Facet, Facets, Image, Result, SearchRequest, Value
+from rectrio_lib.app.schemas import Facet, Facets, Result, SearchRequest, Value
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.options import Options
@@ -59,13 +59,7 @@ def search(
         column = "created" if request.sort == "score" else request.sort
         order = _sorted(snapshot, positions, column, request.descending)
         scores, positions = scores[order], positions[order]
-    shown = positions[first:last]
-    described = zip(snapshot.records(shown.tolist()), scores[first:last].tolist(), strict=True)
-    results = [
-        Result.model_construct(**image_fields(record), rank=rank, score=None if np.isnan(score) else score)
-        for rank, (record, score) in enumerate(described, first + 1)
-    ]
-    return results, total, len(positions) > last
+    return results_of(snapshot, scores[first:last], positions[first:last], first), total, len(positions) > last
 
 
 def _sorted(snapshot: Snapshot, positions: np.ndarray, column: str, descending: bool) -> np.ndarray:
@@ -90,9 +84,13 @@ def image_fields(record: dict[str, Any]) -> dict[str, Any]:
     return {"id": name, "metadata": metadata, "thumbnail": f"thumbnails/{name}", "view": f"images/{name}/view"}
 
 
-def image(record: dict[str, Any]) -> Image:
-    """Return an image as the API shows it."""
-    return Image(**image_fields(record))
+def results_of(snapshot: Snapshot, scores: np.ndarray, positions: np.ndarray, before: int = 0) -> list[Result]:
+    """Return images found, of which `before` are ranked before these, as the API shows them; a score may be NaN."""
+    described = zip(snapshot.records(positions.tolist()), scores.tolist(), strict=True)
+    return [
+        Result.model_construct(**image_fields(record), rank=rank, score=None if np.isnan(score) else score)
+        for rank, (record, score) in enumerate(described, before + 1)
+    ]
 
 
 def facets(snapshot: Snapshot, where: str | None) -> Facets:
@@ -105,14 +103,13 @@ def facets(snapshot: Snapshot, where: str | None) -> Facets:
 
 def _facet(name: str, values: pd.Series) -> Facet | None:
     """Describe a column; None if it is empty, or every image has a value of its own."""
-    there = values.dropna()
-    if types.is_datetime64_any_dtype(values) or (types.is_numeric_dtype(values) and not types.is_bool_dtype(values)):
+    there, dated = values.dropna(), types.is_datetime64_any_dtype(values)
+    if dated or (types.is_numeric_dtype(values) and not types.is_bool_dtype(values)):
         if not len(there):
             return None
-        low, high = there.min(), there.max()
-        kind = "date" if types.is_datetime64_any_dtype(values) else "number"
-        ends = (low, high) if kind == "date" else (float(low), float(high))
-        return Facet(name=name, kind=kind, count=len(there), distinct=there.nunique(), minimum=ends[0], maximum=ends[1])
+        low, high = (end if dated else float(end) for end in (there.min(), there.max()))
+        kind = "date" if dated else "number"
+        return Facet(name=name, kind=kind, count=len(there), distinct=there.nunique(), minimum=low, maximum=high)
     kind = "bool" if types.is_bool_dtype(values) else "category"
     if there.map(type).eq(list).any():
         kind, there = "tags", there.explode().dropna()

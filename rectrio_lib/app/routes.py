@@ -1,4 +1,4 @@
-"""The routes of the service, and the application that serves them."""
+"""The routes about images, searches and their history, and about the service."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from prometheus_client import generate_latest
 from pydantic import Field, TypeAdapter
 from sqlalchemy import text
 from starlette.exceptions import HTTPException
@@ -23,6 +24,7 @@ PAGE = Path(__file__).parent / "page"
 MOST_FILES = 64  # of one upload
 FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}  # an id names content, which never changes
 Searching, Writing = Annotated[Caller, Depends(allow("search"))], Annotated[Caller, Depends(allow("write"))]
+Governing = Annotated[Caller, Depends(allow("admin"))]
 QUERY = TypeAdapter(schemas.SearchRequest)
 SEARCH_BODY = bodies.described("SearchRequest")
 METADATA = TypeAdapter(schemas.Metadata | Annotated[list[schemas.Metadata], Field(max_length=MOST_FILES)])
@@ -56,13 +58,9 @@ async def search(request: Request, service: Served, caller: Searching) -> JSONRe
     Files come as `multipart/form-data`: `files`, and `query` as JSON, whose parts refer to them by number. Without
     `query` the files are what is searched for.
     """
-    query, files = await bodies.query_and_files(request, QUERY, _files_alone)
+    query, files = await bodies.query_and_files(request, QUERY)
     answer = await service.search(query, files, caller.name)
     return Response(answer.__pydantic_serializer__.to_json(answer), media_type=bodies.JSON)
-
-
-def _files_alone(count: int) -> dict:
-    return {"like": [{"file": number} for number in range(count)]}
 
 
 UPLOAD_BODY = {"requestBody": {"required": True, "content": {bodies.FORM: {
@@ -114,7 +112,7 @@ Record = Annotated[dict, Depends(_record)]
 @routes.get("/images/{image_id}", tags=["images"])
 async def image(record: Record) -> schemas.Image:
     """What is known of an image."""
-    return querying.image(record)
+    return schemas.Image(**querying.image_fields(record))
 
 
 _jpeg = {200: {"content": {"image/jpeg": {}}, "description": "The picture."}}
@@ -136,7 +134,7 @@ def thumbnail(record: Record, service: Served) -> Response:
 async def change(image_id: schemas.ImageId, said: schemas.Metadata, service: Served, caller: Writing) -> schemas.Image:
     """Change what is said of an image: null deletes, `extra` is merged."""
     await service.change(image_id, said)
-    return querying.image(_record(service, image_id, caller))
+    return await image(_record(service, image_id, caller))
 
 
 @routes.delete("/images/{image_id}", tags=["images"], status_code=204)
@@ -215,8 +213,8 @@ def ready(service: Served) -> dict[str, str]:
 
 
 @routes.get("/metrics", tags=["service"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def figures(service: Served, caller: Annotated[Caller, Depends(allow("admin"))]) -> Response:
+async def figures(service: Served, caller: Governing) -> Response:
     """Figures for Prometheus."""
     metrics.IMAGES.set(len(service.now.live.current))
     metrics.TAIL.set(len(service.now.live.current.tail))
-    return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(generate_latest(metrics.REGISTRY), media_type="text/plain; version=0.0.4")

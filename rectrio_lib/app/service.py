@@ -33,7 +33,8 @@ from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, Rectrio
 from rectrio_lib.data.image_files import content_id
 from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.collection import Collection
-from rectrio_lib.search.searcher import WITHOUT, weighted_mean
+from rectrio_lib.search.pipeline import weighted_mean
+from rectrio_lib.search.searcher import WITHOUT
 
 LOG = logging.getLogger(__name__)
 SHOWN = 100  # results that the history keeps
@@ -187,7 +188,7 @@ class Service:
         rows = []
         for clean, vector, said in images:
             values = said.model_dump(exclude_none=True)
-            path = self.uploads.place(clean).relative_to(self.uploads.folder).as_posix()
+            path = self.uploads.place(clean.image_id, clean.suffix).relative_to(self.uploads.folder).as_posix()
             rows.append(ImageRow(
                 image_id=clean.image_id, path=path, uploaded=True,
                 width=clean.width, height=clean.height, vector=vector.astype(np.float16).tobytes(),

@@ -14,7 +14,6 @@ from rectrio_lib.app.generation import Generation
 from rectrio_lib.app.images import colours
 from rectrio_lib.core.errors import DataError, RectrioError, StoreInUseError
 from rectrio_lib.embeddings.writer import writing
-from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
 
 if TYPE_CHECKING:
@@ -100,13 +99,10 @@ def _reindex(now: Generation) -> None:
     if not len(kept):
         raise DataError("The collection holds no image any more, and an index of none cannot be built.")
     if not isinstance(index, Index):  # a server, which takes what is new as it is
-        index.remove(snapshot.rows["image_id"][: len(snapshot.main_rows)][snapshot.removed[: len(snapshot.main_rows)]])
-        fresh = kept[kept >= len(snapshot.main_rows)]
+        size = len(snapshot.main_rows)
+        index.remove(snapshot.rows["image_id"][:size][snapshot.removed[:size]])
+        fresh = kept[kept >= size]
         index.add(snapshot.vectors_at(fresh), snapshot.rows.iloc[fresh])
         index.save(now.collection.name, now.collection.workspace)
         return
-    rows = snapshot.rows.iloc[kept].reset_index(drop=True)
-    kind = "auto" if index.kind in factory.candidates("auto", index.dim, len(kept)) else index.kind
-    built = Index.build(kind, snapshot.vectors_at(kept), rows, index.encoder_hash, index.recall or 0.95)
-    built.made_from = index.made_from
-    built.save(now.collection.name, now.collection.workspace)
+    now.rebuild(kept, snapshot.vectors_at(kept), index.encoder_hash, index.made_from)

@@ -18,7 +18,6 @@ from rectrio_lib.data.places.local import LocalFolder
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.report.page import write_page
 from rectrio_lib.search import building
-from rectrio_lib.search.building import BACKBONE
 from rectrio_lib.search.changes import trained_size
 from rectrio_lib.search.collection import Collection
 
@@ -46,14 +45,14 @@ def train(folder: str | Path, name: str = "", rows: pd.DataFrame | None = None, 
     """
     place, name = building.place_and_name(folder, name)
     (training_chapter,) = chapter.select_chapters([CHAPTER])
-    backbone = parameters.get("backbone", BACKBONE)
+    backbone = parameters.get("backbone", building.BACKBONE)
     rows = building.embed(place, backbone, name)[0].select() if rows is None else rows
     if reason := why_untrained(rows, place):
         raise ArgumentError(f"{place.uri} cannot be trained on: {reason}.")
     training = rows[rows["label"].ne("") & ~rows["split"].isin(["val", "test"])]
     batch = min(training_chapter.parameters["batch_size"], max(3, int(TRAINED_SHARE * len(training))))
     size, resolution = trained_size(backbone)
-    chosen = {"size": size, "resolution": resolution, "batch_size": batch, "backbone": BACKBONE, "dataset": name}
+    chosen = {"size": size, "resolution": resolution, "batch_size": batch, "backbone": backbone, "dataset": name}
     chosen |= {"folder": place.uri, "encoder": f"{name}-tuned", **parameters}
     runner.run_chapters([training_chapter], None, chosen)
     return chosen["encoder"]

@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 import nbformat
 
+from rectrio_lib.chapters.chapter import chapter_paths
 from rectrio_lib.chapters.record import recorded, title_of
-from rectrio_lib.core.workspace import Workspace
 
 TEMPLATE = Path(__file__).with_name("index.html")
 
@@ -22,8 +22,7 @@ def write_pages(executed: Path) -> None:
     notebook.metadata.pop("widgets", None)  # Colab writes it without the state that the exporter looks for
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title_of(notebook)}})
     executed.with_suffix(".html").write_text(page, encoding="utf-8")
-    committed = sorted((Workspace().root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    copies = [executed.parent / path.name for path in committed]
+    copies = [executed.parent / path.name for path in chapter_paths()]
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True, trim_blocks=True)
     index = template.render(rows=[_row(path) for path in copies if path.exists()])
     (executed.parent / "index.html").write_text(index, encoding="utf-8")

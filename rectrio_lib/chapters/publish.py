@@ -18,7 +18,6 @@ _HEAD = """# Published results
 `rectrio publish` writes this page from the JSON files beside it, which also hold every parameter, and from
 [remarks.md](remarks.md). Edit those. Choices were made on validation images; test images only report.
 """
-_COMMANDS = {QUICK: "make run"}
 
 
 def publish(name: str) -> Path:
@@ -58,7 +57,7 @@ def published_page(folder: Path) -> str:
     """Return all tables of the JSON files in a folder as one Markdown page, and its remarks.md at the end."""
     parts = [_HEAD]
     for name, entries in _profiles(folder).items():
-        parts.append(f"## Profile {name}: `{_COMMANDS.get(name, f'make run PROFILE={name}')}`\n")
+        parts.append(f"## Profile {name}: `make run{'' if name == QUICK else f' PROFILE={name}'}`\n")
         for chapter, entry in entries.items():
             tables = entry["values"].get("tables", {})
             if tables:

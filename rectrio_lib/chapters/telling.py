@@ -34,12 +34,10 @@ def check(claim: str, value: ArrayLike, expected: ArrayLike = True, within: floa
         within: the largest difference allowed.
     """
     value, expected = np.asarray(value), np.asarray(expected)
-    same = value.shape == expected.shape
-    if same and within:
-        holds = bool(np.allclose(value, expected, rtol=0, atol=within))
-    else:
-        holds = same and bool(np.array_equal(value, expected))
-    limit = f" (within {within:g})" if within else ""
+    holds, limit = bool(np.array_equal(value, expected)), ""
+    if within:
+        same, limit = value.shape == expected.shape, f" (within {within:g})"
+        holds = same and bool(np.allclose(value, expected, rtol=0, atol=within))
     print(f"{claim}{limit}: {holds}" if holds else f"{claim}{limit}: {holds}, {value} instead of {expected}")
 
 

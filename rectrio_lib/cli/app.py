@@ -39,10 +39,8 @@ class OneSentence(TyperGroup):
         except Exception as error:
             if getattr(error, "errno", None) in FULL:
                 where = f" ({error.filename})" if error.filename else ""
-                say(
-                    f"rectrio: {error.strerror}{where}: make room, then call again; what finished before is kept.",
-                    err=True,
-                )
+                kept = "make room, then call again; what finished before is kept."
+                say(f"rectrio: {error.strerror}{where}: {kept}", err=True)
                 raise typer.Exit(1) from None
             if type(error).__module__.partition(".")[0] not in ("click", "typer"):  # those end commands and show usage
                 from importlib.metadata import metadata

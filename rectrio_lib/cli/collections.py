@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # imported by the commands that need them, see `app`
 FOLDER = "A folder of images, in class folders or not; or s3://…, gs://…, https://…, 'set-{000..009}.tar', set.parquet."
 Folder = Annotated[str, typer.Argument(help=FOLDER, show_default=False)]
 Moved = Annotated[str | None, typer.Option(help="Where the images are now, if they have moved.", show_default=False)]
+Opened = Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)]
+Index = Annotated[str, typer.Option(help="Name of the index, if there are several.", show_default=False)]
+Where = Annotated[str | None, typer.Option(help="Such as \"label == 'cat' and width > 200\".")]
 Name = Annotated[str, typer.Option(help="Its name; by default that of the folder.", show_default=False)]
 Encoder = Annotated[str, typer.Option(help="An encoder below outputs/encoders.", show_default=False)]
 BACKBONES = "clip:ViT-B/32; several are joined by +; auto: that one where there is a GPU, else lite:efficientnet_lite0"
@@ -116,10 +119,10 @@ def search(
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="Words to search for; with an image: like it, but …")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Words to turn away from.")] = None,
-    index: Annotated[str, typer.Option(help="Name of the index, if there are several.", show_default=False)] = "",
+    index: Index = "",
     folder: Moved = None,
     k: Annotated[int, typer.Option(help="Results per query.")] = 10,
-    where: Annotated[str | None, typer.Option(help="Such as \"label == 'cat' and width > 200\".")] = None,
+    where: Where = None,
     minimum: Annotated[float | None, typer.Option(help="Only results of at least this similarity.")] = None,
     distinct: Annotated[
         float | None, typer.Option(help="Drop results whose cosine to a better-ranked result exceeds this (e.g. 0.98).")
@@ -144,7 +147,7 @@ def search(
 
         grids.save_image(thumbnails.answer_grid(shop, queries, results), show)
     if as_json:
-        say_json(json.dumps(as_json_object(shop, results, k), ensure_ascii=False))
+        say_json(as_json_object(shop, results, k))
     else:
         say_results(shop, results)
         if show is not None:

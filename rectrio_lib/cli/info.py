@@ -32,10 +32,9 @@ def overview(name: str = "") -> dict[str, list[Card]]:
         "Encoders": [_encoder_row(n, c) for n, c in encoders.items() if name in ("", n) or n in makers],
     }
     if name and not any(tables.values()):
-        known = (
-            f"below {Workspace().outputs} there is {', '.join(sorted({*indexes, *stores, *encoders})) or 'nothing yet'}"
-        )
-        raise ArgumentError(f"There is no index, store or encoder {name!r}: {known}.")
+        known = ", ".join(sorted({*indexes, *stores, *encoders})) or "nothing yet"
+        home = Workspace().outputs
+        raise ArgumentError(f"There is no index, store or encoder {name!r}: below {home} there is {known}.")
     return tables
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -26,11 +27,11 @@ def escaped(value: Any) -> Any:
     return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], value) if isinstance(value, str) else value
 
 
-def say_json(text: str) -> None:
+def say_json(content: dict[str, Any]) -> None:
     """Print JSON as UTF-8, whatever the code page."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    typer.echo(text)
+    typer.echo(json.dumps(content, ensure_ascii=False))
 
 
 def program() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rectrio_lib.cli.collections import Moved
+from rectrio_lib.cli.collections import RANDOM, Moved, Opened
 from rectrio_lib.cli.output import escaped, say
 from rectrio_lib.core.errors import MissingPackageError
 
@@ -24,7 +24,7 @@ Days = Annotated[float | None, typer.Option(help="How long it is valid; else unt
 
 
 def serve(
-    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
+    name: Opened = "",
     host: Annotated[str, typer.Option(help="To listen on; beyond this machine callers need keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="To listen on; 0: any that is free.")] = 8000,
     allowed_host: Annotated[
@@ -46,13 +46,10 @@ def serve(
         name = NAME
     shop = Collection.open(name, folder)
     if shop.random_weights:
-        say("STAND-IN: the vectors come from random weights. Results mean nothing.", err=True)
-
+        say(RANDOM, err=True)
     if shop.place and not shop.place.there():
-        say(
-            f"{shop.uri} is gone: its images are found but cannot be shown (--folder DIR says where they are).",
-            err=True,
-        )
+        gone = "its images are found but cannot be shown (--folder DIR says where they are)."
+        say(f"{shop.uri} is gone: {gone}", err=True)
 
     def started(address: str) -> None:
         say(f"Serving    {shop.name}: {len(shop.index):,} images")
@@ -63,9 +60,7 @@ def serve(
     server.serve(shop, host, port, allowed_host or (), workers, started)
 
 
-def reindex(
-    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
-) -> None:
+def reindex(name: Opened = "") -> None:
     """Build the index of a served collection anew, with what was uploaded and without what was removed."""
     with _packages():
         from rectrio_lib.app import generation, upkeep
@@ -87,12 +82,7 @@ def _packages() -> Iterator[None]:
 
 
 @keys.command("add")
-def add_key(
-    name: Name,
-    scope: Scope = "search",
-    rate: Rate = "",
-    days: Days = None,
-) -> None:
+def add_key(name: Name, scope: Scope = "search", rate: Rate = "", days: Days = None) -> None:
     """Make a key and print it, once: only its hash is kept."""
     engine = database()
     from rectrio_lib.app.web import access

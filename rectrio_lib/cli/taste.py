@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,18 +9,16 @@ import typer
 from rectrio_lib.cli import collections, serve
 from rectrio_lib.cli.output import escaped, say, say_json
 
-Images = Annotated[list[str] | None, typer.Argument(help="What is liked: files, image_ids or paths.")]
-
 
 def recommend(
-    like: Images = None,
+    like: Annotated[list[str] | None, typer.Argument(help="What is liked: files, image_ids or paths.")] = None,
     dislike: Annotated[list[str] | None, typer.Option(help="An image that is not liked; repeat for more.")] = None,
     seen: Annotated[list[str] | None, typer.Option(help="An image not to be shown; repeat for more.")] = None,
-    index: Annotated[str, typer.Option(help="Name of the index, if there are several.", show_default=False)] = "",
-    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
+    index: collections.Index = "",
+    folder: collections.Moved = None,
     k: Annotated[int, typer.Option(help="Most results.")] = 10,
     strategy: Annotated[str, typer.Option(help="logistic, mean or best.")] = "logistic",
-    where: Annotated[str | None, typer.Option(help="Such as \"label == 'cat' and width > 200\".")] = None,
+    where: collections.Where = None,
     distinct: Annotated[float | None, typer.Option(help="Drop results more similar than this (e.g. 0.98).")] = None,
     mmr: Annotated[float | None, typer.Option(help="Variety: 1 counts likes alone (e.g. 0.7).")] = None,
     group_by: Annotated[str | None, typer.Option(help="A column: of each of its values at most --per-group.")] = None,
@@ -37,19 +33,14 @@ def recommend(
     shop = Collection.open(index, folder)
     results = shop.recommend(like or (), dislike or (), seen or (), k, **taste)
     if as_json:
-        say_json(
-            json.dumps(collections.as_json_object(shop, results, k) | {"ignored": results.ignored}, ensure_ascii=False)
-        )
+        say_json(collections.as_json_object(shop, results, k) | {"ignored": results.ignored})
     else:
         for name, reason in results.ignored.items():
             say(f"Ignored    {escaped(name)}: {reason}", err=True)
         collections.say_results(shop, results)
 
 
-def calibrate(
-    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
-    folder: Annotated[Path | None, typer.Option(help="Where the images are now, if they have moved.")] = None,
-) -> None:
+def calibrate(name: collections.Opened = "", folder: collections.Moved = None) -> None:
     """Learn what scores mean, so that results can end where they are no longer sure."""
     from rectrio_lib.search.collection import Collection
 
@@ -62,7 +53,7 @@ def calibrate(
 
 
 def retrain(
-    name: Annotated[str, typer.Argument(help="Of an index, if there are several.", show_default=False)] = "",
+    name: collections.Opened = "",
     undo: Annotated[bool, typer.Option("--undo", help="Go back to the encoder before.")] = False,
 ) -> None:
     """Learn from the likes and dislikes of a served collection, if that makes it better."""

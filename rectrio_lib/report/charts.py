@@ -99,17 +99,15 @@ def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None
 
 
 @lettered
-def class_dots(
-    evaluations: Mapping[str, Evaluation], classes: Sequence[str] = (), score: str = "recall_at_1", title: str = ""
-) -> Figure:
-    """One row per class, a dot with its 95 % interval per encoder; what the last one gains over the first orders them.
+def class_dots(evaluations: Mapping[str, Evaluation], classes: Sequence[str] = (), title: str = "") -> Figure:
+    """Recall@1, one row per class, a dot with its 95 % interval per encoder; the last one's gain over the first orders.
 
     Args:
         evaluations: {encoder: figures of queries by class}.
         classes: names of the classes, where labels are numbers; empty: labels are names.
-        score: what is shown.
         title: above.
     """
+    score = "recall_at_1"
     figures = [evaluation.per_class()[score] for evaluation in evaluations.values()]
     order = (figures[-1] - figures[0] if len(figures) > 1 else figures[0]).sort_values().index
     figure, axis = plt.subplots(figsize=(7.5, 0.4 * len(order) + 1.2))
@@ -121,7 +119,7 @@ def class_dots(
             axis.plot(one.interval(score), [height] * 2, color=colour, lw=2, alpha=0.5)
             axis.plot(one.means()[score], height, "os^dv"[number % 5], color=colour, label=name if row == 0 else None)
     axis.set_yticks(range(len(order)), [readable(classes[label] if len(classes) else label) for label in order])
-    axis.set(xlabel=f"{score.replace('_at_', '@').replace('map@r', 'mAP@R')}, with 95 % intervals", title=title)
+    axis.set(xlabel="recall@1, with 95 % intervals", title=title)
     axis.set_xlim(None, 1.005)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core.tables import with_interval
+from rectrio_lib.core.tables import shortened, with_interval
 from rectrio_lib.data.places.archives import archive_of
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.embeddings.embed import Report
@@ -19,19 +20,20 @@ from rectrio_lib.evaluation.doubts import doubtful_labels
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, projection, thumbnails
 from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.results import thumbnails as small_images
 
 MOST_COMPARED = 10_000  # images that are compared with one another, all with all
 THUMBNAIL, MAP_WIDTH = 112, 1200  # pixels
 QUERIES, RESULTS = 12, 8
 MOST_GROUPS, MOST_OF_A_GROUP, MOST_BAD, MOST_DOUBTS = 12, 8, 40, 16
 MAP_COLUMNS = 26
-LONGEST_DRAWN = 24  # letters of a class name in a figure
 Facts = dict[str, Any]
+_drawn = partial(shortened, most=24)  # a class name in a figure
 
 
-def sample(rows: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
+def sample(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     """Return at most this many rows, drawn at random, in their order."""
-    return rows if len(rows) <= most else rows.sample(most, random_state=seed).sort_index()
+    return rows if len(rows) <= most else rows.sample(most, random_state=0).sort_index()
 
 
 def held_out(rows: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +84,7 @@ def class_quality(spaces: Mapping[str, np.ndarray], rows: pd.DataFrame, tested: 
     labels = rows["label"][known & rows.index.isin(held_out(rows).index)]
     classes = labels.value_counts().head(projection.MOST_CLASSES).index.sort_values()
     similarity = class_similarity(vectors[labels.index], labels.to_numpy(), classes)
-    figure = charts.class_similarities({"": similarity}, list(map(_shortened, classes)))
+    figure = charts.class_similarities({"": similarity}, list(map(_drawn, classes)))
     share = rows["label"][known & (rows["split"].ne("test") | (not tested))].value_counts(normalize=True)
     return {
         "quality": [{"encoder": name, **_figures(evaluation)} for name, evaluation in measured.items()],
@@ -92,10 +94,6 @@ def class_quality(spaces: Mapping[str, np.ndarray], rows: pd.DataFrame, tested: 
         "per_class": last.per_class()["recall_at_1"].dropna().to_dict(),
         "similarity": thumbnails.figure_address(figure),
     }
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_DRAWN else f"{name[: LONGEST_DRAWN - 1]}…"
 
 
 def _figures(measured: Evaluation) -> dict[str, str]:
@@ -147,7 +145,7 @@ def doubts(gallery: Collection, vectors: np.ndarray, groups: list[np.ndarray], r
 
 def _shots(place: Place, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:
     """Return {path: what the page needs to show an image and to link to its file}."""
-    small = thumbnails.thumbnails(place, paths, side)
+    small = small_images(place, paths, side)
     return {p: {"path": p, "address": address, "file": place.address(p)} for p, address in small.items()}
 
 
@@ -184,6 +182,6 @@ def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> F
     classes, scatter = sorted(set(chosen["label"]) - {""}), ""
     if 2 <= len(classes) <= projection.MOST_CLASSES:
         upright = {"": points * (1, -1)}  # y grows upwards in a plot, and downwards on a page
-        figure = charts.projection(upright, chosen["label"].map(_shortened), list(map(_shortened, classes)))
+        figure = charts.projection(upright, chosen["label"].map(_drawn), list(map(_drawn, classes)))
         scatter = thumbnails.figure_address(figure)
     return {"map": shown, "mapped": len(chosen), "map_columns": columns, "method": method, "scatter": scatter}

@@ -55,8 +55,7 @@ class Wall:
         """Draw uint8 (C, H, W) with a caption above and a frame, dashed for a miss; return left, right, bottom, top."""
         top, side = line * self.height + self.caption + self.MARGIN, 1 - 2 * self.MARGIN
         extent = (column + self.MARGIN, column + self.MARGIN + side, top + side, top)
-        colours = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-        self.axis.imshow(colours, cmap="gray", vmin=0, vmax=255, extent=extent)
+        self.axis.imshow(image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255, extent=extent)
         if caption:
             self.axis.text(column + 0.5, top - 0.06, caption, ha="center", va="bottom", fontsize=8)
         if frame:

@@ -1,4 +1,4 @@
-"""Small images, read from their files: inside of web pages, and as a grid of queries and results."""
+"""Figures inside of web pages, and a grid of queries and results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from rectrio_lib.data.places.place import Place
 from rectrio_lib.report import grids
 from rectrio_lib.search.collection import Collection
 from rectrio_lib.search.results import Results
-from rectrio_lib.search.results import thumbnails as thumbnails  # read from here by the reports
 
 GRID_SIDE = 144
 

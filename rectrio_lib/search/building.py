@@ -111,11 +111,8 @@ def mirrored(encoder: str, workspace: Workspace) -> str:
     from rectrio_lib.encoders.adapted import adapted
     from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 
-    whole, name, there = (
-        adapted(load_encoder(encoder, workspace), True),
-        encoder + MIRRORED,
-        workspace.cards("encoders"),
-    )
+    whole, name = adapted(load_encoder(encoder, workspace), True), encoder + MIRRORED
+    there = workspace.cards("encoders")
     if there.get(name, {}).get("hash") != fingerprint(whole):
         made = {key: there[encoder].get(key) for key in ("trained_on", "seed")}
         save_encoder(whole, name, **made, workspace=workspace)

@@ -16,6 +16,8 @@ from rectrio_lib.index.base import VectorIndex, Where
 from rectrio_lib.index.conditions import matching
 
 COPIED = ["path", "label", "split"]  # in which a copy differs from its image
+RANGES = {"expand": (0, inf), "alpha": (0, inf), "reciprocal": (1, inf), "mmr": (0, 1), "pool": (1, inf)}
+RANGES |= dict.fromkeys(("sure", "minimum_probability"), (0, 1)) | dict.fromkeys(("minimum", "distinct"), (-inf, inf))
 
 if TYPE_CHECKING:
     from rectrio_lib.search.ranking.calibration import Calibration
@@ -56,9 +58,7 @@ class Options:
     pool: int = 100
 
     def __post_init__(self) -> None:
-        ranges = {"expand": (0, inf), "alpha": (0, inf), "reciprocal": (1, inf), "mmr": (0, 1), "pool": (1, inf)}
-        ranges |= {"sure": (0, 1), "minimum_probability": (0, 1)}
-        for name, (low, high) in (ranges | {"minimum": (-inf, inf), "distinct": (-inf, inf)}).items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and low <= value <= high):
                 expected = "a number" if low == -inf else f"{low} {'or more' if high == inf else f'to {high}'}"

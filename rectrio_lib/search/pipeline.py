@@ -13,6 +13,8 @@ from rectrio_lib.search import rerank
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.results import Results
 
+NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
+
 
 def answer(
     index: VectorIndex, vectors: np.ndarray, k: int, ids: list[str], options: Options, exclude: np.ndarray
@@ -29,7 +31,8 @@ def answer(
     """
     options.calibrated(None)  # which refuses what needs a calibration: it should be a minimum by now
     if options.combine:
-        vectors, ids, exclude = _mean(vectors), [" + ".join(ids)], exclude.reshape(1, -1)
+        mean = weighted_mean(vectors, np.ones(len(vectors), np.float32))
+        vectors, ids, exclude = mean[None], [" + ".join(ids)], exclude.reshape(1, -1)
     return Results(ids, *nearest(index, vectors, k, options, exclude), index.rows)
 
 
@@ -76,11 +79,19 @@ class _Part:
         return np.pad(scores, missing, constant_values=np.nan), np.pad(positions, missing, constant_values=-1)
 
 
-def _mean(vectors: np.ndarray) -> np.ndarray:
-    total = np.asarray(vectors, np.float32).sum(0, keepdims=True)
+def weighted_mean(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Join the parts of one query, (P, dim), to one unit vector (dim,); negative weights turn away.
+
+    Raises:
+        ArgumentError: if no weight is positive, one is not finite, or the parts cancel each other.
+    """
+    if not np.isfinite(weights).all() or not (weights > 0).any():
+        given = ", ".join(f"{weight:g}" for weight in weights) or "none"
+        raise ArgumentError(f"Weights should be finite and one of them positive, not {given}.")
+    total = weights / abs(weights).sum() @ vectors
     length = np.linalg.norm(total)
-    if length < 1e-3 * max(1, len(vectors)):
-        raise ArgumentError(f"combine: the mean of {len(vectors)} queries has no direction; use other queries, or one.")
+    if length < NO_DIRECTION:
+        raise ArgumentError("The parts of this query cancel each other: change one of them, or its weight.")
     return total / length
 
 
@@ -110,8 +121,4 @@ def _order(query: np.ndarray, vectors: np.ndarray, scores: np.ndarray, k: int, o
         among = np.concatenate([query[None], vectors])
         distances = rerank.k_reciprocal(among, options.reciprocal, min(6, options.reciprocal))
         order = distances.argsort(kind="stable")
-    if options.distinct is not None:
-        order = order[rerank.distinct(vectors[order], options.distinct, k if options.mmr is None else len(order))]
-    if options.mmr is not None:
-        order = order[rerank.mmr(scores[order], vectors[order], k, options.mmr)]
-    return order[:k]
+    return rerank.varied(order, scores, vectors, k, options.distinct, options.mmr)

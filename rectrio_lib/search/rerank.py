@@ -73,6 +73,17 @@ def mmr(relevance: np.ndarray, vectors: np.ndarray, k: int, balance: float) -> n
     return chosen
 
 
+def varied(
+    order: np.ndarray, relevance: np.ndarray, vectors: np.ndarray, k: int, limit: float | None, balance: float | None
+) -> np.ndarray:
+    """Return at most k places of an order, best first, by `distinct` with a limit and `mmr`; None leaves either out."""
+    if limit is not None:
+        order = order[distinct(vectors[order], limit, k if balance is None else len(order))]
+    if balance is not None:
+        order = order[mmr(relevance[order], vectors[order], k, balance)]
+    return order[:k]
+
+
 def k_reciprocal(vectors: np.ndarray, k1: int = 20, k2: int = 6, balance: float = 0.3) -> np.ndarray:
     """Measure candidates by the neighbours they share with the query, where being a neighbour is mutual.
 

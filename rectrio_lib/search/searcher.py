@@ -20,14 +20,13 @@ from rectrio_lib.data.layout import nfc
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.index.base import VectorIndex, check_encoder
 from rectrio_lib.search.options import Options
-from rectrio_lib.search.pipeline import answer
+from rectrio_lib.search.pipeline import answer, weighted_mean
 from rectrio_lib.search.results import Results
 
 if TYPE_CHECKING:  # PyTorch is imported when an image or a text must be encoded, not before
     from rectrio_lib.encoders.base import Encoder
     from rectrio_lib.search.ranking.calibration import Calibration
 
-NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
 WITHOUT = -0.5  # weight of an unwanted text: enough to turn away, too little to lead elsewhere
 Image = str | Path | np.ndarray
 
@@ -222,22 +221,6 @@ def search_vectors(
     check_encoder(index, encoder_hash)
     ids = [str(i) for i in range(len(vectors))] if query_ids is None else list(query_ids)
     return answer(index, vectors, k, ids, Options(**options), np.empty((len(vectors), 0), np.int64))
-
-
-def weighted_mean(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Join the parts of one query, (P, dim), to one unit vector (dim,); negative weights turn away.
-
-    Raises:
-        ArgumentError: if no weight is positive, one is not finite, or the parts cancel each other.
-    """
-    if not np.isfinite(weights).all() or not (weights > 0).any():
-        given = ", ".join(f"{weight:g}" for weight in weights) or "none"
-        raise ArgumentError(f"Weights should be finite and one of them positive, not {given}.")
-    total = weights / abs(weights).sum() @ vectors
-    length = np.linalg.norm(total)
-    if length < NO_DIRECTION:
-        raise ArgumentError("The parts of this query cancel each other: change one of them, or its weight.")
-    return total / length
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:

@@ -104,7 +104,7 @@ def test_no_json_breaks_the_answer(app, body):
 
 
 def test_detail_is_short_and_can_be_written():
-    answer = problems.problem(400, "x\ud800" * 5_000, Retry_After="5")
+    answer = problems.problem(400, "x\ud800" * 5_000, headers={"Retry-After": "5"})
     assert len(json.loads(answer.body)["detail"]) == 600 and answer.headers["retry-after"] == "5"
 
 

@@ -20,6 +20,7 @@ from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.service import Service
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
+from rectrio_lib.index import factory
 from rectrio_lib.search.collection import Collection
 
 
@@ -307,6 +308,13 @@ def test_a_new_index_takes_over_what_was_uploaded_and_leaves_out_what_was_remove
     opened = Collection.open("photos", workspace=collection.workspace)
     assert uploaded in set(opened.index.rows["image_id"])
     assert removed not in set(opened.index.rows["image_id"])
+
+
+def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(factory, "FLAT_ROWS", len(collection.index))
+    api.post("/upload", files=new_images(tmp_path / "new", 90))
+    upkeep.reindex(api.app.state.service.now)
+    assert Collection.open("photos", workspace=collection.workspace).index.kind == "hnsw"
 
 
 def test_two_services_on_one_database_see_each_others_changes(api, collection, tmp_path):

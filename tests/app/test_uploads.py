@@ -395,7 +395,7 @@ def test_only_ids_lead_to_files(kept, image_id):
 def test_fifty_at_once_leave_one_whole_file(kept):
     with ThreadPoolExecutor(16) as pool:
         paths = set(pool.map(lambda _: kept.save(CLEAN), range(50)))
-    assert paths == {kept.place(CLEAN)}
+    assert paths == {kept.place(CLEAN.image_id, CLEAN.suffix)}
     assert [file.read_bytes() for file in kept.folder.rglob("*") if file.is_file()] == [b"content"]
 
 

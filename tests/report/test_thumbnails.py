@@ -12,6 +12,7 @@ from makers.walls import tiles
 from PIL import Image
 
 from rectrio_lib.report import grids, thumbnails
+from rectrio_lib.search import results
 from rectrio_lib.search.collection import Collection
 
 
@@ -38,7 +39,7 @@ def opened(address):
 def test_thumbnails_are_the_pictures_in_small_and_empty_where_there_is_none(gallery):
     (gallery.folder / "broken.png").write_bytes(b"no picture")
     paths = ["cat/02.png", "dog/50.png", "broken.png", "gone.png", "cat/02.png"]
-    found = thumbnails.thumbnails(gallery.folder, paths, 24)
+    found = results.thumbnails(gallery.folder, paths, 24)
     assert list(found) == paths[:4]
     assert (found["broken.png"], found["gone.png"]) == ("", "")
     for path, seed in (("cat/02.png", 2), ("dog/50.png", 50)):

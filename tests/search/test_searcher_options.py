@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import index as index_module
 from rectrio_lib.index.index import Index
 from rectrio_lib.search import rerank
@@ -165,7 +166,7 @@ def test_combined_pictures_leave_all_of_themselves_out():
 
 @pytest.mark.parametrize("queries", [np.stack([QUERIES[0], -QUERIES[0]]), QUERIES[:0]])
 def test_queries_without_a_common_direction_are_refused(queries):
-    with pytest.raises(ValueError, match=rf"^combine: the mean of {len(queries)} queries has no direction"):
+    with pytest.raises(ArgumentError):
         search_vectors(FLAT, queries, combine=True)
 
 

@@ -110,7 +110,7 @@ class Uploads:
         Raises:
             StorageError: if the disk is full, or would be nearly so, or cannot be written.
         """
-        path = self.place(image)
+        path = self.place(image.image_id, image.suffix)
         with renamed(path) as partial_path:
             free = shutil.disk_usage(path.parent).free - len(image.data)
             if free < FREE_BYTES:
@@ -122,16 +122,13 @@ class Uploads:
                 os.fsync(file.fileno())
         return path
 
-    def place(self, image: CleanImage) -> Path:
-        """Return where the file of an image lies, or will."""
-        return self._path(image.image_id, image.suffix)
-
     def delete(self, image_id: str) -> None:
         """Delete the file of an image, if there is one; ArgumentError if that is no image_id."""
         for suffix in SUFFIXES:
-            self._path(image_id, suffix).unlink(missing_ok=True)
+            self.place(image_id, suffix).unlink(missing_ok=True)
 
-    def _path(self, image_id: str, suffix: str) -> Path:
+    def place(self, image_id: str, suffix: str) -> Path:
+        """Return where the file of an image lies, or will."""
         if not IMAGE_ID.fullmatch(image_id) or suffix not in SUFFIXES:
             raise ArgumentError(f"{image_id!r:.100} is no image_id: it has 16 hexadecimal digits.")
         return self.folder / image_id[:2] / f"{image_id}{suffix}"

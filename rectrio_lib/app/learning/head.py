@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from rectrio_lib.encoders.pretrained import ProjectionHead
 from rectrio_lib.evaluation.evaluation import Evaluation
-from rectrio_lib.evaluation.retrieval import evaluate
 from rectrio_lib.training.losses import make_loss
 
 STEPS, BATCH, RATE, MARGIN = 200, 128, 1e-3, 0.2
@@ -35,7 +34,8 @@ def train(
     """
     known, rng = torch.from_numpy(features), np.random.default_rng(seed)
     old, new = head, deepcopy(head)
-    by_labels, members = make_loss("triplet", margin=MARGIN), _members(targets)
+    by_labels, classes = make_loss("triplet", margin=MARGIN), (targets == target for target in np.unique(targets))
+    members = [places for own in classes if len(places := np.flatnonzero(own)) > 1]
     optimizer = torch.optim.Adam(new.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for step in range(steps):
@@ -76,19 +76,8 @@ def vectors_of(head: ProjectionHead, features: np.ndarray) -> np.ndarray:
     return head(torch.from_numpy(features)).numpy()
 
 
-def _members(targets: np.ndarray) -> list[np.ndarray]:
-    """Return the places of each class that has two or more."""
-    places = [np.flatnonzero(targets == target) for target in np.unique(targets)]
-    return [own for own in places if len(own) > 1]
-
-
 def on_triplets(vectors: np.ndarray, triplets: np.ndarray) -> Evaluation:
     """Tell of triplets whether the anchor is nearer to the positive; as `triplets`, labelled by the positive."""
     anchor, positive, negative = (vectors[part] for part in triplets.T)
     right = np.einsum("nd,nd->n", anchor, positive) > np.einsum("nd,nd->n", anchor, negative)
     return Evaluation(triplets[:, 1], {"triplets": right.astype(float)})
-
-
-def on_labels(vectors: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Measure how well images find those of their label among each other."""
-    return evaluate(vectors, labels, ks=(1,), knn=1)

@@ -19,7 +19,7 @@ from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.evaluation.evaluation import Evaluation, paired_interval
-from rectrio_lib.index import factory
+from rectrio_lib.evaluation.retrieval import evaluate
 from rectrio_lib.index.index import Index
 from rectrio_lib.training.two_phase import attach
 
@@ -159,8 +159,9 @@ def _compared(before: np.ndarray, after: np.ndarray, held: np.ndarray, validatio
     judged = _comparison(*(heads.on_triplets(vectors, held) for vectors in (before, after)), "triplets")
     labels = None
     if len(validation.unique()) > 1:
-        of = validation.to_numpy(object).astype(str), validation.index.to_numpy()
-        labels = _comparison(*(heads.on_labels(vectors[of[1]], of[0]) for vectors in (before, after)), "r_precision")
+        names, places = validation.to_numpy(object).astype(str), validation.index.to_numpy()
+        found = (evaluate(vectors[places], names, ks=(1,), knn=1) for vectors in (before, after))
+        labels = _comparison(*found, "r_precision")
     better, worse = judged.low > 0, labels is not None and labels.high < 0
     said = "held-out judgements agree with it more often" if better else "held-out judgements do not clearly agree more"
     if worse:
@@ -186,10 +187,5 @@ def _replace_index(
     now: Generation, kept: np.ndarray, vectors: np.ndarray, encoder: Encoder, name: str, more: dict[str, str]
 ) -> None:
     """Save an index of new vectors in the place of the present one."""
-    collection, index = now.collection, now.collection.index
-    rows = now.live.current.rows.iloc[kept].reset_index(drop=True)
-    kind = "auto" if index.kind in factory.candidates("auto", index.dim, len(index)) else index.kind
-    built = Index.build(kind, vectors, rows, fingerprint(encoder), index.recall or 0.95)
-    made_from = {key: value for key, value in index.made_from.items() if key != BEFORE}
-    built.made_from = made_from | {"encoder": name} | more
-    built.save(collection.name, collection.workspace)
+    made_from = {key: value for key, value in now.collection.index.made_from.items() if key != BEFORE}
+    now.rebuild(kept, vectors, fingerprint(encoder), made_from | {"encoder": name} | more)

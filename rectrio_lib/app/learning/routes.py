@@ -10,11 +10,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from rectrio_lib.app.learning import retrain
-from rectrio_lib.app.routes import Served
+from rectrio_lib.app.routes import Governing, Served
 from rectrio_lib.app.service import Service
-from rectrio_lib.app.web.access import Caller, allow
 
-Governing = Annotated[Caller, Depends(allow("admin"))]
 routes = APIRouter()
 
 

@@ -120,7 +120,7 @@ function watchDrops() {
   });
   window.addEventListener('paste', (event) => {
     const pasted = [...(event.clipboardData?.files ?? [])];
-    if (!pasted.length || $('dialog[open]:not(#adding)')) return;
+    if (!pasted.length || blocked()) return;
     event.preventDefault();
     if ($('#adding').open) addImages(pasted);
     else ask(pasted);

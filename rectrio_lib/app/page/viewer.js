@@ -10,7 +10,6 @@ import { asked, collectionChanged, may, showing, state } from './state.js';
 import { judging } from './taste.js';
 
 const EDITABLE = ['label', 'category', 'price', 'tags'];
-const SIZES = ['width', 'height'];
 let image = null;
 let latest = 0; // a slow answer does not replace what was asked for later
 

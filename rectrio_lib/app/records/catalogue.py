@@ -143,12 +143,8 @@ class Catalogue:
         with Session(self.engine) as session:
             return list(session.scalars(wanted))
 
-    def last(self) -> int:
-        """Return the number of the last change, 0 if there is none."""
-        with Session(self.engine) as session:
-            return self._last(session)
-
     def _last(self, session: Session) -> int:
+        """Return the number of the last change, 0 if there is none."""
         return session.scalar(select(func.max(ImageRow.sequence)).where(self._mine)) or 0
 
 

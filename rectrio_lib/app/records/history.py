@@ -91,7 +91,6 @@ class Searches:
         """Say whether anything is kept from now on."""
         with writing(self.engine) as session:
             session.merge(OwnerRow(owner=owner, keep=keep))
-            session.flush()
             self._private = _private(session)
 
     def shown(self, owner: str) -> set[str]:

@@ -14,6 +14,8 @@ from rectrio_lib.core.errors import MissingArtefactError
 
 TASTES = ("like", "dislike")  # of which an image has one
 EXPLICIT = (*TASTES, "different")
+# the kinds of older judgements of an image that a new one replaces; "different" only those of the same anchor
+REPLACED = dict.fromkeys(TASTES, TASTES) | {"different": ("different",), "undo": EXPLICIT, "click": ()}
 COLUMNS = ("image_id", "kind", "anchor", "owner", "created")
 REMEMBERED = 30  # latest likes, and dislikes, that recommendations go by
 
@@ -43,47 +45,33 @@ class Judgements:
             if settings is not None and not settings.keep:
                 return 0
             anchors = self._anchors(session, owner, {one["search"] for one in said if one["search"]})
-            fresh = []
+            own, fresh = {"owner": owner, "collection": self.collection, "created": now()}, []
             for one in said:
-                anchor = one["anchor"] or anchors.get(one["search"])
-                replaced = self._replaced(one["kind"], anchor)
-                fresh = [old for old in fresh if old["image_id"] != one["image_id"] or not _same(old, replaced)]
-                if replaced:
-                    self._delete(session, owner, one["image_id"], replaced)
-                if one["kind"] != "undo":
-                    own = {"owner": owner, "collection": self.collection, "created": now()}
-                    fresh.append(own | one | {"anchor": anchor})
+                new = own | one | {"anchor": one["anchor"] or anchors.get(one["search"])}
+                fresh = [old for old in fresh if not _replaces(new, old)]
+                if REPLACED[new["kind"]]:
+                    self._delete_replaced(session, new)
+                if new["kind"] != "undo":
+                    fresh.append(new)
             if fresh:
                 session.execute(insert(JudgementRow), fresh)
         return len(said)
 
-    @staticmethod
-    def _replaced(kind: str, anchor: str | None) -> dict[str, Any]:
-        """Say which older judgements of the image a new one replaces."""
-        if kind == "undo":
-            return {"kind": EXPLICIT}
-        if kind in TASTES:
-            return {"kind": TASTES}
-        return {"kind": ("different",), "anchor": anchor} if kind == "different" else {}
-
-    def _delete(self, session: Session, owner: str, image_id: str, replaced: dict[str, Any]) -> None:
-        chosen = [*JudgementRow.of(owner, self.collection), JudgementRow.image_id == image_id]
-        chosen.append(JudgementRow.kind.in_(replaced["kind"]))
-        if "anchor" in replaced:
-            anchor = replaced["anchor"]
-            chosen.append(JudgementRow.anchor.is_(None) if anchor is None else JudgementRow.anchor == anchor)
+    def _delete_replaced(self, session: Session, new: dict[str, Any]) -> None:
+        chosen = [*JudgementRow.of(new["owner"], self.collection), JudgementRow.image_id == new["image_id"]]
+        chosen.append(JudgementRow.kind.in_(REPLACED[new["kind"]]))
+        if new["kind"] == "different":
+            chosen.append(JudgementRow.anchor.is_not_distinct_from(new["anchor"]))
         session.execute(delete(JudgementRow).where(*chosen))
 
-    def _anchors(self, session: Session, owner: str, searches: set[str]) -> dict[str, str | None]:
-        """Return the first image of the query of each search."""
+    def _anchors(self, session: Session, owner: str, searches: set[str]) -> dict[str, str]:
+        """Return the first image of the query of each search that has one."""
         mine = *SearchRow.of(owner, self.collection), SearchRow.name.in_(searches)
         queries = dict(session.execute(select(SearchRow.name, SearchRow.query).where(*mine)).all()) if searches else {}
         if absent := searches - set(queries):
             raise MissingArtefactError(f"You have no search {min(absent)}: it is another's, or was deleted.")
-        likes = {
-            name: [part["id"] for part in query.get("like", []) if part.get("id")] for name, query in queries.items()
-        }
-        return {name: ids[0] if ids else None for name, ids in likes.items()}
+        likes = {name: [part["id"] for part in said.get("like", []) if "id" in part] for name, said in queries.items()}
+        return {name: ids[0] for name, ids in likes.items() if ids}
 
     def taste(self, owner: str) -> tuple[list[str], list[str]]:
         """Return the latest liked and disliked images of an owner, newest first."""
@@ -120,5 +108,6 @@ class Judgements:
         blank_log(self.engine)
 
 
-def _same(old: dict[str, Any], replaced: dict[str, Any]) -> bool:
-    return bool(replaced) and old["kind"] in replaced["kind"] and old["anchor"] == replaced.get("anchor", old["anchor"])
+def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    of_it = old["image_id"] == new["image_id"] and old["kind"] in REPLACED[new["kind"]]
+    return of_it and (new["kind"] != "different" or old["anchor"] == new["anchor"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from rectrio_lib.app import querying
 from rectrio_lib.app.generation import Generation
-from rectrio_lib.app.schemas import Example, Result
+from rectrio_lib.app.schemas import Example
 from rectrio_lib.app.service import Service
 from rectrio_lib.app.taste.schemas import Ignored, RecommendAnswer, RecommendRequest
 from rectrio_lib.app.web.metrics import measured
@@ -41,7 +41,7 @@ async def answer(service: Service, request: RecommendRequest, files: Sequence[by
         names = ("strategy", "where", "minimum", "distinct", "mmr", "group_by", "per_group")
         taste = Taste(**{name: getattr(request, name) for name in names})
         scores, found = await asyncio.to_thread(recommend, snapshot, likes, dislikes, request.k, out, taste)
-    results = _results(snapshot, scores, found)
+    results = querying.results_of(snapshot, scores, found)
     if request.unseen:
         service.searches.record_feed(owner, [result.id for result in results])
     reason = None if results else NOTHING if not snapshot.count(request.where) else ALL_SEEN
@@ -76,14 +76,6 @@ def _before(snapshot: Snapshot, names: Sequence[str], judged: set[int]) -> tuple
     """Return vectors and positions of remembered images, those aside that the request speaks of itself."""
     places = np.array([at for at in snapshot.positions(names).values() if at not in judged], np.int64)
     return snapshot.vectors_at(places), places
-
-
-def _results(snapshot: Snapshot, scores: np.ndarray, positions: np.ndarray) -> list[Result]:
-    described = zip(snapshot.records(positions.tolist()), scores.tolist(), strict=True)
-    return [
-        Result.model_construct(**querying.image_fields(record), rank=rank, score=None if np.isnan(score) else score)
-        for rank, (record, score) in enumerate(described, 1)
-    ]
 
 
 def warm_up() -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Body, Query, Request
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rectrio_lib.app.records.database import SavedRow
 from rectrio_lib.app.records.statistics import usage
-from rectrio_lib.app.routes import Searching, Served
+from rectrio_lib.app.routes import Governing, Searching, Served
 from rectrio_lib.app.schemas import ImageId, SearchRequest
 from rectrio_lib.app.taste import recommending, schemas
 from rectrio_lib.app.web import bodies
-from rectrio_lib.app.web.access import Caller, allow
 from rectrio_lib.search.ranking.recommend import ABSENT
 
-Governing = Annotated[Caller, Depends(allow("admin"))]
 WISH = TypeAdapter(schemas.RecommendRequest)
 WISH_BODY = bodies.described("RecommendRequest")
 GOOD = 0.5  # probability of the best result, below which a search had no good answer
@@ -32,13 +30,9 @@ async def recommend(request: Request, service: Served, caller: Searching) -> Res
 
     Files come as of a search; without `query` the files are what is liked.
     """
-    query, files = await bodies.query_and_files(request, WISH, _files_alone)
+    query, files = await bodies.query_and_files(request, WISH)
     answer = await recommending.answer(service, query, files, caller.name)
     return Response(answer.__pydantic_serializer__.to_json(answer), media_type=bodies.JSON)
-
-
-def _files_alone(count: int) -> dict[str, Any]:
-    return {"like": [{"file": number} for number in range(count)]}
 
 
 @routes.post("/feedback", tags=["taste"])

@@ -124,8 +124,8 @@ def _add(engine: Engine, kind: str, name: str, scopes: str | Iterable[str], rate
     read_rate(rate)
     secret = f"rectrio_{secrets.token_urlsafe(32)}"
     with writing(engine) as session:
-        row = KeyRow(name=name, secret_hash=_hash(kind, secret), scopes=",".join(chosen), rate=rate, expires=ends)
-        session.add(row)
+        hashed = _hash(kind, secret)
+        session.add(KeyRow(name=name, secret_hash=hashed, scopes=",".join(chosen), rate=rate, expires=ends))
     return secret
 
 
@@ -235,9 +235,7 @@ class Access:
             name, ends = f"{row.name}:{secrets.token_hex(4)}", now() + timedelta(days=SESSION_DAYS)
             kept = {"name": name, "secret_hash": _hash("session", secret), "expires": ends}
             session.add(KeyRow(scopes=row.scopes, rate=row.rate, **kept))
-        answer = RedirectResponse(
-            "./", 303
-        )  # relative, and a cookie without a path, to stay below the prefix of a proxy
+        answer = RedirectResponse("./", 303)  # relative, and a cookie without a path: to stay below a proxy's prefix
         secure, age = request.url.scheme == "https", SESSION_DAYS * 86_400
         answer.set_cookie(COOKIE, secret, age, path=None, secure=secure, httponly=True, samesite="strict")
         return answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
@@ -26,15 +25,13 @@ def described(model: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def query_and_files(
-    request: Request, model: TypeAdapter, without_query: Callable[[int], Any]
-) -> tuple[Any, list[bytes]]:
-    """Read a query and the files that it refers to by number; without one, `without_query` makes it of their count."""
+async def query_and_files(request: Request, model: TypeAdapter) -> tuple[Any, list[bytes]]:
+    """Read a query and the files that it refers to by number; without one, the files are what is liked."""
     kind, files = request.headers.get("content-type", "").partition(";")[0].strip().lower(), []
     if kind == FORM:
         async with request.form(max_files=MOST_PARTS, max_fields=4) as form:
             files = [data for _, data in await files_of(form, "query")]
-            given = await text_of(form, "query") or without_query(len(files))
+            given = await text_of(form, "query") or {"like": [{"file": number} for number in range(len(files))]}
     elif kind == JSON:
         given = await request.body()
     else:

@@ -26,7 +26,7 @@ from rectrio_lib.core.files import FULL
 
 MEDIA_TYPE = "application/problem+json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-RETRY_SECONDS = 5
+RETRY_SECONDS = "5"
 LONGEST_DETAIL, MOST_INVALID = 600, 5  # characters; fields that one answer names
 FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\"]+[\\/])+")  # of the service: nobody's business
 NO_DISK = (*FULL, errno.EROFS)
@@ -38,28 +38,23 @@ OF_SQL = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.Timeo
 log = logging.getLogger(__name__)
 
 
-class ProblemResponse(JSONResponse):
-    """A response that says why a request failed."""
-
-    media_type = MEDIA_TYPE
-
-
-def problem(status: int, detail: str, images: list[Any] | None = None, **headers: str) -> ProblemResponse:
+def problem(
+    status: int, detail: str, images: list[Any] | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
     """Return a problem response.
 
     Args:
         status: of HTTP.
         detail: a sentence: what is wrong, what was expected, what to do.
         images: of an upload: `schemas.Uploaded` of each file.
-        **headers: of the response, with underscores for hyphens, such as Retry_After="5".
+        headers: of the response.
     """
     text = detail.encode("utf-8", "backslashreplace").decode()[:LONGEST_DETAIL]
     content = Problem(title=HTTPStatus(status).phrase, status=status, detail=text, images=images)
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ProblemResponse(content.model_dump(mode="json", exclude_none=True), status, named)
+    return JSONResponse(content.model_dump(mode="json", exclude_none=True), status, headers, MEDIA_TYPE)
 
 
-def of(error: Exception) -> ProblemResponse:
+def of(error: Exception) -> JSONResponse:
     """Return the problem response of an error; what a caller cannot mend is logged, and told without details."""
     if isinstance(error, HTTPException):
         return _of_http(error)
@@ -68,23 +63,21 @@ def of(error: Exception) -> ProblemResponse:
     if isinstance(error, UploadError):
         return problem(error.status, str(error))
     if isinstance(error, BusyError):
-        return problem(503, "Too many queries wait: try again in a moment.", Retry_After="1")
+        return problem(503, "Too many queries wait: try again in a moment.", headers={"Retry-After": "1"})
     if isinstance(error, errors.ArgumentError | errors.RecallOutOfReachError):
         return problem(400, FOLDERS.sub("", str(error)))
     if isinstance(error, errors.MissingArtefactError):
         return problem(404, FOLDERS.sub("", str(error)))
     status, detail = _inside(error)
     log.error("%s %s", status, type(error).__name__, exc_info=error)
-    return problem(status, detail, **({"Retry_After": str(RETRY_SECONDS)} if status == 503 else {}))
+    return problem(status, detail, headers={"Retry-After": RETRY_SECONDS} if status == 503 else None)
 
 
-def _of_http(error: HTTPException) -> ProblemResponse:
+def _of_http(error: HTTPException) -> JSONResponse:
     cause = error.__cause__
     if error.status_code == 400 and isinstance(cause, OSError) and cause.errno in NO_DISK:  # while the body was kept
         return of(cause)
-    answer = problem(error.status_code, str(error.detail))
-    answer.headers.update(error.headers or {})
-    return answer
+    return problem(error.status_code, str(error.detail), headers=error.headers)
 
 
 def _inside(error: Exception) -> tuple[int, str]:
@@ -112,7 +105,7 @@ def install(app: FastAPI) -> None:
     app.openapi = partial(_described, app)
 
 
-async def _answer(request: Request, error: Exception) -> ProblemResponse:
+async def _answer(request: Request, error: Exception) -> JSONResponse:
     answer = of(error)
     if answer.status_code == 405:
         answer.headers["Allow"] = ", ".join(_methods(request))

@@ -53,9 +53,7 @@ def flow(
         axis.text(x, y + shift, head, ha="center", va="center", fontsize=9, weight="bold")
         axis.text(x, y + shift - 0.1, rest, ha="center", va="top", fontsize=8, linespacing=1.15)
     for start, end, text in arrows:
-        ends = [
-            tuple(scale * step for scale, step in zip((COLUMN, -LINE), boxes[n][:2], strict=True)) for n in (start, end)
-        ]
+        ends = [(COLUMN * boxes[name][0], -LINE * boxes[name][1]) for name in (start, end)]
         arrow = FancyArrowPatch(
             *ends, patchA=patches[start], patchB=patches[end], arrowstyle="-|>", mutation_scale=12, color="#404040"
         )

@@ -15,6 +15,7 @@ from rectrio_lib.report.lettering import lettered
 
 RANKS = {"1": 1, "2": 2, "3": 3, "4-5": 4, "6-10": 6, "11-30": 11, "later": 31}  # bars and where they begin
 MARKS = "os^Dv"
+IN_LINE = 4  # mistaken pairs beside each other
 
 
 @lettered
@@ -146,18 +147,17 @@ def answered(
 
 
 @lettered
-def mistaken_pairs(images: np.ndarray, cases: pd.DataFrame, title: str = "", in_line: int = 4) -> Figure:
+def mistaken_pairs(images: np.ndarray, cases: pd.DataFrame, title: str = "") -> Figure:
     """Draw pairs of `catalogue.mistaken`: on the left what was asked, beside it what was found instead, and how often.
 
     Args:
         images: uint8 (N, C, H, W), in which the cases count.
         cases: label, taken_for, times, query and result.
         title: above.
-        in_line: pairs beside each other.
     """
-    wall = Wall(max(1, -(-len(cases) // in_line)), 3 * min(in_line, max(1, len(cases))) - 1, 1.1, caption=0.4)
+    wall = Wall(max(1, -(-len(cases) // IN_LINE)), 3 * min(IN_LINE, max(1, len(cases))) - 1, 1.1, caption=0.4)
     for number, case in enumerate(cases.itertuples()):
-        line, column = number // in_line, 3 * (number % in_line)
+        line, column = number // IN_LINE, 3 * (number % IN_LINE)
         wall.show(line, column, images[case.query], case.label, QUERY)
         wall.show(line, column + 1, images[case.result], f"{case.times} × taken for\n{case.taken_for}", MISS)
     wall.axis.set_title(title)

@@ -15,17 +15,19 @@ from rectrio_lib.report.grids import HIT, MISS, QUERY
 
 GREY, DARK, LIT = "#bbbbbb", "#404040", "#fdf0c8"
 SIDE = np.linspace(0, 1, 201)
+LINKS = 4  # of a point on an upper level of HNSW; twice as many at the bottom
+CELLS, BITS = 16, 3  # of IVF; of PQ's code for each of the two numbers
 
 
-def toy_points(count: int = 240, seed: int = 3) -> np.ndarray:
-    """Return points in loose clumps of the unit square, float32 (count, 2)."""
-    rng = np.random.default_rng(seed)
-    points = rng.uniform(0.1, 0.9, (12, 2))[rng.integers(12, size=count)] + rng.normal(0, 0.07, (count, 2))
+def toy_points() -> np.ndarray:
+    """Return points in loose clumps of the unit square, float32 (240, 2)."""
+    rng = np.random.default_rng(3)
+    points = rng.uniform(0.1, 0.9, (12, 2))[rng.integers(12, size=240)] + rng.normal(0, 0.07, (240, 2))
     return np.clip(points, 0.01, 0.99).astype(np.float32)
 
 
 def graph_walk(
-    points: np.ndarray, query: np.ndarray, ef: int, links: int = 4
+    points: np.ndarray, query: np.ndarray, ef: int
 ) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
     """Walk FAISS's HNSW graph of points (N, 2) towards a query (2,), as its search does.
 
@@ -33,14 +35,13 @@ def graph_walk(
         points: what the graph joins.
         query: where to go.
         ef: candidates kept on the bottom level, at least 1.
-        links: of a point on an upper level; twice as many at the bottom.
 
     Returns:
         The points compared, the nearest of them last; the hops, each to a nearer point; the edges of the bottom level.
 
     Source: Malkov and Yashunin, TPAMI 2020, algorithms 2 and 5.
     """
-    index = faiss.IndexHNSWFlat(points.shape[1], links)
+    index = faiss.IndexHNSWFlat(points.shape[1], LINKS)
     index.add(np.ascontiguousarray(points))
     graph = index.hnsw
     offsets, ends, steps = (
@@ -80,9 +81,7 @@ def graph_walk(
     return order, hops, [(p, q) for p in range(len(points)) for q in linked(p, 0)]
 
 
-def four_indexes(
-    points: np.ndarray, query: np.ndarray, ef: int = 3, nprobe: int = 3, cells: int = 16, bits: int = 3
-) -> Figure:
+def four_indexes(points: np.ndarray, query: np.ndarray, ef: int, nprobe: int) -> Figure:
     """What a search compares its query with, in four panels: dark points were compared, grey ones never looked at.
 
     Args:
@@ -90,8 +89,6 @@ def four_indexes(
         query: (2,).
         ef: efSearch of HNSW.
         nprobe: cells that IVF searches.
-        cells: of IVF.
-        bits: of PQ's code for each of the two numbers.
     """
     query = np.asarray(query, np.float32)
     true = int(((points - query) ** 2).sum(1).argmin())
@@ -101,8 +98,8 @@ def four_indexes(
     _panel(axes[0], points, query, np.arange(len(points)), true, true)
     axes[0].set_title(f"Flat, exact:\nall {len(points)} compared")
     _hnsw(axes[1], points, query, ef, true)
-    _ivf(axes[2], points, query, nprobe, cells, true)
-    _pq(axes[3], points, query, bits, true)
+    _ivf(axes[2], points, query, nprobe, true)
+    _pq(axes[3], points, query, true)
     figure.tight_layout()
     return figure
 
@@ -126,8 +123,8 @@ def _hnsw(axis: Axes, points: np.ndarray, query: np.ndarray, ef: int, true: int)
     axis.set_title(f"HNSW, efSearch {ef}:\n{len(compared)} compared")
 
 
-def _ivf(axis: Axes, points: np.ndarray, query: np.ndarray, nprobe: int, cells: int, true: int) -> None:
-    learner = faiss.Kmeans(2, cells, seed=1, min_points_per_centroid=1)
+def _ivf(axis: Axes, points: np.ndarray, query: np.ndarray, nprobe: int, true: int) -> None:
+    learner = faiss.Kmeans(2, CELLS, seed=1, min_points_per_centroid=1)
     learner.train(points)
     centres = learner.centroids
     grid = np.stack(np.meshgrid(SIDE, SIDE), -1)
@@ -137,17 +134,17 @@ def _ivf(axis: Axes, points: np.ndarray, query: np.ndarray, nprobe: int, cells: 
 
     lit = ((centres - query) ** 2).sum(1).argsort()[:nprobe]
     axis.contourf(SIDE, SIDE, np.isin(cell_of(grid), lit), [0.5, 1.5], colors=[LIT], zorder=0)
-    for cell in range(cells):
+    for cell in range(CELLS):
         axis.contour(SIDE, SIDE, cell_of(grid) == cell, [0.5], colors=["#b0b0b0"], linewidths=0.6, zorder=1)
     axis.scatter(*centres.T, marker="x", s=25, color=QUERY, lw=1, zorder=4)
     compared = np.flatnonzero(np.isin(cell_of(points), lit))
     found = int(compared[((points[compared] - query) ** 2).sum(1).argmin()]) if len(compared) else true
     _panel(axis, points, query, compared, found, true)
-    axis.set_title(f"IVF, nprobe {nprobe} of {cells}:\n{cells} + {len(compared)} compared")
+    axis.set_title(f"IVF, nprobe {nprobe} of {CELLS}:\n{CELLS} + {len(compared)} compared")
 
 
-def _pq(axis: Axes, points: np.ndarray, query: np.ndarray, bits: int, true: int) -> None:
-    coder = faiss.ProductQuantizer(2, 2, bits)
+def _pq(axis: Axes, points: np.ndarray, query: np.ndarray, true: int) -> None:
+    coder = faiss.ProductQuantizer(2, 2, BITS)
     coder.cp.min_points_per_centroid = 1
     coder.train(points)
     books = np.sort(faiss.vector_to_array(coder.centroids).reshape(2, -1))
@@ -159,4 +156,4 @@ def _pq(axis: Axes, points: np.ndarray, query: np.ndarray, bits: int, true: int)
     axis.scatter(*codes.T, marker="s", s=14, color=QUERY, zorder=2)
     found = int(((codes - query) ** 2).sum(1).argmin())
     _panel(axis, points, query, np.empty(0, int), found, true)
-    axis.set_title(f"PQ: each point becomes\none of {2**bits} × {2**bits} codes")
+    axis.set_title(f"PQ: each point becomes\none of {2**BITS} × {2**BITS} codes")

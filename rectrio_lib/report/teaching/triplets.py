@@ -38,7 +38,7 @@ def distance_matrix(images: np.ndarray, distances: np.ndarray, title: str = "") 
 
 
 @lettered
-def zone_grid(images: np.ndarray, labels: np.ndarray, distances: np.ndarray, margin: float, seed: int = 0) -> Figure:
+def zone_grid(images: np.ndarray, labels: np.ndarray, distances: np.ndarray, margin: float) -> Figure:
     """Three triplets of each zone, drawn at random: anchor, positive and negative, with distances to the anchor.
 
     Args:
@@ -46,11 +46,10 @@ def zone_grid(images: np.ndarray, labels: np.ndarray, distances: np.ndarray, mar
         labels: (B,).
         distances: of their vectors (B, B).
         margin: of the loss.
-        seed: of the choice.
     """
     same = labels[:, None] == labels
     positive = same & ~np.eye(len(labels), dtype=bool)
-    rng, wall = np.random.default_rng(seed), Wall(len(ZONES), 10, 1.1)
+    rng, wall = np.random.default_rng(0), Wall(len(ZONES), 10, 1.1)
     gaps = distances[:, :, None] - distances[:, None]
     zones = zone_of(gaps, margin)
     for line, (zone, colour) in enumerate(ZONES.items()):
@@ -77,9 +76,8 @@ def circle(positive: float, margin: float, negatives: Sequence[float] = (), titl
     bounds = np.clip([0, positive, positive + margin, 2], 0, 2)
     for (zone, colour), near, far in zip(ZONES.items(), bounds, bounds[1:], strict=False):
         for side in (-1, 1):
-            axis.plot(
-                *_on_circle(np.linspace(near, far, 99), side), color=colour, lw=9, alpha=0.4, solid_capstyle="butt"
-            )
+            arc = _on_circle(np.linspace(near, far, 99), side)
+            axis.plot(*arc, color=colour, lw=9, alpha=0.4, solid_capstyle="butt")
         if far > near:
             x, y = 1.16 * _on_circle((near + far) / 2, 1)
             axis.text(x, y, zone, color=colour, weight="bold", ha="left" if x > 0 else "right", va="center")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rectrio_lib.search.collection import Collection
 
 FILE = "calibration.json"  # in the folder of the index
-SCHEMA = {"scores": list, "probabilities": list, "source": str, "encoder_hash": str, "pairs": int, "shares": list}
+LISTS, FACTS = ("scores", "probabilities", "shares"), {"source": str, "encoder_hash": str, "pairs": int}
 QUERIES, ANSWERS = 2000, 50  # images that stand for queries, and how many answers of each are looked at
 FEWEST = 30  # right and wrong answers that a fit needs
 ABSENT = 0.2  # share of the queries that is expected to be for something the collection does not hold
@@ -72,23 +72,23 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of its index, complete or not at all."""
-        card = {name: getattr(self, name) for name in ("source", "encoder_hash", "pairs")}
-        lists = {name: getattr(self, name).round(6).tolist() for name in ("scores", "probabilities", "shares")}
+        card = {name: getattr(self, name) for name in FACTS}
+        lists = {name: getattr(self, name).round(6).tolist() for name in LISTS}
         files.write_json(folder / FILE, card | lists)
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
         """Read what `save` wrote; DataError if it is not there or damaged."""
         card = read_card(folder / FILE)
-        check_card(card, SCHEMA, folder / FILE)
+        check_card(card, dict.fromkeys(LISTS, list) | FACTS, folder / FILE)
         try:
-            lists = {name: np.array(card[name], float) for name in ("scores", "probabilities", "shares")}
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{folder / FILE} is damaged: delete it, and it is made again.") from error
-        well = len({values.shape for values in lists.values()}) == 1 and lists["scores"].ndim == 1
-        if not well or not all(np.isfinite(v).all() and (np.diff(v) >= 0).all() and len(v) for v in lists.values()):
+            lists = {name: np.array(card[name], float) for name in LISTS}
+            curves = np.stack([*lists.values()])
+        except (TypeError, ValueError):
+            curves = np.empty(0)
+        if not (curves.ndim == 2 and curves.size and np.isfinite(curves).all() and (np.diff(curves) >= 0).all()):
             raise DataError(f"{folder / FILE} is damaged: delete it, and it is made again.")
-        return cls(**lists, **{name: card[name] for name in ("source", "encoder_hash", "pairs")})
+        return cls(**lists, **{name: card[name] for name in FACTS})
 
 
 def fit(scores: np.ndarray, right: np.ndarray, weights: np.ndarray, source: str, encoder_hash: str) -> Calibration:
@@ -123,7 +123,7 @@ def fit(scores: np.ndarray, right: np.ndarray, weights: np.ndarray, source: str,
     return Calibration(knots, np.maximum.accumulate(fitted.predict(knots)), shares, source, encoder_hash, len(scores))
 
 
-def by_labels(index: VectorIndex, seed: int = 0) -> Calibration:
+def by_labels(index: VectorIndex) -> Calibration:
     """Learn from an index with labels what its scores mean: images stand for queries, others of their label are right.
 
     Images that no encoder was trained on go first, where a column `split` tells them. As some queries will be for what
@@ -139,34 +139,31 @@ def by_labels(index: VectorIndex, seed: int = 0) -> Calibration:
         raise ArgumentError("There are no labels to learn from what scores mean: at least two are needed.")
     fresh = told & rows["split"].isin(["val", "test"]).to_numpy() if "split" in rows else told
     chosen = np.flatnonzero(fresh if fresh.sum() >= min(QUERIES, told.sum()) / 4 else told)
-    rng = np.random.default_rng(seed)
-    queries = np.sort(rng.choice(chosen, min(QUERIES, len(chosen)), replace=False))
+    queries = np.sort(np.random.default_rng(0).choice(chosen, min(QUERIES, len(chosen)), replace=False))
     scores, positions = index.search(index.vectors_at(queries), min(ANSWERS + 1, int(told.sum())), where=told)
     others = positions != queries[:, None]
     right = labels[positions] == labels[queries][:, None]
     sizes = pd.Series(labels[told]).value_counts()
     size = np.broadcast_to(sizes[labels[queries]].to_numpy()[:, None], right.shape)[others]
     scores, right = scores[others].astype(float), right[others]
-    weights = np.where(
-        right, (1 - ABSENT) * size / np.maximum(size - 1, 1), 1.0
-    )  # a new query has one more of its label
+    new = size / np.maximum(size - 1, 1)  # a new query has one more of its label
+    weights = np.where(right, (1 - ABSENT) * new, 1.0)
     return fit(scores, right, weights, "labels", index.encoder_hash)
 
 
-def by_copies(index: VectorIndex, copies: np.ndarray, originals: np.ndarray, seed: int = 0) -> Calibration:
+def by_copies(index: VectorIndex, copies: np.ndarray, originals: np.ndarray) -> Calibration:
     """Learn from altered copies of images what scores mean: their originals are right, images at random wrong.
 
     Args:
         index: of the originals.
         copies: vectors of the copies (M, dim).
         originals: positions of their originals (M,).
-        seed: of the random pairs.
 
     Raises:
         ArgumentError: if there are too few.
     """
     there = np.flatnonzero(~index.removed)
-    others = np.random.default_rng(seed).choice(there, len(originals))
+    others = np.random.default_rng(0).choice(there, len(originals))
     others = np.where(others == originals, there[(np.searchsorted(there, others) + 1) % len(there)], others)
     pairs = [np.einsum("nd,nd->n", copies, index.vectors_at(at)) for at in (originals, others)]
     right = np.repeat([True, False], len(originals))

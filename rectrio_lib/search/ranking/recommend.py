@@ -174,12 +174,7 @@ def _chosen(
         order, complete = good, len(good) < len(order)
     if taste.group_by is not None:
         order = order[at_most(index.rows[taste.group_by].iloc[positions[order]].to_numpy(), taste.per_group)]
-    order = order[:pool]
-    if taste.distinct is not None:
-        order = order[rerank.distinct(vectors[order], taste.distinct, k if taste.mmr is None else len(order))]
-    if taste.mmr is not None:
-        order = order[rerank.mmr(scores[order], vectors[order], k, taste.mmr)]
-    return order[:k], complete
+    return rerank.varied(order[:pool], scores, vectors, k, taste.distinct, taste.mmr), complete
 
 
 def _varied(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -90,7 +91,7 @@ def fuse(*rankings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def words_of(query: str) -> list[str]:
     """Return the different words of a query, as they are looked up."""
-    return list(dict.fromkeys("".join(c if c.isalnum() else " " for c in plain(query)).split()))
+    return list(dict.fromkeys(re.findall(WORD, plain(query))))
 
 
 def plain(text: str) -> str:
