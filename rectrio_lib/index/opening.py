@@ -11,6 +11,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace, read_card
+from rectrio_lib.index import storage
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.large.shards import Shards
@@ -34,7 +35,7 @@ def open_index(name: str | Path, workspace: Workspace | None = None) -> VectorIn
         DataError: if its files are damaged, of another version, or do not belong together.
         StorageError: if the server cannot be reached.
     """
-    folder = cards.folder_of(name, workspace)
+    folder = storage.folder_of(name, workspace)
     kind = read_card(folder / "card.json").get("kind")
     if kind == Shards.kind:
         return Shards.load(folder)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.core.workspace import MADE_FROM, check_card
+from rectrio_lib.core.workspace import MADE_FROM, Workspace, check_card
 from rectrio_lib.core.workspace import read_card as read_json
 from rectrio_lib.index.factory import KINDS
 from rectrio_lib.index.faiss_vectors import FaissVectors
@@ -29,6 +29,13 @@ def write(folder: Path, vectors: FaissVectors, rows: pd.DataFrame, card: dict[st
         rows.to_parquet(fresh / "rows.parquet")
         sums = {name: files.checksum(fresh / name) for name in (*names, "rows.parquet")}
         files.write_json(fresh / "card.json", {"format": FORMAT, **card, "checksums": sums})
+
+
+def folder_of(name: str | Path, workspace: Workspace | None) -> Path:
+    """Return the folder of a saved index; a `Path` is the folder itself."""
+    if isinstance(name, Path):
+        return name
+    return (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rectrio_lib.core.errors import ArgumentError, MissingPackageError
+from rectrio_lib.core.errors import ArgumentError, missing_package
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, GeM
 from rectrio_lib.encoders.weights import State, find_state, load_weights
@@ -35,9 +35,7 @@ def timm_module() -> ModuleType:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"timm: backbones need a package that is not installed ({error.name}): pip install 'rectrio[timm]'."
-        ) from error
+        raise missing_package("A backbone timm:NAME", error, "timm") from error
     return timm
 
 
