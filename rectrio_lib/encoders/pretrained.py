@@ -18,7 +18,6 @@ from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
 FAMILIES = ("convnext", "efficientnet", "mobilenet", "resnet", "resnext", "squeezenet", "vgg", "wide_resnet")
-NEAREST = 5  # names that an unknown one is answered with
 AUTO, LARGE, LIGHT = "auto", "clip:ViT-B/32", "lite:efficientnet_lite0"
 
 
@@ -117,7 +116,7 @@ def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
     if name.startswith("timm:"):
         timm.check_name(name.removeprefix("timm:"))
     elif name not in (names := backbone_names()):
-        near = difflib.get_close_matches(name, names, NEAREST, 0.5) or names
+        near = difflib.get_close_matches(name, names, 5, 0.5) or names
         raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(near)}, or timm:NAME.")
     if pooling not in POOLINGS:
         raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")

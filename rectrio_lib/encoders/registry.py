@@ -79,11 +79,7 @@ def save_encoder(
 
 
 def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
-    """Open a saved encoder, in evaluation mode, on the CPU.
-
-    Args:
-        name: as given to `save_encoder`.
-        workspace: where it lies.
+    """Open what `save_encoder` wrote, in evaluation mode, on the CPU.
 
     Raises:
         MissingArtefactError: if it is not there; the message names the command that makes it.

@@ -220,11 +220,7 @@ class Index:
 
     @classmethod
     def load(cls, name: str | Path, workspace: Workspace | None = None) -> Index:
-        """Open a saved index, its vectors mapped into memory: a large one answers at once.
-
-        Args:
-            name: as given to `save`; a `Path` is the folder itself.
-            workspace: where a name is looked up.
+        """Open what was saved under a name, or in the folder of a `Path`, mapped: a large one answers at once.
 
         Raises:
             MissingArtefactError: if there is none of that name.

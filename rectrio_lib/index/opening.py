@@ -23,11 +23,7 @@ SCHEMES |= {"http": "qdrant", "https": "qdrant", "qdrant": "qdrant"}
 
 
 def open_index(name: str | Path, workspace: Workspace | None = None) -> VectorIndex:
-    """Open a saved index: vectors in its folder, or on the server that its card names.
-
-    Args:
-        name: as given to `save`; a `Path` is the folder itself.
-        workspace: where a name is looked up.
+    """Open what was saved under a name, or in the folder of a `Path`: vectors there, or on the server of its card.
 
     Raises:
         MissingArtefactError: if there is none of that name, or it is gone from the server.

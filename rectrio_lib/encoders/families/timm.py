@@ -15,8 +15,6 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, GeM
 from rectrio_lib.encoders.weights import State, find_state, load_weights
 
-NEAREST = 5  # names that an unknown one is answered with
-
 
 class MapsToGeM(nn.Module):
     """A convolutional network of timm whose last maps are pooled by GeM, in the place of its own pooling."""
@@ -50,7 +48,7 @@ def check_name(network: str) -> None:
         raise ArgumentError(
             f"timm knows no weights {tag!r} of {architecture}: choose one of {', '.join(tags) or 'none'}."
         )
-    near = difflib.get_close_matches(architecture, timm.list_models(), NEAREST, 0.5)
+    near = difflib.get_close_matches(architecture, timm.list_models(), 5, 0.5)
     raise ArgumentError(f"timm has no model {architecture!r}: the nearest names are {', '.join(near) or 'none'}.")
 
 

@@ -98,12 +98,7 @@ class PgvectorIndex(ServerIndex):
             return connection.scalars(asked).all()
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame, connection: sa.Connection | None = None) -> None:
-        """Add unit vectors (N, dim) with their rows; all or none.
-
-        Args:
-            vectors: what to add.
-            rows: their metadata, with `image_id`.
-            connection: whose transaction this joins; None for one of its own.
+        """Add unit vectors (N, dim) with their rows, all or none, in the transaction of a connection or its own.
 
         Raises:
             ArgumentError: if they do not fit, or an image_id is there already.
