@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from rectrio_lib.core.device import autocast, best_device
@@ -25,7 +24,7 @@ from rectrio_lib.data.layout import count_of
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.embeddings import store as stores
 from rectrio_lib.embeddings.from_dataset import DatasetSource
-from rectrio_lib.embeddings.from_folder import FolderSource
+from rectrio_lib.embeddings.from_folder import Batches, FolderSource
 from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore
 from rectrio_lib.embeddings.writer import Writer, drop_rows, kept_rows, writing
 from rectrio_lib.encoders.base import Encoder
@@ -38,7 +37,6 @@ LOG = logging.getLogger(__name__)
 BATCH = 128  # images handed to the encoder at once
 UNFINISHED = {"count": 0, "finished": False}  # in the card, while a store changes
 STAGES = ("listing", "reading", "encoding", "writing")
-Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
 Encoded = Callable[..., Iterator[tuple[pd.DataFrame, np.ndarray]]]
 ALARM_SHARE = 0.2  # of the known images: if more vanish at once, a warning says so
 

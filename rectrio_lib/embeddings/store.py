@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.files import check_sum
-from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
+from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.data.image_files import FILE_COLUMNS
 
 SHARD_ROWS = 16_384
@@ -137,8 +137,7 @@ def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None
 
 def read_store_card(folder: Path) -> Card:
     """Read the card of a store, or raise DataError; flags that older versions lacked follow from the one they had."""
-    card = read_card(folder / "card.json")
-    check_card(card, SCHEMA, folder / "card.json")
+    card = read_card(folder / "card.json", SCHEMA)
     stand_in, drawn = card.get("stand_in", False), not card["folder"]
     return {"random_weights": stand_in and not drawn, "generated_images": stand_in and drawn} | card
 

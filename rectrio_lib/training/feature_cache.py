@@ -55,9 +55,10 @@ def cache_features(
             torch.manual_seed(seed)
             if augmentation is None:
                 features[:, 0] = encoder.encode(images, "features")
-            for view, start in product(range(views), range(0, len(images) if augmentation else 0, BATCH)):
-                part = augmentation(torch.from_numpy(np.array(images[start : start + BATCH])))
-                features[start : start + BATCH, view] = encoder.encode(part)
+            else:
+                for view, start in product(range(views), range(0, len(images), BATCH)):
+                    part = augmentation(torch.from_numpy(np.array(images[start : start + BATCH])))
+                    features[start : start + BATCH, view] = encoder.encode(part)
             features.flush()
             del features  # an open map cannot be renamed on Windows
     return np.load(path, mmap_mode="r")

@@ -15,14 +15,14 @@ import pandas as pd
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
 from rectrio_lib.core.knn import best
-from rectrio_lib.core.workspace import MADE_FROM, Workspace, check_card, read_card
+from rectrio_lib.core.workspace import MADE_FROM, Workspace, read_card
 from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, check_rows, not_there
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.storage import folder_of
 
 KIND, NAME = "shards", "shard-{:04d}"
-SCHEMA = {"kind": str, "dim": int, "encoder_hash": str, "shards": int, "made_from": dict, "count": int}
+SCHEMA = {"kind": str, "dim": int, "encoder_hash": str, "shards": int, "made_from": MADE_FROM, "count": int}
 
 
 class Shards:
@@ -161,9 +161,7 @@ class Shards:
             DataError: if a file is damaged, or a shard is of another encoder.
         """
         folder = folder_of(name, workspace)
-        card = read_card(folder / "card.json")
-        check_card(card, SCHEMA, folder / "card.json")
-        check_card(card["made_from"], MADE_FROM, folder / "card.json")
+        card = read_card(folder / "card.json", SCHEMA)
         homes = [folder / NAME.format(number) for number in range(card["shards"])]
         if gone := [home for home in homes if not (home / "card.json").is_file()]:
             told = f"{len(gone)} of {len(homes)} shards of {folder} are missing, such as {gone[0].name}"
