@@ -24,6 +24,12 @@ def away_from_the_checkout(tmp_path_factory):  # not for the session: notebooks 
         yield
 
 
+@pytest.fixture
+def full_precision(monkeypatch):
+    """Compute in float32 on every processor."""
+    monkeypatch.setattr("rectrio_lib.core.device.best_precision", lambda device: "no")
+
+
 @pytest.fixture(autouse=True)
 def own_folders(away_from_the_checkout, monkeypatch, tmp_path):
     monkeypatch.setenv("RECTRIO_DATA", str(tmp_path / "data"))

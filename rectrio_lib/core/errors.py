@@ -24,6 +24,12 @@ class MissingPackageError(RectrioError, ModuleNotFoundError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
+def missing_package(what: str, error: ModuleNotFoundError, extra: str) -> MissingPackageError:
+    """Return the error that says which extra brings what something needs."""
+    told = f"{what} needs a package that is not installed ({error.name})"
+    return MissingPackageError(f"{told}: pip install 'rectrio[{extra}]'.")
+
+
 class DownloadError(RectrioError, OSError):
     """A server is out of reach, refuses, or sends something damaged."""
 

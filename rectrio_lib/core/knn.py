@@ -21,24 +21,30 @@ def exact_search(queries: np.ndarray, parts: Iterable[np.ndarray], k: int) -> tu
     Returns:
         Inner products float32 (Q, k), best first, and positions counted through the blocks, int64 (Q, k).
     """
-    best, start = faiss.ResultHeap(len(queries), k, keep_max=True), 0
+    heap, start = faiss.ResultHeap(len(queries), k, keep_max=True), 0
     for part in parts:
         scores, positions = faiss.knn(queries, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-        best.add_result(scores, positions + start)
+        heap.add_result(scores, positions + start)
         start += len(part)
-    best.finalize()
-    return best.D, best.I
+    heap.finalize()
+    return heap.D, heap.I
+
+
+def best(scores: np.ndarray, positions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k highest of scores (Q, M), best first, and their positions (Q, k); equal ones keep their order."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
 
 def blocks(vectors: np.ndarray, subset: np.ndarray | None = None, rows: int | None = None) -> Iterator[np.ndarray]:
     """Yield vectors (N, dim), or those of a mask or at positions, in float32 blocks of `rows` (default BLOCK_ROWS)."""
-    rows, masked = rows or BLOCK_ROWS, subset is not None and subset.dtype == bool
+    rows = rows or BLOCK_ROWS
     for start in range(0, len(vectors) if subset is None else len(subset), rows):
         part = slice(start, start + rows)
-        if subset is None or masked:
-            block = vectors[part][subset[part]] if masked else vectors[part]
+        if subset is None:
+            block = vectors[part]
         else:
-            block = vectors[subset[part]]
+            block = vectors[part][subset[part]] if subset.dtype == bool else vectors[subset[part]]
         yield np.ascontiguousarray(block, np.float32)
         let_go(vectors)
 

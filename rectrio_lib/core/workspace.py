@@ -15,7 +15,7 @@ CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "car
 SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
 MADE_FROM = {f"{key}?": str for key in ("encoder", "store", "dataset", "folder", "dataset_hash")}
 MADE_FROM |= {"random_weights?": bool, "generated_images?": bool, "whitening?": dict}
-TYPES = {f"{key}?": dict for key in ("arguments", "preprocessing", "made_from")}  # of what any card may hold
+TYPES = {"arguments?": dict, "preprocessing?": dict, "made_from?": MADE_FROM}  # of what any card may hold
 TYPES |= MADE_FROM | {"hash?": str, "encoder_hash?": str, "kind?": str, "trained_on?": str, "stand_in?": bool}
 UNFINISHED = (".new", ".old", ".part", ".lock")  # endings of what an interrupted write leaves behind
 
@@ -104,30 +104,28 @@ class Workspace:
         for path in sorted((self.outputs / kind).glob(f"*/{CARDS[kind]}")):
             if path.parent.suffix not in UNFINISHED:
                 try:
-                    card = read_card(path)
-                    check_card(card, TYPES, path)
-                    check_card(card.get("made_from", {}), MADE_FROM, path)
-                    cards[path.parent.name] = card
+                    cards[path.parent.name] = read_card(path, TYPES)
                 except DataError:
                     cards[path.parent.name] = {}
         return cards
 
 
-def read_card(path: Path) -> Card:
-    """Read a card, a JSON object; DataError if the file is missing, damaged, or holds something else."""
+def read_card(path: Path, schema: dict[str, Any] | None = None) -> Card:
+    """Read a card, a JSON object; DataError if it is missing, damaged, or does not fit a schema, see `check_card`."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is missing or damaged: make {path.parent.name!r} again.") from error
     if not isinstance(card, dict):
         raise DataError(f"{path} should hold one JSON object: make {path.parent.name!r} again.")
+    check_card(card, schema or {}, path)
     return card
 
 
 def check_card(card: Card, schema: dict[str, Any], path: Path) -> None:
     """Check a card that was read from `path` against a schema {key: type or union of types}; other keys pass.
 
-    A key that ends in "?" may be missing.
+    A key that ends in "?" may be missing. A schema in the place of a type is that of a card within the card.
 
     Raises:
         DataError: if a key is missing or its value is of another type.
@@ -138,8 +136,10 @@ def check_card(card: Card, schema: dict[str, Any], path: Path) -> None:
             if key == name:
                 raise DataError(f"{path} has no {name!r}: it is damaged or another kind of card. Make it again.")
             continue
-        value = card[name]
-        fits = isinstance(value, expected) and not (isinstance(value, bool) and expected is not bool)
+        value, kind = card[name], dict if isinstance(expected, dict) else expected
+        fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
         if not fits or (isinstance(value, str) and "\0" in value):
-            wanted = getattr(expected, "__name__", expected)
+            wanted = getattr(kind, "__name__", kind)
             raise DataError(f"{path}: {name!r} is {value!r:.60}, expected {wanted}. Make it again.")
+        if isinstance(expected, dict):
+            check_card(value, expected, path)

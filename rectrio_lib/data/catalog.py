@@ -60,9 +60,8 @@ PUBLISHED = {
 }
 
 
-def home_of(name: str, folder: str = "", workspace: Workspace | None = None) -> Path:
+def home_of(name: str, folder: str, workspace: Workspace) -> Path:
     """Return `folder`, counted from the checkout, or else where the images called `name` live or should go."""
-    workspace = workspace or Workspace()
     if "://" in folder:
         raise errors.DataError(f"{folder}: a data set needs a folder of this machine: copy the images to one.")
     if folder:

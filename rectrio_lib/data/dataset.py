@@ -12,7 +12,7 @@ import pandas as pd
 
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.workspace import Workspace, check_card, read_card
+from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.data import catalog, products, splits
 from rectrio_lib.data.duplicates import group_near_copies, remove_copies
 from rectrio_lib.data.image_files import row_hash
@@ -201,8 +201,7 @@ def load_dataset(name: str, workspace: Workspace | None = None) -> ImageDataset:
         DataError: if a file of it is damaged, or they do not fit each other.
     """
     folder = (workspace or Workspace()).require("datasets", name, "rectrio run --only 01")
-    card = read_card(folder / "card.json")
-    check_card(card, CARD_TYPES, folder / "card.json")
+    card = read_card(folder / "card.json", CARD_TYPES)
     if not all(isinstance(one, str) for one in card["classes"]):
         raise errors.DataError(f"{folder / 'card.json'} is damaged (classes): save it again.")
     try:

@@ -55,7 +55,7 @@ def decode(
         inspect: gets the upright image before the crop.
     """
     limit = pixel_limit()
-    name = Path(getattr(file, "name", "") if not isinstance(file, Path) else file).name
+    name = Path(getattr(file, "name", "")).name
     try:
         with open_regular(file) if isinstance(file, Path) else nullcontext(file) as stream:
             try:

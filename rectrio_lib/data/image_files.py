@@ -22,7 +22,6 @@ from rectrio_lib.core.files import is_folder
 from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, reason_of, sketch
 from rectrio_lib.data.layout import describe as describe  # read from here by who lists
 from rectrio_lib.data.places import naming
-from rectrio_lib.data.places.naming import is_service as is_service
 
 if TYPE_CHECKING:
     from rectrio_lib.data.places.place import Place
@@ -55,11 +54,8 @@ def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
     """List the image files below a folder, without decoding them.
 
     A file counts by its suffix, or by its first bytes if the suffix says nothing. Formats that cannot be read are
-    listed with the reason. Hidden and service folders are passed over; links to folders are followed, each folder once.
-
-    Args:
-        folder: the top folder.
-        exclude: folders to pass over, such as the outputs of a workspace.
+    listed with the reason. Hidden and service folders, and those to `exclude`, such as the outputs of a workspace, are
+    passed over; links to folders are followed, each folder once.
 
     Returns:
         One row a file, sorted by path: FILE_COLUMNS, `image_id` empty, `reason` empty unless it cannot be read.
@@ -98,7 +94,7 @@ def walk_images(folder: Path, exclude: Iterable[Path] = ()) -> Iterator[tuple]:
         for entry in found:
             if not _is_folder(entry):
                 yield from _file_row(entry, home + entry.name)
-            elif not is_service(entry.name):
+            elif not naming.is_service(entry.name):
                 (links if entry.is_symlink() else homes).append(f"{home}{entry.name}/")
         links.sort(reverse=True)
 
@@ -162,16 +158,10 @@ def read_ahead(
     ahead: int,
     listed: Iterable[tuple[int, int]] = repeat(UNLISTED),
 ) -> Iterator[ImageFile]:
-    """Read and decode files in threads, and yield them in their order.
+    """Read and decode files in threads, and yield them in their order; see `read_image`.
 
-    Args:
-        folder: what the paths are relative to.
-        paths: the files.
-        size: side of the decoded images in pixels.
-        channels: 1 for grey, 3 for colour.
-        known: image ids that need no decoding; it may grow meanwhile.
-        ahead: how many images may be decoded before they are asked for: what bounds the memory.
-        listed: size and mtime_ns of each file as `Place.list` returned them.
+    The ids `known` may grow meanwhile. `ahead` images may be decoded before they are asked for: what bounds the memory.
+    `listed` is size and mtime_ns of each file as `Place.list` returned them.
     """
     left, waiting = zip(paths, listed, strict=False), deque()
     near = isinstance(folder, Path) or folder.near

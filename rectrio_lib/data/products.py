@@ -32,14 +32,7 @@ def check_pattern(pattern: str) -> re.Pattern:
 
 
 def read_products(folder: Path, pattern: str, size: int, channels: int, exclude: Iterable[Path] = ()) -> readers.Read:
-    """Read images whose file names tell product and view.
-
-    Args:
-        folder: the top folder; images may lie in it and in folders below, except hidden ones.
-        pattern: regular expression with the groups product and view, for the path below `folder` without suffix.
-        size: side of the square images in pixels.
-        channels: 1 for grey, 3 for colour.
-        exclude: folders to pass over.
+    """Read images in and below a folder whose paths there, without suffix, tell product and view by a `pattern`.
 
     Returns:
         As `readers.read_folder`, with `group` (the product) and `view`; the ledger also names files that do not match.

@@ -21,8 +21,9 @@ from PIL import Image
 
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import replaced_folder
-from rectrio_lib.data.image_files import is_service, list_images, make_ledger, read_image
+from rectrio_lib.data.image_files import list_images, make_ledger, read_image
 from rectrio_lib.data.layout import describe
+from rectrio_lib.data.places import naming
 
 Read = tuple[np.ndarray, pd.DataFrame, pd.DataFrame]
 IDX_FILES = {"train": "train", "test": "t10k"}
@@ -30,12 +31,9 @@ CSV_FILES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv
 
 
 def read_idx(folder: Path, classes: Sequence[str], md5: Mapping[str, str] | None = None) -> Read:
-    """Read the four idx files of an MNIST-like set.
+    """Read the idx files of an MNIST-like set, {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or the same unpacked.
 
-    Args:
-        folder: holds {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or the same unpacked.
-        classes: class names in the order of the label numbers.
-        md5: expected md5 of the packed files by name; None skips the check.
+    The packed files are compared with their `md5` by name, if it is given.
 
     Raises:
         DataError: if a file is missing, truncated or has another checksum, or labels and images differ in number.
@@ -76,12 +74,9 @@ def _idx_array(path: Path, dimensions: int, md5: Mapping[str, str] | None) -> np
 
 
 def read_csv(folder: Path, classes: Sequence[str], counts: Mapping[str, int] | None = None) -> Read:
-    """Read Kaggle's pair of CSV files (header label,pixel1..pixelN, one square grey image a line).
+    """Read Kaggle's pair of CSV_FILES (header label,pixel1..pixelN, one square grey image a line).
 
-    Args:
-        folder: holds fashion-mnist_train.csv and fashion-mnist_test.csv.
-        classes: class names in the order of the label numbers.
-        counts: images expected in each file; None accepts any number.
+    Each is to hold as many images as `counts` says, if it is given.
 
     Raises:
         DataError: if a file is missing, has other columns, a broken line, or another number of images.
@@ -133,12 +128,7 @@ def read_folder(
 ) -> Read:
     """Read images sorted into class folders, see `layout.describe`; all of them are in memory once.
 
-    Args:
-        folder: the top folder.
-        size: side of the square images in pixels, see `decoding.decode`.
-        channels: 1 for grey, 3 for colour.
-        names: class name by folder name; a folder that is not in it is called as it is.
-        exclude: folders to pass over.
+    A class is called as `names` says by the name of its folder, or as the folder. Some folders may be passed over.
 
     Returns:
         As `read_files`; the ledger also names images in no class folder, and folders without any image.
@@ -169,22 +159,15 @@ def _empty_folders(folder: Path, paths: list[str], divided: bool, exclude: Itera
     tops, hidden = [folder, *(p for p in folder.iterdir() if divided and p.is_dir())], {p.resolve() for p in exclude}
     homes = [home for top in tops for home in top.iterdir() if home.is_dir() and home.resolve() not in hidden]
     names = sorted(home.relative_to(folder).as_posix() for home in homes)
-    shown = [name for name in names if not any(map(is_service, name.split("/")))]
+    shown = [name for name in names if not any(map(naming.is_service, name.split("/")))]
     without = [name for name in shown if not any(home.startswith(f"{name}/") for home in filled)]
-    return [(name.encode("utf-8", "backslashreplace").decode(), "folder without any image") for name in without]
+    return [(naming.unicode(name), "folder without any image") for name in without]
 
 
 def read_files(folder: Path, rows: list[dict], size: int, channels: int) -> Read:
-    """Read image files into one array.
+    """Read image files into one array; `rows` tell what is known of each, `path` at least, and make the frame.
 
-    Args:
-        folder: what the paths are relative to.
-        rows: what is known of each file, `path` at least.
-        size: side of the square images in pixels.
-        channels: 1 for grey, 3 for colour.
-
-    Returns:
-        What was known of the readable files, with `width`, `height`, `image_id` and `sketch` (bytes), see `read_image`.
+    Added are `width`, `height`, `image_id` and `sketch` (bytes), see `read_image`.
     """
     pixels = np.empty((len(rows), channels, size, size), np.uint8)
 

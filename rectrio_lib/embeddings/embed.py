@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from rectrio_lib.core.device import autocast, best_device
@@ -25,7 +24,7 @@ from rectrio_lib.data.layout import count_of
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.embeddings import store as stores
 from rectrio_lib.embeddings.from_dataset import DatasetSource
-from rectrio_lib.embeddings.from_folder import FolderSource
+from rectrio_lib.embeddings.from_folder import Batches, FolderSource
 from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore
 from rectrio_lib.embeddings.writer import Writer, drop_rows, kept_rows, writing
 from rectrio_lib.encoders.base import Encoder
@@ -38,7 +37,6 @@ LOG = logging.getLogger(__name__)
 BATCH = 128  # images handed to the encoder at once
 UNFINISHED = {"count": 0, "finished": False}  # in the card, while a store changes
 STAGES = ("listing", "reading", "encoding", "writing")
-Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
 Encoded = Callable[..., Iterator[tuple[pd.DataFrame, np.ndarray]]]
 ALARM_SHARE = 0.2  # of the known images: if more vanish at once, a warning says so
 
@@ -115,9 +113,8 @@ def embed(
     if dtype not in ("float16", "float32"):
         raise ArgumentError(f"dtype={dtype!r}: choose float16 or float32.")
     encoded = _encoder_loop(engine, address)
-    place = {} if workspace is None else {"workspace": workspace}
     if isinstance(encoder, str):
-        encoder, encoder_name = load_encoder(encoder, **place), encoder
+        encoder, encoder_name = load_encoder(encoder, workspace), encoder
     workspace = workspace or Workspace()
     if isinstance(source, ImageDataset):
         source = DatasetSource(source)
@@ -126,7 +123,7 @@ def embed(
     name, encoder_name, report = name or source.name, encoder_name or encoder.kind, Report()
     card = {"encoder": encoder_name, "encoder_hash": fingerprint(encoder), "dim": encoder.dim, "dtype": dtype}
     card |= {"normalised": True, "dataset": name, **source.card}
-    card["random_weights"] = bool(getattr(encoder, "random_weights", encoder.stand_in))
+    card["random_weights"] = bool(encoder.stand_in)
     card["stand_in"] = card["random_weights"] or card["generated_images"]  # as older versions read it
     home = stores.store_folder(encoder_name, name, workspace)
     with writing(home):
@@ -143,7 +140,7 @@ def embed(
         with report.timed("writing"):
             live = _finish(source, writer, card)
     vars(report).update(source.counts())
-    known = before["image_id"][~before["deleted"].to_numpy(bool)] if "deleted" in before else before["image_id"]
+    known = stores.not_deleted(before)["image_id"]
     report.deleted = int((~known.isin(live["image_id"])).sum())
     if report.deleted > ALARM_SHARE * len(known):
         LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, len(known), name)
@@ -161,7 +158,7 @@ def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> pd.DataFram
         write_json(home / "card.json", card | UNFINISHED)
         save_table(path, rows)
     source.save(home)
-    live = rows[~rows["deleted"]] if "deleted" in rows else rows
+    live = stores.not_deleted(rows)
     shards = sorted(home.glob("vectors-*.npy"))
     sums = {path.name: checksum(path)} | {shard.name: checksum(shard, whole=stores.SHARD_BYTES) for shard in shards}
     card = card | {"dataset_hash": content_hash(live), "count": len(live), "checksums": sums}

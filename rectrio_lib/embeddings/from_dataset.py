@@ -22,8 +22,7 @@ class DatasetSource:
 
     def __init__(self, dataset: ImageDataset):
         self.dataset, self.manifest, self.name = dataset, dataset.manifest, dataset.name
-        generated = getattr(dataset, "generated_images", dataset.stand_in)
-        self.card = {"folder": "", "generated_images": bool(generated)}
+        self.card = {"folder": "", "generated_images": dataset.generated_images}
         self.empty = self.manifest.iloc[:0].assign(shard=np.empty(0, np.int64))
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:

@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.files import check_sum
-from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
+from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.data.image_files import FILE_COLUMNS
 
 SHARD_ROWS = 16_384
-MADE_BY = "04_build_embeddings"
 OWN_COLUMNS = ["shard", "deleted"]
 SCHEMA = {"encoder": str, "encoder_hash": str, "dim": int, "dtype": str, "dataset": str, "folder": str, "count": int}
 SCHEMA |= {"finished": bool, "dataset_hash?": str, "checksums?": dict}
@@ -131,15 +130,14 @@ def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None
     if not card["finished"] or len(store) != card["count"]:
         raise DataError(
             f"{folder} was stopped half way, it holds {len(store):,} vectors: embed the images again to finish it "
-            f"(chapter {MADE_BY})."
+            "(chapter 04_build_embeddings)."
         )
     return store
 
 
 def read_store_card(folder: Path) -> Card:
     """Read the card of a store, or raise DataError; flags that older versions lacked follow from the one they had."""
-    card = read_card(folder / "card.json")
-    check_card(card, SCHEMA, folder / "card.json")
+    card = read_card(folder / "card.json", SCHEMA)
     stand_in, drawn = card.get("stand_in", False), not card["folder"]
     return {"random_weights": stand_in and not drawn, "generated_images": stand_in and drawn} | card
 
@@ -169,6 +167,11 @@ def read_rows(folder: Path, card: Card) -> pd.DataFrame:
         _check_shard(folder / shard_name(shard), (int(count), card["dim"]), card["dtype"])
         check_sum(folder / shard_name(shard), sums, whole=SHARD_BYTES)
     return rows
+
+
+def not_deleted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose images are there."""
+    return rows[~rows["deleted"].to_numpy(bool)] if "deleted" in rows else rows
 
 
 def is_finished(folder: Path) -> bool:

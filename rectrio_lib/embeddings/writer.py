@@ -20,16 +20,9 @@ from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore, read_rows, 
 
 
 class Writer:
-    """Appends vectors to a store.
+    """Appends vectors to a store, which holds `rows`, with `shard`, already; `after` is called after each shard.
 
     A shard is committed when rows.parquet lists it (written last); a killed process leaves no partial shard.
-
-    Args:
-        folder: of the store; made if need be.
-        rows: what it holds already, with `shard`.
-        dtype: "float16" or "float32" on disk.
-        shard_rows: vectors per file.
-        after: called after each shard.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, missing_package
 from rectrio_lib.core.files import replaced_folder, restore_folder, write_json
 from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.encoders.base import Encoder
@@ -211,6 +211,4 @@ def _openvino() -> ModuleType:
     try:
         return import_module("openvino")
     except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"OpenVINO needs a package that is not installed ({error.name}): pip install 'rectrio[openvino]'."
-        ) from error
+        raise missing_package("OpenVINO", error, "openvino") from error

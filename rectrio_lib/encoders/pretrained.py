@@ -18,7 +18,6 @@ from rectrio_lib.encoders.weights import find_state
 
 POOLINGS = ("average", "gem")
 FAMILIES = ("convnext", "efficientnet", "mobilenet", "resnet", "resnext", "squeezenet", "vgg", "wide_resnet")
-NEAREST = 5  # names that an unknown one is answered with
 AUTO, LARGE, LIGHT = "auto", "clip:ViT-B/32", "lite:efficientnet_lite0"
 
 
@@ -117,7 +116,7 @@ def _checked(name: str, pooling: str = "average") -> tuple[str, str]:
     if name.startswith("timm:"):
         timm.check_name(name.removeprefix("timm:"))
     elif name not in (names := backbone_names()):
-        near = difflib.get_close_matches(name, names, NEAREST, 0.5) or names
+        near = difflib.get_close_matches(name, names, 5, 0.5) or names
         raise ArgumentError(f"backbone={name!r} is unknown: choose one of {', '.join(near)}, or timm:NAME.")
     if pooling not in POOLINGS:
         raise ArgumentError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}.")
@@ -148,11 +147,40 @@ class ProjectionHead(Encoder):
             return F.normalize(self.project(F.normalize(images.float())))
 
 
-class Pretrained(Encoder):
+class Headed(Encoder):
+    """A pretrained backbone, or its last blocks, with a projection head or without (None).
+
+    The batch-norm statistics of the backbone stay those of its pretraining.
+    """
+
+    backbone: nn.Module
+    head: ProjectionHead | None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, dim), unit length."""
+        features = self.backbone(images).float()
+        return self.head(features) if self.head else F.normalize(features)
+
+    def train(self, mode: bool = True) -> Headed:
+        """Switch the mode; a frozen backbone, and any batch norm in one, stays in evaluation mode."""
+        super().train(mode)
+        frozen = not any(p.requires_grad for p in self.backbone.parameters())
+        for module in self.backbone.modules():
+            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = False
+        return self
+
+    def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
+        """Return head and unfrozen backbone, the latter at `backbone_rate` times the learning rate."""
+        parts = [(self.head, learning_rate), (self.backbone, learning_rate * backbone_rate)]
+        groups = [{"params": [p for p in m.parameters() if p.requires_grad], "lr": lr} for m, lr in parts if m]
+        return [group for group in groups if group["params"]]
+
+
+class Pretrained(Headed):
     """A pretrained backbone (see `backbone`), with a projection head or without.
 
-    The batch-norm statistics of the backbone stay those of its pretraining. The constructor gives random weights:
-    `load_pretrained` gives the real ones.
+    The constructor gives random weights: `load_pretrained` gives the real ones.
 
     Args:
         backbone: such as "clip:ViT-B/32"; see `build_backbone`.
@@ -210,26 +238,6 @@ class Pretrained(Encoder):
     def resize(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, size, size) -> (B, 3, resolution, resolution), bicubic; several backbones do it by themselves."""
         return images if self.backbone.several else fused.resized(images, self.preprocessing["resolution"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, dim), unit length."""
-        features = self.backbone(images).float()
-        return self.head(features) if self.head else F.normalize(features)
-
-    def train(self, mode: bool = True) -> Pretrained:
-        """Switch the mode; a frozen backbone, and any batch norm in one, stays in evaluation mode."""
-        super().train(mode)
-        frozen = not any(p.requires_grad for p in self.backbone.parameters())
-        for module in self.backbone.modules():
-            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.training = False
-        return self
-
-    def parameter_groups(self, learning_rate: float, backbone_rate: float) -> list[dict]:
-        """Return head and unfrozen backbone, the latter at `backbone_rate` times the learning rate."""
-        parts = [(self.head, learning_rate), (self.backbone, learning_rate * backbone_rate)]
-        groups = [{"params": [p for p in m.parameters() if p.requires_grad], "lr": lr} for m, lr in parts if m]
-        return [group for group in groups if group["params"]]
 
 
 def _network_with_texts(backbone: str, dim: int) -> str:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingPackageError
-from rectrio_lib.core.workspace import Card, Workspace, check_card, read_card
+from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.encoders.adapted import Adapted
 from rectrio_lib.encoders.base import Encoder, RawPixels
 from rectrio_lib.encoders.convnet import ConvNet
@@ -30,7 +30,8 @@ GOLDEN_TOLERANCE = 1e-4  # above the rounding of float32; GELU in the place of Q
 CLASSES = (RawPixels, ConvNet, Pretrained, DualEncoder, ModuleEncoder, Adapted)
 KINDS: dict[str, type[Encoder]] = {c.kind: c for c in CLASSES}
 FAMILIES = ("clip", "lite", "timm", "torchvision")
-CARD = {"kind": str, "arguments": dict, "preprocessing": dict, "activation": str, "golden": list, "hash": str}
+CARD = {"kind": str, "arguments": dict, "preprocessing": {"size": int, "channels": int}, "activation": str}
+CARD |= {"golden": list, "hash": str}
 CHAPTERS = {"fashion-triplet": "02", "animals": "03", "fashion-dual": "06", "products": "07"}
 
 
@@ -79,11 +80,7 @@ def save_encoder(
 
 
 def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
-    """Open a saved encoder, in evaluation mode, on the CPU.
-
-    Args:
-        name: as given to `save_encoder`.
-        workspace: where it lies.
+    """Open what `save_encoder` wrote, in evaluation mode, on the CPU.
 
     Raises:
         MissingArtefactError: if it is not there; the message names the command that makes it.
@@ -112,11 +109,7 @@ def load_encoder(name: str, workspace: Workspace | None = None) -> Encoder:
 
 def encoder_card(name: str, workspace: Workspace | None = None) -> Card:
     """Read the card of a saved encoder; errors as for `load_encoder`."""
-    path = (workspace or Workspace()).require("encoders", name, _command(name)) / "encoder.json"
-    card = read_card(path)
-    check_card(card, CARD, path)
-    check_card(card["preprocessing"], {"size": int, "channels": int}, path)
-    return card
+    return read_card((workspace or Workspace()).require("encoders", name, _command(name)) / "encoder.json", CARD)
 
 
 def build_encoder(card: Card, folder: Path) -> Encoder:

@@ -73,13 +73,7 @@ class Evaluation:
 
 
 def paired_interval(
-    one: Evaluation,
-    other: Evaluation,
-    name: str,
-    confidence: float = 0.95,
-    draws: int = 1000,
-    seed: int = 0,
-    by_label: bool = True,
+    one: Evaluation, other: Evaluation, name: str, confidence: float = 0.95, by_label: bool = True
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of a difference of means, `one` minus `other`, on the same queries.
 
@@ -95,11 +89,11 @@ def paired_interval(
             f"The evaluations are not of the same queries ({len(one.labels):,} and {len(other.labels):,}): "
             "measure both with the same queries, in the same order, in the same gallery."
         )
-    return _interval(values[0] - values[1], one.labels if by_label else None, confidence, draws, seed)
+    return _interval(values[0] - values[1], one.labels if by_label else None, confidence)
 
 
 def _interval(
-    values: np.ndarray, labels: np.ndarray | None, confidence: float, draws: int, seed: int
+    values: np.ndarray, labels: np.ndarray | None, confidence: float, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Bootstrap the mean of the values (Q,) that are not NaN, resampling whole labels (Q,) or single values."""
     if not 0 < confidence < 1 or draws < 1:

@@ -128,6 +128,26 @@ def check_k(k: int, count: int) -> None:
         raise ArgumentError(f"k={k!r}, but {count:,} rows may be results: expected 1 to that many.")
 
 
+def check_rows(rows: pd.DataFrame, count: int, known: pd.Series | None = None) -> None:
+    """Refuse rows that are not one for each of `count` vectors, or whose image_id comes twice or is known."""
+    if len(rows) != count:
+        raise ArgumentError(f"{count} vectors but {len(rows)} rows.")
+    names = rows["image_id"]
+    again = names.duplicated() if known is None else names.duplicated() | names.isin(known)
+    if again.any():
+        raise already_there(names[again].tolist())
+
+
+def already_there(names: Sequence[str]) -> ArgumentError:
+    """Return the error of images that would come twice."""
+    return ArgumentError(f"{len(names)} of these images are in the index already or come twice: {names[0]!r}.")
+
+
+def not_there(absent: Sequence[str], count: int) -> KeyError:
+    """Return the error of images that cannot be removed."""
+    return KeyError(f"{len(absent)} of {count} images are not in the index, such as {absent[0]!r}.")
+
+
 def check_mask(where: np.ndarray, count: int) -> np.ndarray:
     """Return a mask over `count` rows; ArgumentError if it is none."""
     mask = np.asarray(where)

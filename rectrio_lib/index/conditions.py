@@ -28,15 +28,7 @@ INFERRED |= dict.fromkeys(("integer", "floating", "mixed-integer-float", "decima
 
 
 def matching(rows: pd.DataFrame, where: str) -> np.ndarray:
-    """Return which rows meet a condition.
-
-    Args:
-        rows: metadata (N rows).
-        where: the condition, see `grammar.read`, as for the errors.
-
-    Returns:
-        bool (N,).
-    """
+    """Return which rows meet a condition, bool (N,); see `grammar.read`, as for the errors."""
     return holds(read(where, Kinds(rows)), rows)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rectrio_lib.core.errors import ArgumentError, RecallOutOfReachError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory, storage
-from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
+from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, not_there, unit_vectors
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
 from rectrio_lib.index.large import filling
@@ -194,7 +194,7 @@ class Index:
         """Take images out; KeyError, and none is removed, if one of them is not in the index."""
         where = pd.Series(np.arange(len(self.rows)), index=self.rows["image_id"])[~self.removed]
         if absent := [i for i in image_ids if i not in where.index]:
-            raise KeyError(f"{len(absent)} of {len(image_ids)} images are not in the index, such as {absent[0]!r}.")
+            raise not_there(absent, len(image_ids))
         removed = self.removed.copy()
         removed[where[list(image_ids)].to_numpy()] = True
         self._mark(removed)
@@ -220,21 +220,15 @@ class Index:
 
     @classmethod
     def load(cls, name: str | Path, workspace: Workspace | None = None) -> Index:
-        """Open a saved index, its vectors mapped into memory: a large one answers at once.
-
-        Args:
-            name: as given to `save`; a `Path` is the folder itself.
-            workspace: where a name is looked up.
+        """Open what was saved under a name, or in the folder of a `Path`, mapped: a large one answers at once.
 
         Raises:
             MissingArtefactError: if there is none of that name.
             DataError: if its files are damaged, of another version, or do not belong together.
         """
-        folder = name
-        if not isinstance(name, Path):
-            folder = (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
+        folder = storage.folder_of(name, workspace)
         card = storage.read_card(folder)
-        index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card.get("made_from"))
+        index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card["made_from"])
         index._rows_file = storage.open_files(folder, card, index._vectors)
         index.recall, index._sums = card["recall"], card.get("checksums", {})
         index._mark(np.zeros(card["count"], bool))

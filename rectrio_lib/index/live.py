@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.knn import best
 from rectrio_lib.index import conditions
-from rectrio_lib.index.base import VectorIndex, Where, check_encoder, check_k, check_mask, unit_vectors
+from rectrio_lib.index.base import VectorIndex, Where, already_there, check_encoder, check_k, check_mask, unit_vectors
 
 CACHED_MASKS = 32  # conditions whose rows are remembered until something changes
 TAIL_ROWS = 20_000  # compared one by one: a millisecond or two
@@ -43,6 +44,7 @@ class Snapshot:
     places: dict[str, int]
     derived: dict[str, Any] = field(default_factory=dict)
     _columns: dict[str, np.ndarray] = field(default_factory=dict)
+    _masks: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return self.count()
@@ -61,10 +63,6 @@ class Snapshot:
         if not len(self.main_rows):
             return tail
         return pd.concat([self.main_rows, tail.astype(self.main_rows.dtypes)], ignore_index=True)
-
-    @cached_property
-    def _masks(self) -> dict[str, np.ndarray]:
-        return {}
 
     def allowed(self, where: Where = None) -> np.ndarray:
         """Return which rows may be results, bool (N,): not removed, and meeting a condition or mask."""
@@ -102,8 +100,7 @@ class Snapshot:
             scores = unit_vectors(vectors, self.main.dim) @ self.tail[fresh].T
             parts.append((scores, np.broadcast_to(size + fresh, scores.shape)))
         scores, positions = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+        return best(scores, positions, k)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Return the stored vectors at positions of any shape, float32 (..., dim)."""
@@ -165,17 +162,14 @@ class LiveIndex:
         with self._lock:
             before, names = self.current, [record["image_id"] for record in records]
             if known := [*before.positions(names)]:
-                raise ArgumentError(f"{len(known)} of these images are in the index already, such as {known[0]!r}.")
+                raise already_there(known)
             start, count = len(before.tail), len(before.tail) + len(vectors)
             while len(self._vectors) < count:  # older snapshots keep the array that they look into
                 self._vectors = np.concatenate([self._vectors, np.empty_like(self._vectors)])
             self._vectors[start:count] = vectors
             before.tail_rows.extend(records)
             removed = np.concatenate([before.removed, np.zeros(len(vectors), bool)])
-            self.current = Snapshot(
-                before.main, before.main_rows, self._vectors[:count], before.tail_rows, removed, before.places,
-                before.derived, before._columns,
-            )  # fmt: skip
+            self.current = replace(before, tail=self._vectors[:count], removed=removed)
             before.places.update(zip(names, range(len(removed) - len(names), len(removed)), strict=True))
 
     def remove(self, image_ids: Sequence[str]) -> None:
@@ -204,8 +198,7 @@ class LiveIndex:
                 for record in records:
                     if (at := places.get(record["image_id"], -1)) >= size:
                         tail_rows[at - size] = record
-            changed = {"main_rows": rows, "tail_rows": tail_rows, "_columns": columns, "derived": {}}
-            self.current = replace(before, **changed)
+            self.current = replace(before, main_rows=rows, tail_rows=tail_rows, _columns=columns, derived={})
 
 
 def plain(values: pd.Series) -> np.ndarray:

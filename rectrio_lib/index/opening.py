@@ -11,6 +11,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace, read_card
+from rectrio_lib.index import storage
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.large.shards import Shards
@@ -22,11 +23,7 @@ SCHEMES |= {"http": "qdrant", "https": "qdrant", "qdrant": "qdrant"}
 
 
 def open_index(name: str | Path, workspace: Workspace | None = None) -> VectorIndex:
-    """Open a saved index: vectors in its folder, or on the server that its card names.
-
-    Args:
-        name: as given to `save`; a `Path` is the folder itself.
-        workspace: where a name is looked up.
+    """Open what was saved under a name, or in the folder of a `Path`: vectors there, or on the server of its card.
 
     Raises:
         MissingArtefactError: if there is none of that name, or it is gone from the server.
@@ -34,7 +31,7 @@ def open_index(name: str | Path, workspace: Workspace | None = None) -> VectorIn
         DataError: if its files are damaged, of another version, or do not belong together.
         StorageError: if the server cannot be reached.
     """
-    folder = cards.folder_of(name, workspace)
+    folder = storage.folder_of(name, workspace)
     kind = read_card(folder / "card.json").get("kind")
     if kind == Shards.kind:
         return Shards.load(folder)

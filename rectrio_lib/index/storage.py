@@ -11,14 +11,14 @@ from pyarrow import parquet
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import DataError
-from rectrio_lib.core.workspace import MADE_FROM, check_card
+from rectrio_lib.core.workspace import MADE_FROM, Workspace, check_card
 from rectrio_lib.core.workspace import read_card as read_json
 from rectrio_lib.index.factory import KINDS
 from rectrio_lib.index.faiss_vectors import FaissVectors
 
 FORMAT = 2  # of the files: another number is not read
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "effort": int, "count": int}
-SCHEMA |= {"recall": float | int | None, "made_from?": dict, "checksums?": dict}
+SCHEMA |= {"recall": float | int | None, "made_from?": MADE_FROM, "checksums?": dict}
 MOST = 2**31 - 1  # what FAISS can count
 
 
@@ -31,6 +31,13 @@ def write(folder: Path, vectors: FaissVectors, rows: pd.DataFrame, card: dict[st
         files.write_json(fresh / "card.json", {"format": FORMAT, **card, "checksums": sums})
 
 
+def folder_of(name: str | Path, workspace: Workspace | None) -> Path:
+    """Return the folder of a saved index; a `Path` is the folder itself."""
+    if isinstance(name, Path):
+        return name
+    return (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """Read the card of an index; DataError if it is missing, damaged, foreign, or of another format."""
     path = folder / "card.json"
@@ -40,7 +47,6 @@ def read_card(folder: Path) -> dict[str, Any]:
         remedy = "update RecTrio" if number > FORMAT else "build it again"
         raise DataError(f"{path} is of format {number}, but this version reads format {FORMAT}: {remedy}.")
     check_card(card, SCHEMA, path)
-    check_card(card.get("made_from", {}), MADE_FROM, path)
     in_range = 1 <= card["dim"] <= MOST // 4 and 1 <= card["effort"] <= MOST and 0 <= card["count"] <= MOST
     if card["kind"] not in KINDS or not in_range or not 0 <= (card["recall"] or 0) <= 1:
         raise _damaged(path, "not the card of an index")

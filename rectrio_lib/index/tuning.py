@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,17 +11,13 @@ from rectrio_lib.core.knn import blocks, equals, equals_of, exact_search, let_go
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.factory import TOP_K, search_params
 
+if TYPE_CHECKING:
+    from rectrio_lib.index.index import Index
+
 MANY, FEWER_QUERIES = 1_000_000, 1_000  # of so many vectors, this many are enough to tune on
 
 
-class TunableIndex(VectorIndex, Protocol):
-    """An index of one of factory.KINDS, whose search parameter can be set."""
-
-    kind: str
-    search_param: int
-
-
-def tune(index: TunableIndex, truth: GroundTruth, recall: float) -> float:
+def tune(index: Index, truth: GroundTruth, recall: float) -> float:
     """Set an index's search parameter to the least that is sure to reach a recall; return the recall measured with it.
 
     Sure means by three standard errors: the queries are a sample, others find a little less or more.

@@ -36,11 +36,7 @@ class TrainConfig:
 
 
 def check(targets: np.ndarray, config: TrainConfig) -> None:
-    """Refuse a configuration that does not fit the training images.
-
-    Args:
-        targets: their class numbers (N,).
-        config: what they are to be trained with.
+    """Refuse a configuration that does not fit the training images, by their class numbers (N,).
 
     Raises:
         ArgumentError: if no triplet can be made, or a number is out of range; the message says which are in range.

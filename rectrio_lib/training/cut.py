@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
 
@@ -16,7 +15,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Blocks, fuse_batch_norm
 from rectrio_lib.encoders.base import Encoder
-from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead
+from rectrio_lib.encoders.pretrained import Headed, Pretrained, ProjectionHead
 from rectrio_lib.training import two_phase
 from rectrio_lib.training.augment import PerImage, RandomView
 from rectrio_lib.training.config import TrainConfig
@@ -46,7 +45,7 @@ class Lower(Encoder):
         return self.network(images).float().flatten(1) / self.scale
 
 
-class Upper(Encoder):
+class Upper(Headed):
     """The blocks that training frees, what follows them, and the head: maps as rows in, unit vectors out."""
 
     kind = "upper-blocks"
@@ -62,20 +61,6 @@ class Upper(Encoder):
         """(B, C * h * w) -> float32 (B, C, h, w)."""
         maps = (images.float() * self.scale).view(-1, *self.shape)
         return maps.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) -> (B, dim), unit length."""
-        features = self.backbone(images).float()
-        return self.head(features) if self.head else F.normalize(features)
-
-    def train(self, mode: bool = True) -> Upper:
-        """Switch the mode; the batch norms of the backbone keep the statistics of its pretraining."""
-        super().train(mode)
-        for module in self.backbone.modules():
-            module.training &= not isinstance(module, nn.modules.batchnorm._BatchNorm)
-        return self
-
-    parameter_groups = Pretrained.parameter_groups
 
 
 class Cut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -53,18 +53,12 @@ def cache_features(
             stored = getattr(encoder, "stored", np.float32)
             features = np.lib.format.open_memmap(partial, "w+", stored, (len(images), views, encoder.dim))
             torch.manual_seed(seed)
-            for view in range(views):
-                parts = (images,) if augmentation is None else _augmented(images, augmentation)
-                bar = "" if augmentation else "features"
-                row = 0
-                for part in parts:
-                    features[row : row + len(part), view] = encoder.encode(part, bar)
-                    row += len(part)
+            if augmentation is None:
+                features[:, 0] = encoder.encode(images, "features")
+            else:
+                for view, start in product(range(views), range(0, len(images), BATCH)):
+                    part = augmentation(torch.from_numpy(np.array(images[start : start + BATCH])))
+                    features[start : start + BATCH, view] = encoder.encode(part)
             features.flush()
             del features  # an open map cannot be renamed on Windows
     return np.load(path, mmap_mode="r")
-
-
-def _augmented(images: np.ndarray, augmentation: nn.Module) -> Iterator[torch.Tensor]:
-    for start in range(0, len(images), BATCH):
-        yield augmentation(torch.from_numpy(np.array(images[start : start + BATCH])))

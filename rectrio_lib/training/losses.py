@@ -31,11 +31,7 @@ def pairwise_distances(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def violations(vectors: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compare every anchor-positive pair of a batch with every negative.
-
-    Args:
-        vectors: unit vectors (B, D).
-        targets: class numbers (B,).
+    """Compare every anchor-positive pair of a batch of unit vectors (B, D) with every negative.
 
     Returns:
         d(a, p) - d(a, n) of P pairs and all images (P, B); which are negatives, bool (P, B); d(a, p) of the pairs (P,).

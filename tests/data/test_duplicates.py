@@ -247,18 +247,6 @@ def test_groups_are_joined_to_their_leader_and_no_further_and_products_stay_whol
     pd.testing.assert_frame_equal(join_groups(manifest, np.empty((0, 2), np.int64)), manifest)
 
 
-def test_certain_copies_are_joined_transitively():
-    manifest = pd.DataFrame({"group": ["mug", "mug", "cup", "pen", "cap", "bag"]})
-    assert list(join_certain(manifest, np.array([[1, 2], [4, 2]]))["group"]) == [
-        "cap",
-        "cap",
-        "cap",
-        "pen",
-        "cap",
-        "bag",
-    ]
-
-
 def test_a_drawn_split_gives_way_to_train_and_a_given_one_does_not():
     labels, drawn = ["a"] * 40, ["train", "test", "val", "test", "test", "train"] + ["train"] * 34
     manifest = manifest_of(labels, splits=drawn)

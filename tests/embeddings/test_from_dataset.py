@@ -35,13 +35,6 @@ def test_a_second_call_embeds_nothing_and_changes_nothing():
     assert content(store) == first
 
 
-def test_an_opened_store_equals_the_built_one():
-    built, _ = build(picture_set())
-    opened = open_store("net", "toy")
-    assert opened.rows.equals(built.rows) and opened.card == built.card
-    np.testing.assert_array_equal(opened.vectors(), built.vectors())
-
-
 def test_ten_new_pictures_embed_ten():
     before, _ = build(picture_set(20))
     store, embedded = build(picture_set(30))

@@ -1,10 +1,9 @@
 import os
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
-from makers.stores import SHARD, Negative, embed, embeds_nothing, holds_files, save_pictures
+from makers.stores import SHARD, embed, embeds_nothing, holds_files, save_pictures
 from PIL import Image
 
 from rectrio_lib.core.workspace import Workspace
@@ -163,11 +162,3 @@ def test_equal_files_are_embedded_once_and_both_are_found(folder):
     store = embeds_nothing(folder)
     assert store.select().set_index("image_id")["path"][ids["zebra.png"]] == "zebra.png"
     assert holds_files(store, folder) == len(store) == 30
-
-
-def test_another_encoder_embeds_everything_anew(folder):
-    first, _ = embed(folder)
-    vectors = first.vectors()
-    store, report = embed(folder, Negative())
-    assert report.embedded == 30
-    np.testing.assert_allclose(store.vectors(), -vectors, atol=1e-6)

@@ -4,7 +4,6 @@ import pytest
 from makers.stores import build, picture_set
 
 from rectrio_lib.core import files
-from rectrio_lib.core.errors import StorageError
 from rectrio_lib.embeddings.store import EmbeddingStore
 from rectrio_lib.embeddings.writer import Writer, drop_rows
 
@@ -89,17 +88,6 @@ def test_dropping_rows_joins_small_shards_and_keeps_what_is_left(tmp_path):
     assert list(rows) == list(store.rows) and not rows["deleted"].any()
     np.testing.assert_array_equal(left.vectors(), vectors[~gone])
     assert len(list((tmp_path / "store").glob("*.npy"))) == 2
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    (tmp_path / "rows.parquet").write_bytes(b"old")
-    with (
-        pytest.raises(StorageError, match=r"rows.parquet.*disk gone"),
-        files.renamed(tmp_path / "rows.parquet") as partial,
-    ):
-        partial.write_bytes(b"half")
-        raise OSError("disk gone")
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"rows.parquet": b"old"}
 
 
 def test_mapped_vectors_are_those_of_the_store_whatever_is_asked_for():

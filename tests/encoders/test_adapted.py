@@ -3,20 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from makers.networks import pictures, pretrained, small
-from makers.processes import in_another_process
+from makers.networks import pictures, pretrained, same_in_a_new_process, small
 from makers.texts import dual
 
-from rectrio_lib.core import device as device_module
 from rectrio_lib.encoders.adapted import adapted
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.pretrained import ProjectionHead
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def unit(vectors):
@@ -46,14 +41,7 @@ def test_a_head_stands_on_the_vectors_of_the_mean():
 def test_saved_and_opened_in_a_new_process_it_gives_the_same_vectors(tmp_path):
     torch.manual_seed(0)
     whole = adapted(small(), mirror=True, head=ProjectionHead(10, 3))
-    save_encoder(whole, "whole")
-    np.save(tmp_path / "images.npy", pictures(4))
-    code = """from rectrio_lib.core import device
-import sys, numpy as np, rectrio_lib as rt
-device.best_precision = lambda device: "no"
-np.save(sys.argv[2], rt.load_encoder("whole").encode(np.load(sys.argv[1])))"""
-    in_another_process(code, tmp_path / "images.npy", tmp_path / "found.npy")
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), whole.encode(pictures(4)), atol=1e-5)
+    same_in_a_new_process(whole, pictures(4), tmp_path)
 
 
 def test_each_of_its_parts_changes_the_fingerprint():

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from makers.networks import LITE, RESNET, SQUEEZENET, pictures
-from makers.processes import in_another_process
+from makers.networks import LITE, RESNET, SQUEEZENET, pictures, same_in_a_new_process
 
-from rectrio_lib.core import device as device_module
 from rectrio_lib.core.errors import ArgumentError, MissingPackageError
 from rectrio_lib.encoders import pretrained as module
 from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead, build_backbone, load_pretrained
@@ -16,10 +14,7 @@ from rectrio_lib.training.two_phase import attach
 
 BOTH = f"{LITE}+{SQUEEZENET}"
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def photos(size=40):
@@ -90,14 +85,8 @@ def test_generalised_means_pool_each_part_and_learn_with_it():
 def test_with_a_head_it_gives_the_same_vectors_in_a_new_process(tmp_path):
     torch.manual_seed(0)
     encoder = attach(Pretrained(BOTH, 40, 64).eval(), ProjectionHead(832, 6))
-    save_encoder(encoder, "joined")
-    np.save(tmp_path / "images.npy", photos())
-    code = """import sys, numpy as np, rectrio_lib as rt
-device.best_precision = lambda device: "no"
-np.save(sys.argv[2], rt.load_encoder("joined").encode(np.load(sys.argv[1])))"""
-    in_another_process("from rectrio_lib.core import device\n" + code, tmp_path / "images.npy", tmp_path / "found.npy")
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), encoder.encode(photos()), atol=1e-5)
-    assert load_encoder("joined").arguments["backbone"] == BOTH
+    same_in_a_new_process(encoder, photos(), tmp_path)
+    assert load_encoder("net").arguments["backbone"] == BOTH
 
 
 def test_random_weights_of_one_part_make_the_whole_random(monkeypatch):

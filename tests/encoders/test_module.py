@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from makers.networks import pictures
-from makers.processes import in_another_process
+from makers.networks import pictures, same_in_a_new_process
 from torch import nn
 
 import rectrio_lib as rt
@@ -60,8 +59,7 @@ def own(width=4, reference="ownnets.nets:build"):
     return rt.encoders.from_module(built(width), 8, **SCALING, reference=reference, arguments={"width": width})
 
 
-def test_any_module_gives_the_unit_vectors_of_its_own_output_of_scaled_images(monkeypatch):
-    monkeypatch.setattr("rectrio_lib.core.device.best_precision", lambda device: "no")
+def test_any_module_gives_the_unit_vectors_of_its_own_output_of_scaled_images(full_precision):
     torch.manual_seed(0)
     module, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), pictures(4, 1, 8)
     encoder = rt.encoders.from_module(module, 8, 0.5, 0.25, channels=1)
@@ -84,21 +82,13 @@ def test_without_a_reference_it_is_used_but_not_saved():
         save_encoder(encoder, "own")
 
 
-def test_a_saved_one_gives_the_same_vectors_in_a_new_process(nets, tmp_path, monkeypatch):
+def test_a_saved_one_gives_the_same_vectors_in_a_new_process(nets, tmp_path, monkeypatch, full_precision):
     encoder = own()
     with torch.no_grad():
         encoder.module[0].weight += 0.5
-    save_encoder(encoder, "own")
-    np.save(tmp_path / "images.npy", pictures(5, 3, 8))
-    code = (
-        "import sys, numpy as np; from rectrio_lib import load_encoder; "
-        "np.save(sys.argv[2], load_encoder('own').encode(np.load(sys.argv[1])))"
-    )
-    paths = [str(tmp_path / name) for name in ("images.npy", "vectors.npy")]
     monkeypatch.setenv("PYTHONPATH", f"{nets}:{ROOT}")
-    in_another_process(code, *paths)
-    np.testing.assert_allclose(np.load(paths[1]), encoder.encode(pictures(5, 3, 8)), rtol=0, atol=1e-5)
-    loaded = load_encoder("own")
+    same_in_a_new_process(encoder, pictures(5, 3, 8), tmp_path)
+    loaded = load_encoder("net")
     assert fingerprint(loaded) == fingerprint(encoder) and loaded.preprocessing == encoder.preprocessing
 
 

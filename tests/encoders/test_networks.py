@@ -18,11 +18,6 @@ from rectrio_lib.encoders.registry import count_parameters, fingerprint
 NATIVE_TOLERANCE = 0.03  # bfloat16 keeps eight bits
 
 
-@pytest.fixture
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
-
-
 # --- what comes out
 
 

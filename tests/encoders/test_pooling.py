@@ -5,19 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from makers.networks import RESNET, RN, SQUEEZENET, VIT, pictures, pretrained
-from makers.processes import in_another_process
+from makers.networks import RESNET, RN, SQUEEZENET, VIT, pictures, pretrained, same_in_a_new_process
 
-from rectrio_lib.core import device as device_module
 from rectrio_lib.encoders import pretrained as pretrained_module
 from rectrio_lib.encoders.backbone import GeM
 from rectrio_lib.encoders.pretrained import Pretrained, build_backbone, load_backbone, load_pretrained
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def maps(seed=0):
@@ -108,16 +103,8 @@ def test_the_exponent_is_saved_and_gives_the_same_vectors_in_a_new_process(tmp_p
         encoder.backbone.network[1].p.fill_(4.25)
     card = json.loads((save_encoder(encoder, "net") / "encoder.json").read_text(encoding="utf-8"))
     assert card["arguments"]["pooling"] == "gem"
-    np.save(tmp_path / "images.npy", pictures(3, 3, 32))
-    code = (
-        "import sys, numpy as np; from rectrio_lib.core import device; from rectrio_lib import load_encoder; "
-        "device.best_precision = lambda device: 'no'; encoder = load_encoder('net'); "
-        "assert encoder.backbone.network[1].p.item() == 4.25; "
-        "np.save(sys.argv[2], encoder.encode(np.load(sys.argv[1])))"
-    )
-    paths = [str(tmp_path / name) for name in ("images.npy", "vectors.npy")]
-    in_another_process(code, *paths)
-    np.testing.assert_allclose(np.load(paths[1]), encoder.encode(pictures(3, 3, 32)), rtol=0, atol=1e-5)
+    same_in_a_new_process(encoder, pictures(3, 3, 32), tmp_path)
+    assert load_encoder("net").backbone.network[1].p.item() == 4.25
 
 
 def test_an_encoder_saved_before_there_was_a_choice_is_still_opened():

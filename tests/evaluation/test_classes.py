@@ -2,10 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from makers.indexes import unit
-from makers.stores import embed, save_pictures
 
 from rectrio_lib.data import duplicates
-from rectrio_lib.embeddings.store import vectors_of
 from rectrio_lib.evaluation import classes
 from rectrio_lib.report import contents, projection
 
@@ -13,14 +11,6 @@ from rectrio_lib.report import contents, projection
 def table(labels, splits=None):
     ids = [f"p{i}" for i in range(len(labels))]
     return pd.DataFrame({"image_id": ids, "label": labels, "split": splits or [""] * len(labels)})
-
-
-def test_vectors_come_in_the_order_asked_for_from_all_shards(tmp_path):
-    save_pictures(tmp_path / "pets", range(20))
-    store, _ = embed(tmp_path / "pets")
-    order = np.random.default_rng(0).permutation(20)[:13]
-    ids = store.select()["image_id"].iloc[order]
-    np.testing.assert_array_equal(vectors_of(store, ids), store.vectors()[order])
 
 
 def test_near_copies_are_joined_across_a_chain_and_others_are_not():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import count
@@ -150,6 +151,9 @@ def test_what_is_added_is_found_and_what_is_removed_is_not(index, gallery):
     assert index.count("number == 7") == 0 and index.count(np.ones(COUNT + 5, bool)) == COUNT + 3
     np.testing.assert_allclose(index.vectors_at(np.array([7])), vectors[[7]], atol=ROUNDED)
 
+    with pytest.raises(ArgumentError, match=rf"k={COUNT + 4}, .* {COUNT + 3:,} rows"):
+        index.search(fresh[:1], COUNT + 4)
+
     index.add(fresh[1:2], others.iloc[1:2])  # comes back
     assert index.search(fresh[1:2], 1)[1].item() == COUNT + 5
     with pytest.raises(ValueError, match="read-only"):
@@ -177,6 +181,7 @@ def test_duplicates_and_strangers_are_refused_and_nothing_is_changed(fixed, gall
         (lambda v: v * np.nan, "NaN"),
         (lambda v: v[:, 1:], str(DIM)),
         (lambda v: v[0], str(DIM)),
+        (lambda v: v[None], str(DIM)),
     ],
 )
 def test_bad_vectors_are_refused(fixed, gallery, change, match):
@@ -192,12 +197,16 @@ def test_wrong_encoders_masks_conditions_and_numbers_are_refused(fixed, gallery)
     with pytest.raises(ArgumentError, match=r"abc.*xyz"):
         fixed.search(queries, 1, "xyz")
     assert fixed.search(queries, 1, "abc")[1].item() == 0
-    for where in ("colour == 1", "label > 3", "", np.ones(COUNT), np.ones(COUNT - 1, bool), "number * 1e308 * 10 > 1"):
-        if isinstance(where, str) and "e308" in where and fixed.kind != "pgvector":
+    for where in ("colour == 1", "label > 3", "", "number * 1e308 * 10 > 1"):
+        if "e308" in where and fixed.kind != "pgvector":
             continue  # numbers beyond float64 are missing values elsewhere
         for ask in (fixed.count, lambda where: fixed.search(queries, 1, where=where)):
             with pytest.raises(ArgumentError):
                 ask(where)
+    for mask in (np.ones(COUNT), np.ones(COUNT - 1, bool), np.ones((COUNT, 1), bool)):
+        for ask in (fixed.count, lambda mask: fixed.search(queries, 1, where=mask)):
+            with pytest.raises(ArgumentError, match=re.escape(f"{mask.dtype} of shape {mask.shape}")):
+                ask(mask)
     for k in (0, -1, COUNT + 1):
         with pytest.raises(ArgumentError, match=f"k={k}"):
             fixed.search(queries, k)

@@ -198,37 +198,18 @@ def test_a_save_killed_before_any_rename_leaves_an_index_that_opens(monkeypatch,
     assert [p.name for p in (Workspace().outputs / "indexes").iterdir()] == ["toy"]
 
 
-def test_a_vector_file_that_cannot_be_written_leaves_the_old_index_whole(monkeypatch):
+def test_a_full_disk_is_a_storage_error_and_leaves_the_old_index_and_no_half_written_folder(monkeypatch):
     built()[0].save("toy")
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
-        patch.setattr(faiss_vectors.faiss, "write_index", die)
+    monkeypatch.setattr(faiss_vectors.faiss, "write_index", fill_up)
+    with pytest.raises(errors.StorageError, match=r"toy.*No space left"):
         built(count=50)[0].save("toy")
     assert len(Index.load("toy")) == 40
     assert [p.name for p in (Workspace().outputs / "indexes").iterdir()] == ["toy"]
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_no_half_written_folder(monkeypatch):
-    monkeypatch.setattr(faiss_vectors.faiss, "write_index", fill_up)
-    with pytest.raises(errors.StorageError, match=r"toy.*No space left"):
-        built()[0].save("toy")
-    assert list((Workspace().outputs / "indexes").iterdir()) == []
-
-
 def fill_up(index, path):
     Path(path).write_bytes(b"half")
     raise RuntimeError("Error in size_t FileIOWriter\nwrite error in toy: No space left on device")
-
-
-def test_a_folder_that_cannot_be_written_leaves_the_old_index_whole(monkeypatch):
-    built()[0].save("toy")
-
-    def refuse(path, **options):
-        raise PermissionError(f"Permission denied: {path}")
-
-    with monkeypatch.context() as patch, pytest.raises(errors.StorageError, match="toy"):
-        patch.setattr(Path, "mkdir", refuse)
-        built(count=50)[0].save("toy")
-    assert len(Index.load("toy")) == 40
 
 
 def test_an_index_is_read_from_a_folder_that_cannot_be_written():
@@ -318,13 +299,6 @@ def test_a_card_with_a_wrong_value_is_refused_or_changes_nothing(key, value):
     else:
         with pytest.raises(errors.DataError, match=r"card.json"):
             Index.load("toy")
-
-
-def test_a_card_of_endless_brackets_is_refused():
-    path = built()[0].save("toy") / "card.json"
-    path.write_text("[" * 100_000, encoding="utf-8")
-    with pytest.raises(errors.DataError, match=r"card.json"):
-        Index.load("toy")
 
 
 def test_an_index_is_saved_and_loaded_in_its_workspace_or_from_its_folder(tmp_path):

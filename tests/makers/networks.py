@@ -3,11 +3,20 @@
 import numpy as np
 import torch
 
+from makers.processes import in_another_process
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.encoders.pretrained import Pretrained
+from rectrio_lib.encoders.registry import save_encoder
 
 SQUEEZENET, RESNET, VIT, RN = "torchvision:squeezenet1_0", "torchvision:resnet18", "clip:ViT-B/32", "clip:RN50"
 LITE = "lite:efficientnet_lite0"
+ENCODE = """
+import sys, numpy as np
+from rectrio_lib import load_encoder
+from rectrio_lib.core import device
+device.best_precision = lambda device: "no"
+np.save(sys.argv[2], load_encoder("net").encode(np.load(sys.argv[1])))
+"""
 
 
 def pictures(count=7, channels=1, size=12, seed=0):
@@ -29,3 +38,11 @@ def pretrained(backbone=SQUEEZENET, **options):
     """A backbone with random weights; CLIP as the small network that stands in for it, which takes 64 pixels only."""
     clip = backbone.startswith("clip:")
     return Pretrained(backbone, **{"size": 32, "resolution": 0 if clip else 32, "stand_in": clip, **options}).eval()
+
+
+def same_in_a_new_process(encoder, images, folder):
+    """Save an encoder as "net", and see that another process opens it with the same vectors, in full precision."""
+    save_encoder(encoder, "net")
+    np.save(folder / "images.npy", images)
+    in_another_process(ENCODE, folder / "images.npy", folder / "vectors.npy")
+    np.testing.assert_allclose(np.load(folder / "vectors.npy"), encoder.eval().encode(images), rtol=0, atol=1e-5)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rectrio_lib.data.synthetic import draw_shapes
 from rectrio_lib.encoders.convnet import ConvNet
+from rectrio_lib.encoders.pretrained import ProjectionHead
 from rectrio_lib.encoders.registry import fingerprint
 from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.loop import fit
@@ -45,6 +47,12 @@ def photos(count=24, seed=0):
 
 def validate_photos(encoder):
     return {"recall_at_1": nearest_hits(encoder, *photos(12, seed=1))}
+
+
+def a_head(frozen, hidden=0):
+    """A head for the features of a frozen backbone, always the same."""
+    torch.manual_seed(3)
+    return ProjectionHead(frozen.dim, 6, hidden).eval()
 
 
 def train(folder, config=CONFIG, validation=validate, make=small, data=None, augmentation=None):

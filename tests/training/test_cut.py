@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import LITE, RESNET, SQUEEZENET, VIT, pretrained
-from makers.training import nearest_hits, photos
+from makers.training import a_head, nearest_hits, photos
 from torchvision.transforms import v2
 
-from rectrio_lib.core import device as device_module
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.encoders.pretrained import Pretrained, ProjectionHead
+from rectrio_lib.encoders.pretrained import Pretrained
 from rectrio_lib.training import two_phase
 from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.cut import Cut
@@ -19,15 +18,7 @@ CONFIG = TrainConfig(2, 8, 0.01, backbone_rate=1.0, average=0.5, precision="no",
 FLIP = v2.RandomHorizontalFlip(1.0)
 CUTTABLE = [SQUEEZENET, RESNET, LITE]
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
-
-
-def a_head(frozen):
-    torch.manual_seed(3)
-    return ProjectionHead(frozen.dim, 6, 5).eval()
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 @pytest.mark.parametrize("blocks", [0, 2, "all but one"])
@@ -38,7 +29,7 @@ def test_both_halves_give_what_the_whole_gives(name, blocks):
     inputs = cut.inputs(images)
     assert inputs.dtype == np.float16 and inputs.shape == (5, np.prod(cut.lower.shape))
     np.testing.assert_allclose(cut.features(inputs), frozen.encode(images), atol=2e-3)  # maps are kept in 16 bits
-    whole = two_phase.attach(frozen, a_head(frozen))
+    whole = two_phase.attach(frozen, a_head(frozen, 5))
     np.testing.assert_allclose(cut.encode(whole, inputs), whole.encode(images), atol=5e-3)
 
 
@@ -59,7 +50,7 @@ def test_the_lower_half_runs_once_for_each_image_and_augmentation(monkeypatch):
 @pytest.mark.parametrize("name", [RESNET, LITE])
 def test_training_changes_the_freed_blocks_and_the_head_and_no_statistics(name, tmp_path):
     frozen, (images, targets) = pretrained(name), photos(24)
-    cut, head = Cut(frozen, 2), a_head(frozen)
+    cut, head = Cut(frozen, 2), a_head(frozen, 5)
     inputs = cut.inputs(images)
     views, seen = cut.views(images, inputs, FLIP, 1), []
 
@@ -85,33 +76,16 @@ def test_it_learns(tmp_path):
     inputs = cut.inputs(images)
     views = cut.views(images, inputs, FLIP, 1)
 
-    def separation(network):
-        vectors = network.encode(inputs)
-        same = targets[:, None] == targets
-        return {"gap": float((vectors @ vectors.T)[same].mean() - (vectors @ vectors.T)[~same].mean())}
+    def gap(vectors):
+        similarity, same = vectors @ vectors.T, targets[:, None] == targets
+        return float(similarity[same].mean() - similarity[~same].mean())
 
-    head = a_head(frozen)
-    before = separation(two_phase_upper(cut, head))["gap"]
-    run = cut.train(
-        head,
-        images,
-        views,
-        targets,
-        TrainConfig(6, 16, 0.003, backbone_rate=1.0, average=0.5),
-        separation,
-        tmp_path,
-        FLIP,
-    )
+    head, config = a_head(frozen, 5), TrainConfig(6, 16, 0.003, backbone_rate=1.0, average=0.5)
+    before = gap(cut.encode(two_phase.attach(frozen, head), inputs))
+    given = images, views, targets, config, lambda network: {"gap": gap(network.encode(inputs))}, tmp_path, FLIP
+    run = cut.train(head, *given)
     assert run.validations["gap"].max() > before + 0.1
     assert nearest_hits(run.encoder, images, targets) > 0.9
-
-
-def two_phase_upper(cut, head):
-    class Whole:
-        def encode(self, inputs):
-            return cut.encode(two_phase.attach(cut.frozen, head), inputs)
-
-    return Whole()
 
 
 def test_a_network_that_cannot_be_cut_works_on_its_images(tmp_path):
@@ -124,7 +98,7 @@ def test_a_network_that_cannot_be_cut_works_on_its_images(tmp_path):
     assert views.shape == (16, 2, frozen.dim) and cut.features(views) is views
     config = TrainConfig(1, 8, 0.01, average=0.5, precision="no")
     run = cut.train(
-        a_head(frozen), images, views, targets, config, lambda n: {"x": n.encode(images).mean()}, tmp_path, FLIP
+        a_head(frozen, 5), images, views, targets, config, lambda n: {"x": n.encode(images).mean()}, tmp_path, FLIP
     )
     np.testing.assert_allclose(cut.encode(run.encoder, images), run.encoder.encode(images))
 

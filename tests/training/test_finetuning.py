@@ -11,7 +11,6 @@ from makers.training import Stopper, nearest_hits, photos, raising, same_run, va
 from safetensors.torch import save_file
 from torchvision import models
 
-from rectrio_lib.core import device as device_module
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import base
@@ -26,10 +25,7 @@ CONFIG = TrainConfig(
     epochs=2, batch_size=8, learning_rate=0.01, average=0.5, shift=0, flip=False, precision="no", margin=0.5
 )
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def maker(name=SQUEEZENET, blocks=0, checkpointing=False, **options):
@@ -77,18 +73,6 @@ def test_phase_2_moves_the_named_blocks_with_what_follows_them_and_no_statistics
     }
     assert moved(network.network, after.network) == expected != set()
     assert "head.project.0.weight" in moved(before, run.encoder)
-
-
-def test_phase_2_goes_on_from_the_head_of_phase_1(tmp_path):
-    first = tune(tmp_path / "1", maker()).encoder
-
-    def make():
-        encoder = maker(blocks=2)()
-        encoder.head.load_state_dict(first.head.state_dict())
-        return encoder
-
-    second = tune(tmp_path / "2", make, replace(CONFIG, epochs=1, learning_rate=1e-9, weight_decay=0.0)).encoder
-    np.testing.assert_allclose(second.encode(photos()[0]), first.encode(photos()[0]), atol=1e-4)
 
 
 def test_the_backbone_moves_less_at_a_lower_rate(tmp_path):

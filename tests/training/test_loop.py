@@ -15,18 +15,13 @@ from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.loop import CollapseWarning
 from rectrio_lib.training.losses import LOSSES, MINERS, make_loss
 
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("uninterrupted"))
-
-
 # --- learning
 
 
-def test_training_makes_unseen_shapes_find_their_class(tmp_path):
+@pytest.mark.parametrize("loss", [{}, {"loss": "normalized-softmax", "temperature": 0.05}], ids=["triplet", "softmax"])
+def test_training_makes_unseen_shapes_find_their_class(tmp_path, loss):
     unseen = drawn(20, seed=1)
-    config = TrainConfig(epochs=15, batch_size=75, learning_rate=0.01, shift=1, average=0.9, precision="no")
+    config = TrainConfig(epochs=15, batch_size=75, learning_rate=0.01, shift=1, average=0.9, precision="no", **loss)
 
     def make():
         return ConvNet(1, 12, (16, "M", 32, "M", 32), 16, 0.2, 0.2)

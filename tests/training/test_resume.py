@@ -19,11 +19,6 @@ from rectrio_lib.encoders.convnet import ConvNet
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("uninterrupted"))
-
-
 def train_until_killed(folder):
     """Run in another process: stops in the second epoch and waits for the end."""
 

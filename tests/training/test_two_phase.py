@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import SQUEEZENET, VIT, pretrained
-from makers.training import photos, same_run, validate_photos
+from makers.training import a_head, photos, same_run, validate_photos
 from torchvision.transforms import v2
 
-from rectrio_lib.core import device as device_module
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.pretrained import ProjectionHead
@@ -22,15 +21,7 @@ from rectrio_lib.training.loop import fit
 CONFIG = TrainConfig(epochs=2, batch_size=8, learning_rate=0.01, average=0.5, precision="no", margin=0.5)
 FLIP = v2.RandomHorizontalFlip(1.0)
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(device_module, "best_precision", lambda device: "no")
-
-
-def a_head(frozen, hidden=0):
-    torch.manual_seed(3)
-    return ProjectionHead(frozen.dim, 6, hidden).eval()
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def test_features_are_those_of_the_image_and_of_its_augmentations(tmp_path):

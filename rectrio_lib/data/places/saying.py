@@ -40,7 +40,11 @@ def one_sentence(uri: str) -> Iterator[None]:
 def is_refused(error: Exception) -> bool:
     """Tell whether credentials are missing or do not suffice."""
     said = f"{type(error).__name__} {error}"
-    return isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403) or _any(SIGN_IN, said)
+    return (
+        isinstance(error, PermissionError)
+        or getattr(error, "status", 0) in (401, 403)
+        or any(word in said for word in SIGN_IN)
+    )
 
 
 def reason(error: Exception) -> str:
@@ -57,7 +61,3 @@ def reason(error: Exception) -> str:
         return "damaged, or it cannot be read"
     status = getattr(error, "status", 0)
     return f"the server answers {status}" if status else type(error).__name__
-
-
-def _any(words: tuple[str, ...], text: str) -> bool:
-    return any(word in text for word in words)

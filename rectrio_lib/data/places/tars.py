@@ -24,12 +24,9 @@ TOLD = {"cls": "label", "txt": "text"}
 
 
 def contents(file: BinaryIO, archive: str, size: int) -> Contents:
-    """List the images of a tar archive; what comes after a damaged place is left out, and said in its name.
+    """List the images of an archive of `size` bytes; what follows a damaged place is left out, and its name says so.
 
-    Args:
-        file: the archive, opened for reading; of large members only the headers are read.
-        archive: its path.
-        size: its bytes.
+    Of large members only the headers are read.
     """
     images, rows = [], []
     try:
@@ -58,8 +55,7 @@ def contents(file: BinaryIO, archive: str, size: int) -> Contents:
 class Stretches:
     """The images of a tar archive: fetched many at once for who reads them in order, else one by one.
 
-    Args:
-        fetch: returns the bytes from one place in the archive to another.
+    `fetch` returns the bytes from one place in the archive to another.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes]):

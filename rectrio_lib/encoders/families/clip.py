@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from rectrio_lib.core.errors import MissingPackageError
+from rectrio_lib.core.errors import MissingPackageError, missing_package
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, Blocks
@@ -126,9 +126,7 @@ def clip_module() -> types.ModuleType:
     try:
         import clip
     except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"CLIP needs a package that is not installed ({error.name}): pip install 'rectrio[clip]'."
-        ) from error
+        raise missing_package("CLIP", error, "clip") from error
     finally:
         sys.modules.pop("pkg_resources", None)
         if before is not None:

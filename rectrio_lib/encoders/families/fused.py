@@ -15,12 +15,7 @@ PIXELS = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # each part scales t
 
 
 class SideBySide(nn.Module):
-    """Backbones that see the same images (B, 3, H, W), pixels in 0..1; their features count alike.
-
-    Args:
-        parts: the backbones.
-        sides: to which images are resized for each of them.
-    """
+    """Backbones that see the same images (B, 3, H, W), pixels in 0..1, each resized to its side; all count alike."""
 
     def __init__(self, parts: Sequence[Backbone], sides: Sequence[int]):
         super().__init__()

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from rectrio_lib.core.errors import ArgumentError, MissingPackageError
+from rectrio_lib.core.errors import ArgumentError, missing_package
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, GeM
 from rectrio_lib.encoders.weights import State, find_state, load_weights
-
-NEAREST = 5  # names that an unknown one is answered with
 
 
 class MapsToGeM(nn.Module):
@@ -35,9 +33,7 @@ def timm_module() -> ModuleType:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"timm: backbones need a package that is not installed ({error.name}): pip install 'rectrio[timm]'."
-        ) from error
+        raise missing_package("A backbone timm:NAME", error, "timm") from error
     return timm
 
 
@@ -52,7 +48,7 @@ def check_name(network: str) -> None:
         raise ArgumentError(
             f"timm knows no weights {tag!r} of {architecture}: choose one of {', '.join(tags) or 'none'}."
         )
-    near = difflib.get_close_matches(architecture, timm.list_models(), NEAREST, 0.5)
+    near = difflib.get_close_matches(architecture, timm.list_models(), 5, 0.5)
     raise ArgumentError(f"timm has no model {architecture!r}: the nearest names are {', '.join(near) or 'none'}.")
 
 

@@ -120,8 +120,7 @@ class DiskVectors(FaissVectors):
         found = np.hstack([found, np.broadcast_to(fresh + len(self._exact), (len(queries), len(fresh)))])
         missing = (0, 0), (0, max(0, k - scores.shape[1]))
         scores, found = np.pad(scores, missing, constant_values=-np.inf), np.pad(found, missing, constant_values=-1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
+        return knn.best(scores, found, k)
 
     def exact(self, queries: np.ndarray, k: int, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
         """Compare queries (Q, dim) with every vector of a subset, read from disk in blocks."""

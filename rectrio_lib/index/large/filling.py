@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core import knn
-from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import factory, tuning
-from rectrio_lib.index.base import unit_vectors
+from rectrio_lib.index.base import check_rows, unit_vectors
 
 if TYPE_CHECKING:
     from rectrio_lib.index.index import Index
@@ -53,10 +52,4 @@ def check_new(index: Index, vectors: np.ndarray, rows: pd.DataFrame) -> None:
     unit_vectors(vectors[:0], index.dim)
     for block in knn.blocks(vectors):
         unit_vectors(block, index.dim)
-    if len(vectors) != len(rows):
-        raise ArgumentError(f"{len(vectors)} vectors but {len(rows)} rows.")
-    fresh, again = rows["image_id"], rows["image_id"].duplicated()
-    if len(index.rows):
-        again |= fresh.isin(index.rows["image_id"][~index.removed])
-    if known := fresh[again].tolist():
-        raise ArgumentError(f"{len(known)} of these images are in the index already or come twice: {known[0]!r}.")
+    check_rows(rows, len(vectors), index.rows["image_id"][~index.removed])

@@ -14,13 +14,15 @@ import pandas as pd
 
 from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
-from rectrio_lib.core.workspace import MADE_FROM, Workspace, check_card, read_card
-from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask
+from rectrio_lib.core.knn import best
+from rectrio_lib.core.workspace import MADE_FROM, Workspace, read_card
+from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, check_rows, not_there
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.storage import folder_of
 
 KIND, NAME = "shards", "shard-{:04d}"
-SCHEMA = {"kind": str, "dim": int, "encoder_hash": str, "shards": int, "made_from": dict, "count": int}
+SCHEMA = {"kind": str, "dim": int, "encoder_hash": str, "shards": int, "made_from": MADE_FROM, "count": int}
 
 
 class Shards:
@@ -97,8 +99,7 @@ class Shards:
         starts = self._starts()
         scores = np.concatenate([part[0] for part in found], axis=1)
         positions = np.concatenate([part[1] + starts[n] for n, part in zip(asked, found, strict=True)], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+        return best(scores, positions, k)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Return vectors at positions of any shape, float32 (..., dim); IndexError if one is not there."""
@@ -114,19 +115,15 @@ class Shards:
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
         """Add unit vectors (N, dim) with their rows to the last shard; see `Index.add`."""
-        for index in self.indexes[:-1]:
-            known = index.rows["image_id"][~index.removed]
-            if again := rows["image_id"][rows["image_id"].isin(known)].tolist():
-                raise ArgumentError(f"{len(again)} of these images are in the index already, such as {again[0]!r}.")
+        check_rows(rows, len(vectors), pd.concat(self._image_ids()))
         self.indexes[-1].add(vectors, rows)
 
     def remove(self, image_ids: Sequence[str]) -> None:
         """Take images out; KeyError, and none is removed, if one of them is in no shard."""
-        ids = [index.rows["image_id"][~index.removed] for index in self.indexes]
         wanted = pd.Series(list(dict.fromkeys(image_ids)), dtype=str)
-        there = [wanted[wanted.isin(known)].tolist() for known in ids]
+        there = [wanted[wanted.isin(known)].tolist() for known in self._image_ids()]
         if absent := wanted[~wanted.isin([name for names in there for name in names])].tolist():
-            raise KeyError(f"{len(absent)} of {len(wanted)} images are not in the index, such as {absent[0]!r}.")
+            raise not_there(absent, len(wanted))
         for index, names in zip(self.indexes, there, strict=True):
             if names:
                 index.remove(names)
@@ -163,12 +160,8 @@ class Shards:
             MissingArtefactError: if there is none of that name, or one of its shards is gone.
             DataError: if a file is damaged, or a shard is of another encoder.
         """
-        folder = name
-        if not isinstance(name, Path):
-            folder = (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
-        card = read_card(folder / "card.json")
-        check_card(card, SCHEMA, folder / "card.json")
-        check_card(card["made_from"], MADE_FROM, folder / "card.json")
+        folder = folder_of(name, workspace)
+        card = read_card(folder / "card.json", SCHEMA)
         homes = [folder / NAME.format(number) for number in range(card["shards"])]
         if gone := [home for home in homes if not (home / "card.json").is_file()]:
             told = f"{len(gone)} of {len(homes)} shards of {folder} are missing, such as {gone[0].name}"
@@ -187,9 +180,13 @@ class Shards:
             raise ArgumentError(f"{told}, the others of length {self.dim} by {self.encoder_hash}: build it again.")
 
     def _refuse_twice(self) -> None:
-        ids = pd.concat([index.rows["image_id"][~index.removed] for index in self.indexes])
+        ids = pd.concat(self._image_ids())
         if again := ids[ids.duplicated()].tolist():
             raise ArgumentError(f"{len(again)} images are in two shards, such as {again[0]!r}: each belongs into one.")
+
+    def _image_ids(self) -> list[pd.Series]:
+        """Return what each shard holds and has not removed."""
+        return [index.rows["image_id"][~index.removed] for index in self.indexes]
 
     def _starts(self) -> np.ndarray:
         """Where each shard's rows begin, and their number."""

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 import pandas as pd
 
 from rectrio_lib.core import files
-from rectrio_lib.core.errors import MissingArtefactError, MissingPackageError
-from rectrio_lib.core.workspace import Workspace, check_card
-from rectrio_lib.core.workspace import read_card as read_json
+from rectrio_lib.core.errors import MissingArtefactError
+from rectrio_lib.core.workspace import MADE_FROM, Workspace, read_card
 from rectrio_lib.index import storage
 from rectrio_lib.index.base import VectorIndex
 
 VARIABLE = "RECTRIO_VECTORS"  # of the environment: the address with its password
 SECRETS = ("password", "api_key")
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "url": str, "collection": str}
-SCHEMA |= {"made_from?": dict}
+SCHEMA |= {"made_from?": MADE_FROM}
 
 
 class ServerIndex:
@@ -35,7 +34,7 @@ class ServerIndex:
     @classmethod
     def load(cls, name: str | Path, workspace: Workspace | None = None) -> Self:
         """Open the collection of a card; the password comes from the environment, see `with_password`."""
-        card = read_card(folder_of(name, workspace))
+        card = read_card(storage.folder_of(name, workspace) / "card.json", SCHEMA)
         return cls(with_password(card["url"]), card["collection"])
 
     def __len__(self) -> int:
@@ -83,12 +82,6 @@ def with_password(url: str) -> str:
     return given if given and without_password(given) == without_password(url) else url
 
 
-def missing_package(error: ModuleNotFoundError, extra: str) -> MissingPackageError:
-    """Return the error that says which extra brings what a server needs."""
-    command = f"pip install 'rectrio[{extra}]'"
-    return MissingPackageError(f"{error.name} is not installed: `{command}` brings it.")
-
-
 def no_collection(url: str, collection: str) -> MissingArtefactError:
     """Return the error of a collection that is not on its server."""
     command = f"rectrio index FOLDER --vectors {without_password(url)}"
@@ -103,18 +96,3 @@ def write_card(index: VectorIndex, url: str, collection: str, name: str, workspa
     with files.replaced_folder(folder) as fresh:
         files.write_json(fresh / "card.json", card)
     return folder
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Read what `write_card` wrote; DataError if it is something else."""
-    card = read_json(folder / "card.json")
-    check_card(card, SCHEMA, folder / "card.json")
-    check_card(card.get("made_from", {}), storage.MADE_FROM, folder / "card.json")
-    return {"made_from": {}} | card
-
-
-def folder_of(name: str | Path, workspace: Workspace | None) -> Path:
-    """Return the folder of a saved index; a `Path` is the folder itself."""
-    return (
-        name if isinstance(name, Path) else (workspace or Workspace()).require("indexes", name, "rectrio index FOLDER")
-    )

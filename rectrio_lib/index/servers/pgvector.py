@@ -13,7 +13,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.index.base import Where, check_encoder, unit_vectors
+from rectrio_lib.index.base import Where, already_there, check_encoder, not_there, unit_vectors
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import pgvector_tables as tables
 from rectrio_lib.index.servers import rows as stored
@@ -98,12 +98,7 @@ class PgvectorIndex(ServerIndex):
             return connection.scalars(asked).all()
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame, connection: sa.Connection | None = None) -> None:
-        """Add unit vectors (N, dim) with their rows; all or none.
-
-        Args:
-            vectors: what to add.
-            rows: their metadata, with `image_id`.
-            connection: whose transaction this joins; None for one of its own.
+        """Add unit vectors (N, dim) with their rows, all or none, in the transaction of a connection or its own.
 
         Raises:
             ArgumentError: if they do not fit, or an image_id is there already.
@@ -116,7 +111,7 @@ class PgvectorIndex(ServerIndex):
             mine, names = snapshot.rows.c, rows["image_id"].tolist()
             known = sa.select(mine.image_id).where(~mine.removed, mine.image_id == sa.any_(array(names, sa.Text)))
             if again := joined.scalars(known).all():
-                raise stored.already_there(again)
+                raise already_there(again)
             self._update(joined, columns=stored.columns_of(rows, snapshot.columns))
             start = joined.scalar(sa.select(sa.func.coalesce(sa.func.max(mine.position) + 1, 0)))
             tables.insert_rows(joined, snapshot.name, vectors, rows, start)
@@ -129,7 +124,7 @@ class PgvectorIndex(ServerIndex):
             there = (~rows.c.removed, rows.c.image_id == sa.any_(array(names, sa.Text)))
             found = set(joined.scalars(sa.select(rows.c.image_id).where(*there)))
             if absent := [name for name in names if name not in found]:
-                raise stored.not_there(absent, len(names))
+                raise not_there(absent, len(names))
             joined.execute(sa.update(rows).where(*there).values(removed=True))
             self._update(joined)
 

@@ -36,7 +36,7 @@ class Snapshot:
         self.name, self.version, self.dim, self.columns = row.rows, row.version, row.dim, row.columns
         self.encoder_hash, self.made_from = row.encoder_hash, row.made_from
         self.rows = rows_table(row.rows, row.dim)
-        self._parts: dict[str | bytes | None, Part] = {}
+        self._parts: dict[str | tuple | None, Part] = {}
         same = before is not None and (before.name, before.columns) == (self.name, self.columns)
         self._earlier, self._table = (before._table or before._earlier if same else None), None
 
@@ -52,7 +52,10 @@ class Snapshot:
 
     def part(self, connection: sa.Connection, where: Where) -> Part:
         """Return the rows that are not removed and meet a condition or mask."""
-        key = where if where is None or isinstance(where, str) else np.asarray(where).tobytes()
+        key = where
+        if not (where is None or isinstance(where, str)):
+            mask = np.asarray(where)
+            key = mask.dtype, mask.shape, mask.tobytes()  # arrays of other shapes may have the same bytes
         if key not in self._parts:
             part = self._count(connection, where)
             if len(self._parts) >= CACHED_PARTS:

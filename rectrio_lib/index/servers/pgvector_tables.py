@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core.errors import ArgumentError, StorageError
+from rectrio_lib.core.errors import ArgumentError, StorageError, missing_package
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import rows as stored
 
@@ -21,7 +21,7 @@ try:
     from sqlalchemy import exc
     from sqlalchemy.dialects.postgresql import JSONB
 except ModuleNotFoundError as error:
-    raise cards.missing_package(error, "postgres") from error
+    raise missing_package("PostgreSQL", error, "postgres") from error
 
 CONNECT_SECONDS = 5
 LOCK = 7_268_318  # this program's, among the advisory locks of a database

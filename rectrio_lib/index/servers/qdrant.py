@@ -13,7 +13,7 @@ import pandas as pd
 
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import conditions
-from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, unit_vectors
+from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, check_rows, not_there, unit_vectors
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import qdrant_points as points
 from rectrio_lib.index.servers import rows as stored
@@ -121,8 +121,7 @@ class QdrantIndex(ServerIndex):
         """Add unit vectors (N, dim) with their rows; ArgumentError if they do not fit or an image_id is known."""
         vectors = stored.check_new(vectors, rows, self.dim)
         known, removed = self._read_table()
-        if again := rows["image_id"][rows["image_id"].isin(known["image_id"][~removed])].tolist():
-            raise stored.already_there(again)
+        check_rows(rows, len(vectors), known["image_id"][~removed])
         if len(rows):
             columns = stored.columns_of(rows, self._card()["columns"])
             points.index_payloads(self._client, self.url, self.collection, stored.kinds(columns))
@@ -134,7 +133,7 @@ class QdrantIndex(ServerIndex):
         names, (rows, removed) = list(dict.fromkeys(image_ids)), self._read_table()
         places = dict(zip(rows["image_id"][~removed], np.flatnonzero(~removed).tolist(), strict=True))
         if absent := [name for name in names if name not in places]:
-            raise stored.not_there(absent, len(names))
+            raise not_there(absent, len(names))
         if names:
             with self._changing():
                 self._client.set_payload(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import conditions
-from rectrio_lib.index.base import unit_vectors
+from rectrio_lib.index.base import check_rows, unit_vectors
 
 EMPTY = "empty"  # kind of a column whose values are all missing so far
 Columns = dict[str, list[str]]  # kind, see `grammar.Column`, and dtype of each column of metadata
@@ -20,22 +20,8 @@ Record = dict[str, Any]
 def check_new(vectors: np.ndarray, rows: pd.DataFrame, dim: int | None = None) -> np.ndarray:
     """Return vectors (N, dim) as float32; ArgumentError if they or their rows cannot be added to any index."""
     vectors = unit_vectors(np.asarray(vectors), dim or np.shape(vectors)[-1])
-    if len(vectors) != len(rows):
-        raise ArgumentError(f"{len(vectors)} vectors but {len(rows)} rows.")
-    names = rows["image_id"]
-    if again := names[names.duplicated()].tolist():
-        raise already_there(again)
+    check_rows(rows, len(vectors))
     return vectors
-
-
-def already_there(names: Sequence[str]) -> ArgumentError:
-    """Return the error of images that would come twice."""
-    return ArgumentError(f"{len(names)} of these images are in the index already or come twice: {names[0]!r}.")
-
-
-def not_there(absent: Sequence[str], count: int) -> KeyError:
-    """Return the error of images that cannot be removed."""
-    return KeyError(f"{len(absent)} of {count} images are not in the index, such as {absent[0]!r}.")
 
 
 def columns_of(rows: pd.DataFrame, known: Columns) -> Columns:

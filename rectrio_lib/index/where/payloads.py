@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from rectrio_lib.core.errors import missing_package
 from rectrio_lib.index import conditions
-from rectrio_lib.index.servers import cards
 from rectrio_lib.index.where.constants import Constant
 from rectrio_lib.index.where.grammar import Column, Compare, Condition, Contains, Joined, Not, OneOf, read
 
 try:
     from qdrant_client import models
 except ModuleNotFoundError as error:
-    raise cards.missing_package(error, "qdrant") from error
+    raise missing_package("Qdrant", error, "qdrant") from error
 
 BOUNDS = {"==": ("gte", "lte"), "<": ("lt",), "<=": ("lte",), ">": ("gt",), ">=": ("gte",)}
 ROW = "row"  # the part of a payload that holds the metadata
@@ -24,13 +24,10 @@ ROW = "row"  # the part of a payload that holds the metadata
 def as_filter(
     where: str, kinds: Mapping[str, str], holds: Callable[[Condition], np.ndarray]
 ) -> models.Filter | models.FieldCondition | models.HasIdCondition:
-    """Return a condition as a filter of payloads.
+    """Return a condition, see `grammar.read`, as a filter of payloads.
 
-    Args:
-        where: the condition, see `grammar.read`, as for `kinds` and the errors.
-        kinds: kind of each column.
-        holds: tells which rows meet a condition, bool (N,); asked about what Qdrant cannot express: arithmetic, columns
-            compared with each other, the order of texts, parts of texts.
+    `holds` tells which rows meet a condition, bool (N,); it is asked about what Qdrant cannot express: arithmetic,
+    columns compared with each other, the order of texts, parts of texts.
     """
     return _Filters(holds).filter(read(where, kinds))
 

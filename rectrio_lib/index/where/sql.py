@@ -18,12 +18,9 @@ SIMPLE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 def expression(where: str, kinds: Mapping[str, str], data: ColumnElement) -> ColumnElement[bool]:
-    """Return a condition as a SQL expression that is true or false, never null.
+    """Return a condition, see `grammar.read`, as a SQL expression that is true or false, never null.
 
-    Args:
-        where: the condition, see `grammar.read`, as for `kinds` and the errors.
-        kinds: kind of each column.
-        data: jsonb that holds the columns of a row, as `servers.rows.records` writes them.
+    `data` is jsonb that holds the columns of a row, as `servers.rows.records` writes them.
     """
     return _Expressions(data).holds(grammar.read(where, kinds))
 

@@ -40,26 +40,19 @@ LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 def to_start(wanted: int) -> int:
     """Return how many processes a training is to start with: 1 in one that torchrun or `accelerate launch` started.
 
-    Args:
-        wanted: 0 takes `RECTRIO_PROCESSES`, or 1.
+    If 0 are wanted, `RECTRIO_PROCESSES` says how many, or it is 1.
 
     Raises:
         ArgumentError: if this machine has too few processor cores or GPUs.
     """
     if "LOCAL_RANK" in os.environ:
         return 1
-    count = wanted or processes()
-    check(count)
-    return count
-
-
-def check(count: int) -> None:
-    """Refuse a number of processes that this machine cannot serve: ArgumentError."""
-    device = best_device()
+    count, device = wanted or processes(), best_device()
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, os.cpu_count() or 1)
     if not 1 <= count <= most:
         what = {"cuda": "GPUs", "mps": "GPU that several processes can share"}.get(device, "processor cores")
         raise ArgumentError(f"processes={count}: this machine has {most} {what}, choose 1 to {most}.")
+    return count
 
 
 @contextmanager
