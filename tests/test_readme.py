@@ -14,6 +14,8 @@ import rectrio_lib
 from rectrio_lib.cli.app import app
 from rectrio_lib.data import synthetic
 
+pytestmark = pytest.mark.slow
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10

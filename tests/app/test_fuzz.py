@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from makers.served import build_collection, copied  # noqa: E402
 from schemathesis.config import SchemathesisConfig  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("RECTRIO_EXAMPLES", "15"))  # per route
 
 

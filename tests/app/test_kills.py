@@ -25,6 +25,8 @@ from rectrio_lib.app.server import Served
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
 
+pytestmark = pytest.mark.slow
+
 SERVE = """
 import sys
 from rectrio_lib.app import server

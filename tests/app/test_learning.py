@@ -32,6 +32,8 @@ from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 from rectrio_lib.search.collection import Collection
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("RECTRIO_KILLS", "1"))  # more to measure
 RETRAIN = """
 import sys

@@ -14,6 +14,7 @@ from makers.browsing import CHROMIUM, ask_words, cards, expect, hand_over, new_s
 from rectrio_lib.app.routes import PAGE
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
     pytest.mark.xdist_group("page"),
 ]

@@ -10,6 +10,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from makers.browsing import CHROMIUM, ask_words, cards, expect, faults, luminance, new_search, picture, scores
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
     pytest.mark.xdist_group("page"),
 ]

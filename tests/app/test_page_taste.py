@@ -12,6 +12,7 @@ from makers.browsing import CHROMIUM, ask_words, cards, expect, faults, new_sear
 from rectrio_lib.search.collection import Collection
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
     pytest.mark.xdist_group("page"),
 ]

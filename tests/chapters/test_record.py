@@ -11,6 +11,8 @@ from nbformat.warnings import DuplicateCellId
 from rectrio_lib.chapters import clean, record
 from rectrio_lib.core.errors import ArgumentError
 
+pytestmark = pytest.mark.slow
+
 CHECKED_PRINT = "# NBVAL_CHECK_OUTPUT\nprint('two')"
 CHECKED_HTML = "# NBVAL_CHECK_OUTPUT\nfrom IPython.display import HTML\nHTML('<b>bold</b>')"
 UNCHECKED = "print('changes with every run')"

@@ -15,6 +15,8 @@ from rectrio_lib.chapters.chapter import read_chapter, select_chapters
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):

@@ -18,6 +18,8 @@ from rectrio_lib.data import image_files
 from rectrio_lib.embeddings.embed import embed as embed_images
 from rectrio_lib.embeddings.store import open_store
 
+pytestmark = pytest.mark.slow
+
 COUNT = 20  # files
 
 

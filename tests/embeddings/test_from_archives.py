@@ -18,6 +18,8 @@ from rectrio_lib.data.places import parquets, remote, tars
 from rectrio_lib.data.places.archives import expanded
 from rectrio_lib.data.places.place import place_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def images(tmp_path):

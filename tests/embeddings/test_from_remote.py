@@ -15,6 +15,8 @@ from rectrio_lib.data import image_files
 from rectrio_lib.data.places import remote
 from rectrio_lib.data.places.place import place_of
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "s3://shop/photos"
 
 

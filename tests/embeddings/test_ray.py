@@ -36,7 +36,7 @@ from rectrio_lib.embeddings import ray as engine
 from rectrio_lib.embeddings.ray_worker import Files, SortedIds, Worker, versions
 
 FOR_WORKERS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "RAY_worker_niceness": "0"}
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 @contextmanager

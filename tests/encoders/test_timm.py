@@ -13,6 +13,8 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.pretrained import Pretrained, build_backbone, load_backbone, load_pretrained
 from rectrio_lib.encoders.registry import load_encoder, save_encoder
 
+pytestmark = pytest.mark.slow
+
 timm = pytest.importorskip("timm")
 CONVNEXT, MOBILE, REGNET = "convnext_atto", "mobilenetv4_conv_small_035", "regnetx_002"
 VIT, DINO, SWIN = "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224"

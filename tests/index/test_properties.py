@@ -14,6 +14,8 @@ from rectrio_lib.index.factory import FEWEST_LEARNED, KINDS
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.tuning import GroundTruth
 
+pytestmark = pytest.mark.slow
+
 ROUNDED = {
     "flat": 1e-5,
     "hnsw": 1e-3,

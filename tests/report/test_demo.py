@@ -14,6 +14,8 @@ from rectrio_lib.report import demo
 from rectrio_lib.search import building
 from rectrio_lib.search.collection import Collection
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):

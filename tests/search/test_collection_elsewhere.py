@@ -16,6 +16,8 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search import building
 from rectrio_lib.search.collection import Collection
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["folder", "shards"])
 def address(request, s3, tmp_path):  # noqa: F811

@@ -24,6 +24,7 @@ from rectrio_lib.training.config import TrainConfig
 from rectrio_lib.training.distributed import processes
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("processes"),
     pytest.mark.filterwarnings("ignore::rectrio_lib.training.loop.CollapseWarning"),
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processor cores"),
