@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -161,7 +162,7 @@ class LiveIndex:
             raise ArgumentError(f"{len(vectors)} vectors but {len(records)} rows.")
         with self._lock:
             before, names = self.current, [record["image_id"] for record in records]
-            if known := [*before.positions(names)]:
+            if known := [*before.positions(names)] or [name for name, times in Counter(names).items() if times > 1]:
                 raise already_there(known)
             start, count = len(before.tail), len(before.tail) + len(vectors)
             while len(self._vectors) < count:  # older snapshots keep the array that they look into

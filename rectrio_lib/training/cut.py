@@ -132,7 +132,9 @@ class Cut:
             return two_phase.train_blocks(self.frozen, head, *given)
 
         def start() -> Upper:
-            return Upper(self._attached(head), self.lower)
+            upper = Upper(self._attached(head), self.lower)
+            upper.backbone[0].checkpointing = grad_checkpointing
+            return upper
 
         run, whole = fit(start, views, targets, config, validate, folder, RandomView()), self._attached(head)
         Upper(whole, self.lower).load_state_dict(run.encoder.state_dict())

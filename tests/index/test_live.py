@@ -115,6 +115,14 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(vectors, rows):
     assert len(index.current) == 40
 
 
+@pytest.mark.parametrize("given", [[39, 40], [40, 41, 40]])
+def test_an_image_that_is_there_or_comes_twice_is_refused(given):
+    index, _ = live()
+    with pytest.raises(ArgumentError, match="in the index already or come twice"):
+        index.add(np.eye(DIM, dtype=np.float32)[: len(given)], [records(number, 1)[0] for number in given])
+    assert len(index.current) == 40
+
+
 def test_k_is_at_most_what_is_there():
     index, _ = live(count=5)
     index.remove(["p0"])

@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders import backbone as backbone_module
 from rectrio_lib.encoders.pretrained import Pretrained
 from rectrio_lib.training import two_phase
 from rectrio_lib.training.config import TrainConfig
@@ -68,6 +69,21 @@ def test_training_changes_the_freed_blocks_and_the_head_and_no_statistics(name, 
     assert not torch.equal(run.encoder.head.project[0].weight, head.project[0].weight)
     np.testing.assert_allclose(cut.encode(run.encoder, inputs), run.encoder.encode(images), atol=5e-3)
     np.testing.assert_allclose(cut.features(inputs), frozen.encode(images), atol=2e-3)  # the frozen one is as it was
+
+
+def test_checkpointing_runs_each_freed_block_twice_and_gives_the_same_network(tmp_path, monkeypatch):
+    frozen, (images, targets), runs, again = pretrained(RESNET), photos(24), [], []
+    own = backbone_module.checkpoint
+    monkeypatch.setattr(backbone_module, "checkpoint", lambda *given, **how: again.append(1) or own(*given, **how))
+    cut, head = Cut(frozen, 2), a_head(frozen, 5)
+    views = cut.views(images, cut.inputs(images), FLIP, 1)
+    given = images, views, targets, CONFIG, lambda network: {"figure": 1.0}
+    for on in (False, True):
+        assert not again
+        runs.append(cut.train(head, *given, tmp_path / str(on), FLIP, on))
+    assert len(again) == 2 * CONFIG.epochs * (24 // CONFIG.batch_size)
+    for one, other in zip(*(run.encoder.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_it_learns(tmp_path):
