@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -66,13 +67,13 @@ class Wall:
 
 
 @lettered
-def example_grid(images: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """One row of images per class: {class: uint8 (n, C, H, W)}."""
+def example_grid(images: Mapping[Any, np.ndarray], title: str = "") -> Figure:
+    """One row of images per class, or whatever their name is: {name: uint8 (n, C, H, W)}."""
     wall = Wall(len(images), max(map(len, images.values())), 0.8, caption=0)
     for line, (label, row) in enumerate(images.items()):
         for column, image in enumerate(row):
             wall.show(line, column, image)
-        wall.axis.text(-0.1, line + 0.5, textwrap.fill(label, 24), ha="right", va="center", fontsize=9)
+        wall.axis.text(-0.1, line + 0.5, textwrap.fill(str(label), 24), ha="right", va="center", fontsize=9)
     wall.axis.set_title(title)
     return wall.figure
 
