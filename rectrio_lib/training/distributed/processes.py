@@ -47,12 +47,18 @@ def to_start(wanted: int) -> int:
     """
     if "LOCAL_RANK" in os.environ:
         return 1
-    count, device = wanted or processes(), best_device()
+    count = wanted or processes()
+    check(count)
+    return count
+
+
+def check(count: int) -> None:
+    """Refuse a number of processes that this machine cannot serve: ArgumentError."""
+    device = best_device()
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, os.cpu_count() or 1)
     if not 1 <= count <= most:
         what = {"cuda": "GPUs", "mps": "GPU that several processes can share"}.get(device, "processor cores")
         raise ArgumentError(f"processes={count}: this machine has {most} {what}, choose 1 to {most}.")
-    return count
 
 
 @contextmanager
