@@ -70,11 +70,11 @@ HEADLINES = {
         value("quick", "05", "Three ways", "fashion-triplet-pixels", "mAP@R"),
         value("quick", "05", "Three ways", "fashion-triplet", "mAP@R"),
     ),
-    "phase 1, 2 s of training": (
+    "Animals, frozen EfficientNet-Lite0": (
         value("quick", "03", STEPS, "frozen backbone", "mAP@R"),
         value("quick", "03", STEPS, "phase 1", "mAP@R"),
     ),
-    "phase 2, 151 s of training": (
+    "Animals, mAP@R: frozen SqueezeNet": (
         value("full", "03", STEPS, "frozen backbone", "mAP@R"),
         value("full", "03", STEPS, "phase 2", "mAP@R"),
     ),
