@@ -68,7 +68,7 @@ class Wall:
 
 @lettered
 def example_grid(images: Mapping[Any, np.ndarray], title: str = "") -> Figure:
-    """One row of images per class, or whatever their name is: {name: uint8 (n, C, H, W)}."""
+    """One row of images per name, such as that of a class: {name: uint8 (n, C, H, W)}."""
     wall = Wall(len(images), max(map(len, images.values())), 0.8, caption=0)
     for line, (label, row) in enumerate(images.items()):
         for column, image in enumerate(row):
