@@ -90,8 +90,8 @@ class Encoder(nn.Module):
     @contextmanager
     def _evaluated_on(self, device: str) -> Iterator[None]:
         """Put the encoder on a device and in evaluation mode; afterwards restore the mode."""
-        before, weights = self.training, next(self.parameters(), None)
-        if weights is not None and weights.device.type != device:
+        before = self.training
+        if device != "cpu":  # parts that it shares with another encoder may be there already, others not
             self.to(device)
         if before:  # walking through all modules takes as long as encoding a small image
             self.eval()

@@ -150,6 +150,7 @@ def test_training_learns_to_name_colours_and_moves_towers_and_temperature(tmp_pa
     before = small()
     run = train_dual(tmp_path, config=replace(CONFIG, epochs=8, erase=0.0))
     assert run.validations["named"].max() > 0.5 > named(before.eval())["named"] + 0.2
+    run.encoder.cpu(), before.cpu()
     assert run.encoder.temperature != before.temperature
     assert not torch.equal(run.encoder.text_tower.lstm.weight_hh_l0, before.text_tower.lstm.weight_hh_l0)
 

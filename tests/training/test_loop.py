@@ -85,7 +85,7 @@ def test_the_encoder_returned_and_best_pt_hold_the_weights_of_the_best_first_fig
     best = torch.load(tmp_path / "best.pt", weights_only=True)
     for state in (run.encoder.state_dict(), best):
         for key, value in seen[1].items():
-            torch.testing.assert_close(state[key], value, rtol=0, atol=0)
+            torch.testing.assert_close(state[key], value, rtol=0, atol=0, check_device=False)
     assert not torch.equal(seen[1]["project.0.weight"], seen[2]["project.0.weight"])
     assert torch.load(tmp_path / "last.pt", weights_only=True)["best"] == 0.9
     assert run.validations[["map_at_r", "recall_at_1"]].to_numpy().tolist() == [[0.2, 0.1], [0.9, 0.2], [0.4, 0.3]]
@@ -137,7 +137,7 @@ class Blur(Encoder):
 
     def forward(self, images):
         noise = torch.randn(len(images), 4, generator=torch.Generator().manual_seed(int(images.sum() * 1e3) % 2**31))
-        return F.normalize(self.place.expand(len(images), -1) + 0.1 * noise)
+        return F.normalize(self.place.expand(len(images), -1) + 0.1 * noise.to(images.device))
 
 
 @pytest.mark.parametrize("make", [Point, Blur])
@@ -158,7 +158,7 @@ def test_weights_that_validate_no_better_than_earlier_ones_are_not_kept(tmp_path
         return {"figure": 0.1}
 
     run = train(tmp_path, replace(CONFIG, average=0.0, weight_decay=0.5), same, Point)
-    assert torch.equal(run.encoder.place, seen[0])
+    assert torch.equal(run.encoder.place.cpu(), seen[0].cpu())
     assert not torch.equal(seen[0], seen[-1])
 
 
@@ -211,7 +211,7 @@ def unequal(count=60):
 
 def classes_of(batch, data):
     names = {image.tobytes(): target for image, target in zip(*data, strict=True)}
-    return [int(names[image.numpy().tobytes()]) for image in batch]
+    return [int(names[image.cpu().numpy().tobytes()]) for image in batch]
 
 
 @pytest.mark.parametrize(("per_class", "classes"), [(4, 3), (6, 2), (2, 3)])
@@ -229,7 +229,7 @@ def test_per_class_fills_every_batch_with_that_many_images_of_each_class(tmp_pat
 def test_without_per_class_every_image_is_seen_once_an_epoch_in_another_order(tmp_path):
     watcher, data = Watcher(), unequal()
     train(tmp_path, replace(CONFIG, epochs=2, batch_size=20), lambda e: {"figure": 1.0}, Slope, data, watcher)
-    first, second = (torch.cat(watcher.seen[i : i + 3]).numpy() for i in (0, 3))
+    first, second = (torch.cat(watcher.seen[i : i + 3]).cpu().numpy() for i in (0, 3))
     assert sorted(p.tobytes() for p in first) == sorted(p.tobytes() for p in second)
     assert sorted(p.tobytes() for p in first) == sorted(p.tobytes() for p in data[0])
     assert not np.array_equal(first, second)
