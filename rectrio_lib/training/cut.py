@@ -32,7 +32,7 @@ class Lower(Encoder):
     def __init__(self, frozen: Pretrained, blocks: int):
         super().__init__(backbone=frozen.arguments["backbone"], blocks=blocks)
         self.preprocessing, self.resize = frozen.preprocessing, frozen.resize
-        stages, side = frozen.backbone.network[0], frozen.preprocessing["resolution"]
+        stages, side = frozen.cpu().backbone.network[0], frozen.preprocessing["resolution"]
         image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             self.network = fuse_batch_norm(Blocks(*stages[: len(stages) - blocks]), image)

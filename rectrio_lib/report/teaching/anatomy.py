@@ -30,7 +30,7 @@ def block_shapes(encoder: Pretrained) -> list[tuple[int, ...]]:
     ]
     side = encoder.arguments["size"]
     with torch.no_grad():
-        encoder(encoder.prepare(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
+        encoder.cpu()(encoder.prepare(torch.zeros(1, 3, side, side, dtype=torch.uint8)))
     for hook in hooks:
         hook.remove()
     return [tuple(n for n in shape if n > 1) for shape in shapes]  # the batch is of one image

@@ -35,7 +35,7 @@ def similarity_map(network: Pretrained, image: np.ndarray, other: np.ndarray) ->
     hook = layer.register_forward_hook(lambda module, given, output: outputs.append(output))
     try:
         pixels = network.prepare(torch.as_tensor(image[None])).requires_grad_()
-        similarity = network(pixels)[0] @ torch.as_tensor(other)
+        similarity = network.cpu()(pixels)[0] @ torch.as_tensor(other)
     finally:
         hook.remove()
     (gradient,), maps = torch.autograd.grad(similarity, outputs), outputs[0]
