@@ -54,17 +54,22 @@ def explore(show: Callable[..., Any], **controls: Any) -> None:
 
     Args:
         show: what to call with the values; returns a figure or a table. Its defaults are what the controls begin with.
-        controls: {argument: what `ipywidgets.interact` makes a control of, such as (0, 9), a list, or a text}.
+        controls: {argument: what `ipywidgets.interact` makes a control of, such as (0, 9), a list, or a text; or the
+            type `bytes`, a button to upload a file, which gives its content, at first nothing}.
     """
     if not interactive():
         return
     import matplotlib.pyplot as plt
     from IPython.display import display
-    from ipywidgets import interactive as controlled  # an optional package, and slow to import
+    from ipywidgets import FileUpload  # an optional package, and slow to import
+    from ipywidgets import interactive as controlled
     from matplotlib.figure import Figure
+
+    uploads = {name: FileUpload(accept="image/*") for name, control in controls.items() if control is bytes}
 
     @wraps(show)
     def answer(**values: Any) -> None:
+        values |= {name: _uploaded(values[name]) for name in uploads}
         try:
             shown = show(**values)
         except RectrioError as error:
@@ -74,8 +79,14 @@ def explore(show: Callable[..., Any], **controls: Any) -> None:
         if isinstance(shown, Figure):
             plt.close(shown)
 
-    panel = controlled(answer, **controls)
+    panel = controlled(answer, **controls | uploads)
     for control in panel.children[:-1]:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False
     display(panel)
+
+
+def _uploaded(value: Any) -> bytes:
+    """Return the content of the last uploaded file; ipywidgets 7, which Colab has, names files, 8 has them in a row."""
+    files = list(value.values() if isinstance(value, dict) else value)
+    return bytes(files[-1]["content"]) if files else b""

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -78,3 +79,21 @@ def test_a_control_that_is_released_draws_again_and_errors_become_sentences(monk
     assert len(figures) == len(calls) and plt.get_fignums() == before
     words.value = ""
     assert "type a word" in capsys.readouterr().out
+
+
+def test_an_uploaded_file_arrives_as_its_content(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    shown, got = [], []
+    monkeypatch.setattr(telling, "interactive", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    telling.explore(lambda photo: got.append(photo), photo=bytes)
+    upload, _ = shown[-1].children
+    now = datetime.now(UTC)
+    file = {"name": "b.png", "type": "image/png", "size": 1, "last_modified": now, "content": memoryview(b"\x03")}
+    before, upload.value = list(got), (file,)
+    assert before == [b""] and got[-1] == b"\x03"
+
+
+def test_uploads_are_read_from_the_widgets_of_colab_too():
+    assert telling._uploaded({}) == b""
+    assert telling._uploaded({"a.png": {"content": b"\x01"}, "b.png": {"content": b"\x02\x03"}}) == b"\x02\x03"
