@@ -70,7 +70,7 @@ $(READY): pyproject.toml requirements.lock
 	@command -v "$(PYTHON)" >/dev/null || \
 	{ echo "RecTrio needs Python 3.11 or newer, but there is no $(PYTHON): install it first." >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK"
-	@echo "Setting up .venv, once: about 6 GB, a few minutes."
+	@echo "Setting up .venv, once: about 7 GB, a few minutes."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install $(if $(CI),--quiet) -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
