@@ -103,7 +103,8 @@ def test_what_trains_opens_on_a_gpu(path, notebook, cell):
 def test_colab_satisfies_every_floor_and_lacks_what_the_first_cell_installs(cell):
     here, installed = brought(), {canonicalize_name(name) for name in needed(cell, "packages").split()}
     wanted = map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["lab"]])
-    wanted = {canonicalize_name(r.name): r.specifier for r in wanted if r.name != "jupyterlab"}  # not used there
+    spared = ("jupyterlab", "latex2mathml")  # not used there
+    wanted = {canonicalize_name(r.name): r.specifier for r in wanted if r.name not in spared}
     assert installed.isdisjoint(here)
     assert wanted.keys() - installed <= here.keys()
     low = {name: here[name] for name, floor in wanted.items() if name in here and not floor.contains(here[name])}

@@ -1,4 +1,6 @@
 import json
+import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -154,6 +156,29 @@ def test_a_notebook_with_widgets_from_colab_is_rendered(project):
     assert "<i>seen</i>" in executed.with_suffix(".html").read_text(encoding="utf-8")
     index = (executed.parent / "index.html").read_text(encoding="utf-8")
     assert all(word in index for word in ("A &amp; B", "2.5", ">stand-in<", 'href="01_a.html"'))
+
+
+def test_a_page_draws_formulas_without_asking_another_host_and_shows_broken_ones_as_written(project):
+    write_chapter(project, "01_a")
+    executed = project / "outputs" / "notebooks" / "01_a.ipynb"
+    executed.parent.mkdir(parents=True)
+    text = "# A\n\n$$ \\frac{1}{x_1} $$\n\nfor $x_1 < 2$, `$HOME`, and $\\frac$."
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), executed)
+    pages.write_pages(executed)
+    page = executed.with_suffix(".html").read_text(encoding="utf-8")
+    assert page.count("<math") == 2 and "<mfrac>" in page and "<code>$HOME</code>" in page
+    assert "<code>\\frac</code>" in page
+    assert not re.search(r"<script|(src|href)=.http", page)
+
+
+def test_without_the_converter_a_page_is_made_all_the_same(project, monkeypatch):
+    write_chapter(project, "01_a")
+    executed = project / "outputs" / "notebooks" / "01_a.ipynb"
+    executed.parent.mkdir(parents=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A\n\n$x_1$")]), executed)
+    monkeypatch.setitem(sys.modules, "latex2mathml.converter", None)
+    pages.write_pages(executed)
+    assert "$x_1$" in executed.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_the_index_leaves_out_copies_of_chapters_that_are_gone(project):
