@@ -129,3 +129,10 @@ def test_profiles_name_existing_chapters_and_parameters(monkeypatch, profile):
 
 def test_there_is_a_full_profile():
     assert "full" in [path.stem for path in PROFILES]
+
+
+def test_pages_can_draw_the_formulas(notebook):
+    convert = pytest.importorskip("latex2mathml.converter").convert
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    formulas = [block or line for block, line in re.findall(r"\$\$(.+?)\$\$|(?<![\\$`])\$([^$\n]+)\$", text, re.DOTALL)]
+    assert [latex for latex in formulas if "\\" in convert(latex)] == []
