@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers.images import photograph, pictures
+from makers.indexes import unit
 from PIL import Image, ImageEnhance, ImageOps
 
 from rectrio_lib.core.errors import DataError
@@ -358,3 +359,27 @@ def test_table_that_does_not_fit_is_refused_with_its_first_wrong_line(tmp_path, 
         (tmp_path / "split.csv").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=rf"split\.csv .*{sentence}"):
         split_by_file(FILES, tmp_path / "split.csv")
+
+
+def test_near_copies_are_joined_across_a_chain_and_others_are_not():
+    rng = np.random.default_rng(0)
+    vectors = unit(rng, 40, 32)
+    vectors[5] = vectors[20] + 0.02 * rng.normal(size=32)
+    vectors[30] = vectors[5] + 0.02 * rng.normal(size=32)
+    vectors[2] = vectors[3]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    groups = duplicates.near_copy_groups(vectors, manifest_of([""] * 40))
+    assert [members.tolist() for members in groups] == [[5, 20, 30], [2, 3]]
+
+
+def test_near_copies_are_told_by_what_images_do_not_have_in_common():
+    shared = 5 * unit(np.random.default_rng(1), 1, 32)
+    vectors = shared + unit(np.random.default_rng(0), 30, 32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert (vectors @ vectors.T).min() > 0.9
+    assert duplicates.near_copy_groups(vectors.astype(np.float32), manifest_of([""] * 30)) == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_images_have_no_near_copies(count):
+    assert duplicates.near_copy_groups(unit(np.random.default_rng(0), count), manifest_of([""] * count)) == []
