@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         """Turn uint8 (B, C, H, W), with channels and size of `preprocessing`, into the network's float32 input."""
         expected = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
         if tuple(images.shape[1:]) != expected:
-            raise ArgumentError(f"This encoder takes pictures of shape {expected}, not {tuple(images.shape[1:])}.")
+            raise ArgumentError(f"This encoder takes images of shape {expected}, not {tuple(images.shape[1:])}.")
         mean, std = (torch.tensor(self.preprocessing[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
         scaled = self.resize(images.float().div_(255)).sub_(mean).div_(std)
         return scaled.contiguous(memory_format=torch.channels_last)
