@@ -98,7 +98,7 @@ def test_prepare_scales_pixels_by_the_encoders_own_mean_and_deviation():
 
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 11, 12), (1, 12, 13)])
 def test_pictures_of_another_shape_are_refused_with_both_shapes_named(shape):
-    with pytest.raises(ValueError, match=re.escape(f"takes pictures of shape (1, 12, 12), not {shape}")):
+    with pytest.raises(ValueError, match=re.escape(f"takes images of shape (1, 12, 12), not {shape}")):
         small().encode(np.zeros((2, *shape), np.uint8))
 
 

@@ -188,7 +188,7 @@ def test_nothing_to_search_for_and_wrong_weights_are_refused():
 
 def test_pictures_of_another_size_are_refused():
     index, encoder, _ = gallery()
-    with pytest.raises(ValueError, match="takes pictures of shape"):
+    with pytest.raises(ValueError, match="takes images of shape"):
         Searcher(index, encoder).search(np.zeros((1, 1, SIZE + 1, SIZE), np.uint8), k=1)
 
 
