@@ -94,7 +94,7 @@ def fit(
     if count == 1:
         return _train(make_encoder, images, targets, validate, *rest)
     torch.manual_seed(config.seed)
-    encoder = make_encoder()
+    encoder = make_encoder().cpu()  # a GPU's memory cannot be sent everywhere
     arrays = {"images": images, "targets": targets}
     with processes.helped(count, _help, (encoder, *rest), arrays, folder):
         return _train(lambda: encoder, images, targets, validate, *rest)
