@@ -138,7 +138,10 @@ def fuse_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
 
     Source: Jacob et al., "Quantization and training of neural networks", CVPR 2018 (folding).
     """
-    if any(m._forward_hooks or m._forward_pre_hooks for m in network.modules()):
+    modules = [*network.modules()]
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
+        return network
+    if not any(isinstance(m, nn.BatchNorm2d) for m in modules):  # nothing to fetch from a GPU for
         return network
     copied, made, pairs = deepcopy(network).cpu().eval(), [], []  # a GPU rounds too much to tell whether both agree
     device, example = example.device, example.cpu()
