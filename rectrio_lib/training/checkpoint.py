@@ -69,7 +69,7 @@ class TrainingState:
         self._agree()
         self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
         moving = partial(_moving_average, config.average)
-        self.average = AveragedModel(self.encoder, avg_fn=moving, use_buffers=True)
+        self.average = AveragedModel(self.encoder, self.device, moving, use_buffers=True)
         self.epoch, self.seconds, self.best, self.history = 0, 0.0, -math.inf, []
         self.warned = False  # of a collapse
         self.stateful = ["encoder", "average", "optimizer", "schedule"]
