@@ -14,6 +14,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.encoders.weights import State, load_weights
 
 PROBED_SIDE = 96  # pixels of the image that tells how long the features are: a large one takes half a second
+NOTHING_FUSED = (), [], None  # versions of the weights, the weights, and the network made of them
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -71,9 +72,13 @@ class Backbone(nn.Module):
         self.network, self.blocks, self.tail, self.spatial = network, blocks, tail, spatial
         self.resolution, self.fixed, self.preprocessing = resolution, fixed, preprocessing
         self._probed_side = resolution if fixed else min(resolution, PROBED_SIDE)
-        self._fused: tuple = ((), [], None)  # see `_for_inference`; in a tuple, it is no part of the state
+        self._fused: tuple = NOTHING_FUSED  # see `_for_inference`; in a tuple, it is no part of the state
         with torch.no_grad():
             self.dim = self.eval().network(torch.zeros(1, 3, self._probed_side, self._probed_side)).shape[1]
+
+    def __getstate__(self) -> dict:
+        """Leave out what was fused: a copy makes its own, and may go where this one's device is not."""
+        return self.__dict__ | {"_fused": NOTHING_FUSED}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim)."""
@@ -88,7 +93,7 @@ class Backbone(nn.Module):
         if fused is None or before != _versions(weights):
             weights = [*self.network.parameters(), *self.network.buffers()]
             probe = torch.rand(1, 3, self._probed_side, self._probed_side, generator=torch.Generator().manual_seed(0))
-            with torch.autocast(device.type, enabled=False):
+            with torch.autocast("cpu", enabled=False):
                 fused = fuse_batch_norm(self.network, probe.to(device))
             self._fused = _versions(weights), weights, fused
         return fused
@@ -128,14 +133,18 @@ def _versions(weights: list[torch.Tensor]) -> tuple:
 def fuse_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """Return a copy for inference whose batch norms are part of the convolutions before them: the same vectors, sooner.
 
-    What follows what is seen on an example (B, 3, H, W). The network itself is returned if it has no such batch norm,
-    if somebody watches it by hooks, or if the copy computes something else.
+    What follows what is seen on an example (B, 3, H, W), to whose device the copy goes. The network itself is returned
+    if it has no such batch norm, if somebody watches it by hooks, or if the copy computes something else.
 
     Source: Jacob et al., "Quantization and training of neural networks", CVPR 2018 (folding).
     """
-    if any(m._forward_hooks or m._forward_pre_hooks for m in network.modules()):
+    modules = [*network.modules()]
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
         return network
-    copied, made, pairs = deepcopy(network).eval(), [], []
+    if not any(isinstance(m, nn.BatchNorm2d) for m in modules):  # nothing to fetch from a GPU for
+        return network
+    copied, made, pairs = deepcopy(network).cpu().eval(), [], []  # a GPU rounds too much to tell whether both agree
+    device, example = example.device, example.cpu()
 
     def note(module: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
         made.append((module, output))
@@ -155,7 +164,7 @@ def fuse_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
             rest = nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()  # timm's activate, too
             copied.set_submodule(names[norm], rest)
         same = pairs and torch.allclose(copied(example), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    return copied if same else network
+    return copied.to(device) if same else network
 
 
 def official_weights(network: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class Encoder(nn.Module):
         expected = (self.preprocessing["channels"], self.preprocessing["size"], self.preprocessing["size"])
         if tuple(images.shape[1:]) != expected:
             raise ArgumentError(f"This encoder takes images of shape {expected}, not {tuple(images.shape[1:])}.")
-        mean, std = (torch.tensor(self.preprocessing[k], device=images.device).view(-1, 1, 1) for k in ("mean", "std"))
+        given = {"dtype": torch.float32, "device": images.device}  # NumPy's would be float64, which Apple's GPUs lack
+        mean, std = (torch.tensor(self.preprocessing[k], **given).view(-1, 1, 1) for k in ("mean", "std"))
         scaled = self.resize(images.float().div_(255)).sub_(mean).div_(std)
         return scaled.contiguous(memory_format=torch.channels_last)
 
@@ -91,8 +93,9 @@ class Encoder(nn.Module):
     def _evaluated_on(self, device: str) -> Iterator[None]:
         """Put the encoder on a device and in evaluation mode; afterwards restore the mode."""
         before = self.training
-        if device != "cpu":  # parts that it shares with another encoder may be there already, others not
-            self.to(device)
+        tensors = chain(self.parameters(), self.buffers())  # those shared with another encoder may be there already
+        if device != "cpu" and any(tensor.device.type != device for tensor in tensors):
+            self.to(device)  # never in inference mode: what is moved there cannot be trained any more
         if before:  # walking through all modules takes as long as encoding a small image
             self.eval()
         try:
@@ -101,7 +104,6 @@ class Encoder(nn.Module):
             if before:
                 self.train()
 
-    @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts with the `text_tower`, after `tokenize`: float32 (N, dim) of unit length, in the images' space.
 
@@ -111,7 +113,7 @@ class Encoder(nn.Module):
         if getattr(self, "text_tower", None) is None:
             raise ArgumentError(f"This encoder of kind {self.kind!r} cannot read texts: it has no text tower.")
         device, tokens = best_device(), self.tokenize(texts)
-        with self._evaluated_on(device):
+        with self._evaluated_on(device), torch.inference_mode():
             vectors = torch.cat([self.text_tower(part.to(device)).float().cpu() for part in tokens.split(BATCH)])
         return vectors.numpy()
 

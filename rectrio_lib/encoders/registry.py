@@ -159,13 +159,14 @@ def _as_saved(encoder: Encoder, card: Card) -> bool:
         return False
 
 
-@torch.inference_mode()
 def _golden(encoder: Encoder) -> list[list[float]]:
     """The beginning of the vectors of two images that never change."""
     channels, size = encoder.preprocessing["channels"], encoder.preprocessing["size"]
     pixels = (torch.arange(2 * channels * size * size) ** 2 // 97 % 256).to(torch.uint8)
-    images = encoder.cpu().eval().prepare(pixels.view(2, channels, size, size))
-    return encoder(images)[:, :16].double().numpy().round(6).tolist()
+    encoder.cpu().eval()  # not in inference mode, see `Encoder.encode`
+    with torch.inference_mode():
+        vectors = encoder(encoder.prepare(pixels.view(2, channels, size, size)))
+    return vectors[:, :16].double().numpy().round(6).tolist()
 
 
 def fingerprint(encoder: Encoder) -> str:

@@ -69,7 +69,7 @@ class TrainingState:
         self._agree()
         self.identity |= {"augmentation": repr(augmentation), "encoder_loss": repr(loss)}
         moving = partial(_moving_average, config.average)
-        self.average = AveragedModel(self.encoder, avg_fn=moving, use_buffers=True)
+        self.average = AveragedModel(self.encoder, self.device, moving, use_buffers=True)
         self.epoch, self.seconds, self.best, self.history = 0, 0.0, -math.inf, []
         self.warned = False  # of a collapse
         self.stateful = ["encoder", "average", "optimizer", "schedule"]
@@ -121,6 +121,8 @@ class TrainingState:
         state |= {name: getattr(self, name) for name in KEPT}
         if self.accelerator.scaler:  # fp16's
             state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.device.type != "cpu":  # where dropout and a miner draw
+            state["device_random"] = torch.get_device_module(self.device).get_rng_state()
         self._write("last.pt", {**state, "random": torch.get_rng_state(), "identity": self.identity})
 
     def save_best(self, figure: float) -> None:
@@ -153,6 +155,8 @@ class TrainingState:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
+        if self.device.type != "cpu" and "device_random" in state:
+            torch.get_device_module(self.device).set_rng_state(state["device_random"])
         if self.main:
             LOG.info("Continuing after epoch %d of %d.", self.epoch, self.config.epochs)
 

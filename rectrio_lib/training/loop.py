@@ -67,7 +67,8 @@ def fit(
 
     Every epoch ends with a checkpoint in `folder`: last.pt to continue from, best.pt the weights that validated best. A
     stopped run, called again with the same arguments, continues after its last complete epoch and ends with the metrics
-    of one that was never stopped. Anything else starts from nothing and replaces what `folder` holds.
+    of one that was never stopped, on a GPU but for rounding. Anything else starts from nothing and replaces what
+    `folder` holds.
 
     On several processes, `config.processes` or those of torchrun, each encodes its share of every batch, and
     the loss, batch norms included, sees the whole: metrics are those of one process but for rounding. Each changes the
@@ -93,7 +94,7 @@ def fit(
     if count == 1:
         return _train(make_encoder, images, targets, validate, *rest)
     torch.manual_seed(config.seed)
-    encoder = make_encoder()
+    encoder = make_encoder().cpu()  # a GPU's memory cannot be sent everywhere
     arrays = {"images": images, "targets": targets}
     with processes.helped(count, _help, (encoder, *rest), arrays, folder):
         return _train(lambda: encoder, images, targets, validate, *rest)

@@ -155,7 +155,7 @@ class NormalizedSoftmax(torch.nn.Module):
 
     def forward(self, vectors: torch.Tensor, targets: torch.Tensor, progress: float) -> torch.Tensor:
         """Return the mean cross entropy of vectors (B, dim) of the classes targets (B,)."""
-        return self.loss(vectors, torch.searchsorted(self.classes, targets))
+        return self.loss(vectors, torch.searchsorted(self.classes.to(targets.device), targets))
 
 
 @torch.no_grad()

@@ -74,12 +74,12 @@ def train_head(
 
 
 def attach(frozen: Pretrained, head: ProjectionHead) -> Pretrained:
-    """Return a copy of a frozen backbone, with a copy of a head that was trained on its features."""
+    """Return a copy of a frozen backbone, with a copy of a head that was trained on its features; on the CPU."""
     encoder = Pretrained(**{**frozen.arguments, "dim": head.dim, "hidden": head.arguments["hidden"]})
     encoder.backbone = deepcopy(frozen.backbone)
     encoder.backbone.unfreeze_last(0)
     encoder.head.load_state_dict(head.state_dict())
-    return encoder.eval()
+    return encoder.cpu().eval()
 
 
 def train_blocks(

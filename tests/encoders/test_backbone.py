@@ -1,4 +1,6 @@
+import pickle
 import weakref
+from copy import deepcopy
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from rectrio_lib.core.device import best_device
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import pretrained
 from rectrio_lib.encoders.backbone import fuse_batch_norm
@@ -314,6 +317,19 @@ def test_batch_norm_is_fused_in_inference_alone_and_the_features_stay(name):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
     assert any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules())
     assert not [key for key in backbone.state_dict() if "fused" in key]
+    with torch.inference_mode():  # a GPU may round its convolutions to ten bits
+        backbone.to(best_device())(images.to(best_device()))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in backbone._fused[2].modules())
+
+
+def test_a_copy_leaves_out_what_was_fused_for_it_may_go_to_another_machine():
+    backbone = shaken(build_backbone("lite:efficientnet_lite0"))
+    size = len(pickle.dumps(backbone))
+    with torch.inference_mode():
+        expected = backbone(torch.ones(1, 3, 64, 64))
+        assert len(pickle.dumps(backbone)) == size
+        assert deepcopy(backbone)._fused[2] is None
+        torch.testing.assert_close(pickle.loads(pickle.dumps(backbone))(torch.ones(1, 3, 64, 64)), expected)
 
 
 def test_what_is_fused_is_made_again_when_weights_change_and_only_then():

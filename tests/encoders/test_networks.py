@@ -2,18 +2,21 @@ import re
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from makers.networks import pictures, small
+from makers.texts import dual
 
 from rectrio_lib.core import device as device_module
 from rectrio_lib.core.device import best_device
 from rectrio_lib.encoders import base
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.convnet import ConvNet
-from rectrio_lib.encoders.registry import count_parameters, fingerprint
+from rectrio_lib.encoders.dual import DualEncoder
+from rectrio_lib.encoders.registry import count_parameters, fingerprint, save_encoder
 
 NATIVE_TOLERANCE = 0.03  # bfloat16 keeps eight bits
 
@@ -94,6 +97,34 @@ def test_prepare_scales_pixels_by_the_encoders_own_mean_and_deviation():
     prepared = small(mean=0.25, std=0.5).prepare(torch.as_tensor(pictures()))
     np.testing.assert_allclose(prepared.numpy(), (pictures() / 255.0 - 0.25) / 0.5, atol=1e-6)
     assert prepared.dtype == torch.float32
+    same = small(mean=np.float64(0.25), std=np.float64(0.3)).prepare(torch.as_tensor(pictures()))
+    assert torch.equal(same, small(mean=0.25, std=0.3).prepare(torch.as_tensor(pictures())))
+
+
+USES = {
+    "encode": lambda encoder: encoder.encode(pictures()),
+    "encode texts": lambda encoder: encoder.encode_texts(["a warm coat"]),
+    "save": lambda encoder: save_encoder(encoder, "net"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_was_moved_to_another_device_to_be_used_can_still_be_trained(monkeypatch, use):
+    journeys, encoder = [], dual()
+
+    def moved(encoder, device="cpu"):
+        journeys.append(device)
+        return encoder.double().float()  # weights are made anew, as on another device
+
+    for name in ("to", "cpu"):
+        monkeypatch.setattr(DualEncoder, name, moved)
+    monkeypatch.setattr(base, "best_device", lambda: "cpu:0")  # which is not called "cpu"
+    monkeypatch.setattr(base, "autocast", lambda device: nullcontext())
+    USES[use](encoder)
+    assert journeys == ["cpu" if use == "save" else "cpu:0"]
+    images = encoder.train()(encoder.prepare(torch.as_tensor(pictures())))
+    (images @ encoder.text_tower(encoder.tokenize(["a warm coat"])).T).sum().backward()
+    assert encoder.text_tower.project.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 11, 12), (1, 12, 13)])

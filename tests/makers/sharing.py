@@ -7,6 +7,7 @@ import signal
 import torch
 from torch import nn
 
+from rectrio_lib.core.device import best_device
 from rectrio_lib.encoders.convnet import ConvNet
 from rectrio_lib.training.distributed.sharing import average_gradients, gather, own_share, shared_statistics
 
@@ -21,9 +22,9 @@ def rows(shape):
 
 
 def result_of(norm, out, given):
-    return {"out": out.detach(), "rows": given.grad, "mean": norm.running_mean, "var": norm.running_var} | {
-        name: parameter.grad for name, parameter in norm.named_parameters()
-    }
+    found = {"out": out.detach(), "rows": given.grad, "mean": norm.running_mean, "var": norm.running_var}
+    found |= {name: parameter.grad for name, parameter in norm.named_parameters()}
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 def normalize_alone(shape):
@@ -34,7 +35,7 @@ def normalize_alone(shape):
 
 
 def normalize_shared(shape, path):
-    norm, (whole, factors) = layer(len(shape)), rows(shape)
+    norm, (whole, factors) = layer(len(shape)).to(best_device()), (part.to(best_device()) for part in rows(shape))
     given = own_share(whole).clone().requires_grad_()
     with shared_statistics(norm):
         out = gather(norm(given).flatten(1), len(whole)).view(shape)

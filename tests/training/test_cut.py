@@ -32,6 +32,7 @@ def test_both_halves_give_what_the_whole_gives(name, blocks):
     assert inputs.dtype == np.float16 and inputs.shape == (5, np.prod(cut.lower.shape))
     np.testing.assert_allclose(cut.features(inputs), whole_vectors, atol=2e-3)  # maps are kept in 16 bits
     whole = two_phase.attach(frozen, a_head(frozen, 5))
+    assert {weights.device.type for weights in whole.state_dict().values()} == {"cpu"}
     np.testing.assert_allclose(cut.encode(whole, inputs), whole.encode(images), atol=5e-3)
 
 

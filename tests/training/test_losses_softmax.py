@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from makers.training import CONFIG, Stopper, drawn, raising, same_run, small, train
 
+from rectrio_lib.core.device import best_device
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.training.losses import make_loss
 
@@ -32,7 +33,8 @@ def test_the_loss_is_the_cross_entropy_of_cosines_to_class_vectors_of_whatever_l
         for vector, target in zip(vectors, targets.tolist(), strict=True):
             chances = torch.exp(centres @ vector / 0.05)
             terms.append(-torch.log(chances[place[target]] / chances.sum()))
-        torch.testing.assert_close(loss(vectors, targets, 0.5), torch.stack(terms).mean())
+        found = loss(vectors.to(best_device()), targets.to(best_device()), 0.5)
+        torch.testing.assert_close(found.cpu(), torch.stack(terms).mean())
 
 
 def test_its_weights_follow_from_the_seed():

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("processes"),
     pytest.mark.filterwarnings("ignore::rectrio_lib.training.loop.CollapseWarning"),
-    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processor cores"),
+    pytest.mark.skipif((torch.cuda.device_count() or os.cpu_count() or 1) < 2, reason="needs two cores, or two GPUs"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
 TWO = replace(CONFIG, processes=2)

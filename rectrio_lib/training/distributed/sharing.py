@@ -112,8 +112,9 @@ class _Norm(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor, *_: torch.Tensor) -> tuple:
         rows, weight, mean, variance, count = ctx.saved_tensors
         # as if mean and variance were constants; what they contribute is added below
+        none = mean.new_empty(0)  # statistics of this share alone; in their place, a GPU does not take None
         to_rows, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient.contiguous(memory_format=_layout(rows)), rows, weight, mean, variance, None, None, False, ctx.eps,
+            gradient.contiguous(memory_format=_layout(rows)), rows, weight, mean, variance, none, none, False, ctx.eps,
             [True, True, True],
         )  # fmt: skip
         sums = torch.stack([to_weight, to_bias])
