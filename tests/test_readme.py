@@ -74,7 +74,7 @@ HEADLINES = {
         value("quick", "03", STEPS, "frozen backbone", "mAP@R"),
         value("quick", "03", STEPS, "phase 1", "mAP@R"),
     ),
-    "Animals, mAP@R: frozen SqueezeNet": (
+    "tested on another source": (
         value("full", "03", STEPS, "frozen backbone", "mAP@R"),
         value("full", "03", STEPS, "phase 2", "mAP@R"),
     ),
