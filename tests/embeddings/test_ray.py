@@ -264,7 +264,7 @@ class Driver:
 
     def __init__(self, count, tales, address=None):
         environment = {**os.environ, **FOR_WORKERS}
-        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background ignores it
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background ignores it
         code += f"from makers.spread import *; spread(noise_set({count}), {str(tales)!r}, 0.15, address={address!r})"
         self.tales, options = tales, {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
