@@ -83,12 +83,12 @@ HEADLINES = {
         value("full", "07", STEPS, "phase 2", "recall@1"),
     ),
     "Covers alone, recall@1": (
-        value("full", "07", COVERS, "covers", "frozen backbone", "recall@1"),
-        value("full", "07", COVERS, "covers", "phase 2", "recall@1"),
+        value("full", "07", COVERS, "frozen backbone", "covers", "recall@1"),
+        value("full", "07", COVERS, "phase 2", "covers", "recall@1"),
     ),
     "Covers alone, mAP@R": (
-        value("full", "07", COVERS, "covers", "phase 2", "mAP@R"),
-        value("full", "07", COVERS, "covers", "phase 2, re-ranked", "mAP@R"),
+        value("full", "07", COVERS, "phase 2", "covers", "mAP@R"),
+        value("full", "07", COVERS, "phase 2, re-ranked", "covers", "mAP@R"),
     ),
     "Text to image": (
         value("full", "06", "Finding", "text to picture, recall@1", "V1, from scratch"),
