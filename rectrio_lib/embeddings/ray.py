@@ -123,6 +123,8 @@ class Workers:
             self._hand_out()
             if not window:
                 return
+            if self._running:
+                self._wait(0)  # no worker waits while the caller writes what others made
             while window[0].result is None:
                 self._wait()
                 self._hand_out()
@@ -136,7 +138,7 @@ class Workers:
             for slot in ((node["NodeID"], number) for number in range(count)):
                 if slot not in self._hands:
                     each = max(1, cores // count)
-                    options = {"num_cpus": min(each, cores), "num_gpus": int(gpus > 0), "max_concurrency": AT_ONCE}
+                    options = {"num_cpus": min(each, cores), "num_gpus": int(gpus > 0), "max_concurrency": AT_ONCE + 1}
                     options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                     if LIMIT in os.environ:  # so that nodes refuse what this machine would refuse
                         options["runtime_env"] = {"env_vars": {LIMIT: os.environ[LIMIT]}}
@@ -158,11 +160,11 @@ class Workers:
     def _ready(self) -> list[_Hand]:
         return [hand for hand in self._hands.values() if hand and hand.ready]
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Take what is finished next, and account for the time that it was waited for."""
         began = time.perf_counter()
-        finished, _ = ray.wait([*self._running], timeout=PATIENCE_SECONDS)
-        if not finished and not self._ready():
+        finished, _ = ray.wait([*self._running], timeout=seconds)
+        if not finished and seconds and not self._ready():
             LOG.warning("no worker has started for %s s: are the cores of this Ray taken?", PATIENCE_SECONDS)
         for reference in finished:
             hand, job = self._running.pop(reference)
@@ -175,6 +177,7 @@ class Workers:
                 continue
             hand.ready = True
             if job is not None:
+                hand.actor.received.remote()
                 hand.jobs, job.result = hand.jobs - 1, result
                 self._spent += result.reading, result.encoding
         self._waited += time.perf_counter() - began

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from threading import Lock
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Worker:
         if other:
             raise ClusterError(f"The node {node} has {', '.join(other)}: install the same versions on all nodes.")
         try:
-            self.encoder, self.cores, self.lock = ray.get(encoder[0]), cores, Lock()
+            self.encoder, self.cores, self.free = ray.get(encoder[0]), cores, Semaphore()
         except Exception as error:  # whatever opening it raises
             said = str(error).partition("\n")[0]
             raise ClusterError(f"The node {node} cannot open the encoder ({said}): install what it needs.") from None
@@ -43,15 +43,22 @@ class Worker:
             raise ClusterError(f"The encoder has other weights on the node {node}: install the same versions there.")
 
     def embed(self, block: Files | np.ndarray) -> Embedded:
-        """Read and decode a block of files, or take images uint8 (B, C, H, W) as they are, and encode them."""
+        """Read and decode a block of files, or take images uint8 (B, C, H, W) as they are, and encode them.
+
+        The next block is read meanwhile, but not encoded before `received`: so a death costs one encoded block.
+        """
         started = time.perf_counter()
         reads, images = ([], block) if isinstance(block, np.ndarray) else block.load()
         read = time.perf_counter()
-        with self.lock:
-            locked = time.perf_counter()
-            torch.set_num_threads(self.cores)  # of each thread of this process
-            vectors = self.encoder.encode(images) if len(images) else np.empty((0, self.encoder.dim), np.float32)
-            return Embedded(reads, vectors, read - started, time.perf_counter() - locked)
+        self.free.acquire()
+        alone = time.perf_counter()
+        torch.set_num_threads(self.cores)  # of each thread of this process
+        vectors = self.encoder.encode(images) if len(images) else np.empty((0, self.encoder.dim), np.float32)
+        return Embedded(reads, vectors, read - started, time.perf_counter() - alone)
+
+    def received(self) -> None:
+        """Note that the vectors of a block have arrived where they are written."""
+        self.free.release()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What embedding on Ray is tested with: an encoder that tells what it embeds, and images."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -38,6 +39,16 @@ class Fatal(Telling):
         os._exit(1)
 
 
+class Mortal(Telling):
+    """The first process that begins its third block dies there."""
+
+    def encode(self, images, progress=""):
+        if told(self.folder).get(os.getpid()) == 2 * BLOCK and not (died := Path(self.folder) / "died").exists():
+            died.write_text(str(os.getpid()), encoding="utf-8")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(images, progress)
+
+
 def told(folder):
     """How many images each process embedded."""
     files = Path(folder).glob("*.told")
@@ -51,7 +62,7 @@ def noise_set(count):
     return ImageDataset("noise", make_manifest(pixels, frame), pixels, ("even", "odd"), "drawn")
 
 
-def spread(source, folder, seconds=0.0, engine="ray", address=None):
+def spread(source, folder, seconds=0.0, engine="ray", address=None, kind=Telling):
     """Embed in blocks of BLOCK images, each a shard."""
     options = {"dtype": "float32", "shard_rows": BLOCK, "engine": engine, "address": address}
-    return embed(source, Telling(folder, seconds), encoder_name="telling", **options)
+    return embed(source, kind(folder, seconds), encoder_name="telling", **options)
