@@ -91,8 +91,8 @@ HEADLINES = {
         value("full", "07", COVERS, "phase 2, re-ranked", "covers", "mAP@R"),
     ),
     "Text to image": (
-        value("full", "06", "Finding", "text to picture, recall@1", "V1, from scratch"),
-        value("full", "06", "Finding", "text to picture, recall@5", "V1, from scratch"),
+        value("full", "06", "Finding", "text to image, recall@1", "V1, from scratch"),
+        value("full", "06", "Finding", "text to image, recall@5", "V1, from scratch"),
     ),
     "One query among 60,000 vectors": (
         value("full", "05", SEARCH, "hnsw", "efSearch 20", "recall_at_10"),

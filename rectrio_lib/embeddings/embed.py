@@ -203,14 +203,14 @@ class Report:
         total = sum(self.seconds.values())
         shares = {stage: seconds / total if total else 0.0 for stage, seconds in self.seconds.items()}
         rate = self.embedded / total if total else 0.0
-        return {"pictures_per_second": rate, **shares, "limit": max(shares, key=shares.get)}
+        return {"images_per_second": rate, **shares, "limit": max(shares, key=shares.get)}
 
     def __str__(self) -> str:
         timings = self.timings
         shares = ", ".join(f"{stage} {timings[stage]:.0%}" for stage in self.seconds)
         return (
             f"{self.embedded:,} of {self.files:,} embedded in {sum(self.seconds.values()):.1f} s, "
-            f"{timings['pictures_per_second']:.1f} a second ({shares}: {timings['limit']} limits); "
+            f"{timings['images_per_second']:.1f} a second ({shares}: {timings['limit']} limits); "
             f"{count_of(self.copies, 'copy', 'copies')}, {self.bad:,} unreadable, {self.deleted:,} deleted"
         )
 

@@ -149,11 +149,8 @@ class Workers:
 
     def _hand_out(self) -> None:
         """Give blocks to the workers that have least to do."""
-        while self._queue:
-            hand = min(self._ready(), key=lambda hand: hand.jobs, default=None)
-            if hand is None or hand.jobs == AT_ONCE:
-                return
-            job = self._queue.popleft()
+        while self._queue and (free := [hand for hand in self._ready() if hand.jobs < AT_ONCE]):
+            hand, job = min(free, key=lambda hand: hand.jobs), self._queue.popleft()
             hand.jobs += 1
             self._running[hand.actor.embed.remote(job.block)] = hand, job
 

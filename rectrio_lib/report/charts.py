@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, TextArea
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report.grids import HIT, MISS, QUERY
@@ -19,6 +22,7 @@ from rectrio_lib.report.projection import apart
 # One colour per encoder in all figures, by what its name holds; any other is a trained one.
 ENCODERS = {"pixels": "#7f7f7f", "untrained": "#e69f00", "frozen": "#e69f00", "phase 1": QUERY, "phase1": QUERY}
 TRAINED = HIT
+KINDS = (QUERY, "#e69f00", HIT, "#cc79a7", "#56b4e9", MISS)  # of lines that are no encoders
 NAMES = {"pixels": "raw pixels", "frozen": "frozen backbone", "phase1": "phase 1", "phase2": "phase 2"}
 CURVES = {
     "Loss": "loss",
@@ -76,10 +80,11 @@ def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None
     """
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.4))
     loss, active, distance, validation = axes.flat
-    loss.plot(history["epoch"], history["loss"], color=QUERY)
-    active.plot(history["epoch"], history["active"], color=QUERY)
-    distance.plot(history["epoch"], history["positive_distance"], color=HIT, label="anchor to positive")
-    distance.plot(history["epoch"], history["negative_distance"], color=MISS, label="anchor to negative")
+    few = "o-" if len(history) < 10 else "-"  # between points of so short a training nothing was seen
+    loss.plot(history["epoch"], history["loss"], few, color=QUERY)
+    active.plot(history["epoch"], history["active"], few, color=QUERY)
+    distance.plot(history["epoch"], history["positive_distance"], few, color=HIT, label="anchor to positive")
+    distance.plot(history["epoch"], history["negative_distance"], few, color=MISS, label="anchor to negative")
     distance.axhline(2**0.5, color="0.5", linestyle=":", label="orthogonal")
     validated = history[history["validated"]]
     for name, (label, colour) in VALIDATED.items():
@@ -88,7 +93,7 @@ def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None
     for encoder, height in (baselines or {}).items():
         validation.axhline(height, color=colour_of(encoder), linestyle="--", label=encoder)
     for axis, (title, ylabel) in zip(axes.flat, CURVES.items(), strict=True):
-        axis.set(title=title, xlabel="epoch", ylabel=ylabel)
+        axis.set(title=title, xlabel="epoch", ylabel=ylabel, xlim=(0, None))
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1:
             axis.legend(fontsize=9)
@@ -99,45 +104,41 @@ def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None
 
 
 @lettered
-def class_dots(evaluations: Mapping[str, Evaluation], classes: Sequence[str] = (), title: str = "") -> Figure:
-    """Recall@1, one row per class, a dot with its 95 % interval per encoder; the last one's gain over the first orders.
+def class_dots(
+    evaluations: Mapping[str, Evaluation],
+    classes: Sequence[str] = (),
+    title: str = "",
+    score: str = "recall_at_1",
+    groups: np.ndarray | None = None,
+) -> Figure:
+    """One row per class, a dot with its 95 % interval per encoder; what the last one gains over the first orders them.
 
     Args:
         evaluations: {encoder: figures of queries by class}.
         classes: names of the classes, where labels are numbers; empty: labels are names.
         title: above.
+        score: which figure, a key of VALIDATED.
+        groups: of the queries (Q,), each with several labels, to draw rows of in place of labels.
     """
-    score = "recall_at_1"
-    figures = [evaluation.per_class()[score] for evaluation in evaluations.values()]
+    labels = next(iter(evaluations.values())).labels
+    groups = labels if groups is None else groups
+    figures = [pd.Series(evaluation.scores[score]).groupby(groups).mean() for evaluation in evaluations.values()]
     order = (figures[-1] - figures[0] if len(figures) > 1 else figures[0]).sort_values().index
-    figure, axis = plt.subplots(figsize=(7.5, 0.4 * len(order) + 1.2))
+    figure, axis = plt.subplots(figsize=(7.5, (0.14 * len(evaluations) + 0.12) * len(order) + 1.2))
     for number, (name, evaluation) in enumerate(evaluations.items()):
-        for row, label in enumerate(order):
-            chosen = evaluation.labels == label
-            one = Evaluation(evaluation.labels[chosen], {score: evaluation.scores[score][chosen]})
+        for row, group in enumerate(order):
+            chosen = groups == group
+            one = Evaluation(labels[chosen], {score: evaluation.scores[score][chosen]})
+            interval = one.interval(score, by_label=len(set(one.labels)) > 1)
             height, colour = row + 0.22 * ((len(evaluations) - 1) / 2 - number), colour_of(name)
-            axis.plot(one.interval(score), [height] * 2, color=colour, lw=2, alpha=0.5)
+            axis.plot(interval, [height] * 2, color=colour, lw=2, alpha=0.5)
             axis.plot(one.means()[score], height, "os^dv"[number % 5], color=colour, label=name if row == 0 else None)
-    axis.set_yticks(range(len(order)), [readable(classes[label] if len(classes) else label) for label in order])
-    axis.set(xlabel="recall@1, with 95 % intervals", title=title)
-    axis.set_xlim(None, 1.005)
+    axis.set_yticks(range(len(order)), [readable(classes[group] if len(classes) else group) for group in order])
+    axis.set(xlabel=f"{VALIDATED[score][0]}, with 95 % intervals", title=title)
+    axis.set(xlim=(None, 1.005), ylim=(-0.6, len(order) - 0.4))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    return figure
-
-
-@lettered
-def class_bars(per_class: Mapping[str, pd.Series], ylabel: str = "recall@1") -> Figure:
-    """Grouped bars: {encoder: one figure per class}."""
-    table = pd.DataFrame(per_class).rename(index=readable)
-    figure, axis = plt.subplots(figsize=(max(6, 1.1 * len(table)), 3.4))
-    table.plot.bar(ax=axis, width=0.8, color=list(map(colour_of, table)), legend=table.shape[1] > 1)
-    axis.set(ylabel=ylabel, xlabel="", ylim=(0, 1.02))
-    if table.shape[1] > 1:
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=table.shape[1], frameon=False)
-    axis.tick_params(axis="x", rotation=30)
-    axis.grid(axis="y", alpha=0.3)
     return figure
 
 
@@ -184,14 +185,15 @@ def recall_against_latency(table: pd.DataFrame, exact: tuple[float, float] | Non
     """
     panels = {"recall_at_10": "share of true 10 neighbours found", "task_recall": "recall@1 of the task"}
     panels = {column: label for column, label in panels.items() if column in table}
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.6), squeeze=False)
     for axis, (column, ylabel) in zip(axes[0], panels.items(), strict=True):
+        colours = cycle(KINDS)
         for name, points in table.groupby("kind", sort=False):
             by, *number = points["setting"].iloc[0].split()
             label = f"{name}, {by}" if number else name
             if "bytes_per_vector" in points:
                 label += f", {points['bytes_per_vector'].iloc[0]:.0f} bytes per vector"
-            (line,) = axis.plot(points["ms"], points[column], "o-", label=label)
+            (line,) = axis.plot(points["ms"], points[column], "o-", color=next(colours), label=label)
             if "p95_ms" in points:
                 axis.hlines(points[column], points["ms"], points["p95_ms"], color=line.get_color(), alpha=0.5, lw=1)
             if "tuned" in points and number:
@@ -199,15 +201,22 @@ def recall_against_latency(table: pd.DataFrame, exact: tuple[float, float] | Non
                 axis.plot(chosen["ms"], chosen[column], "*", ms=15, color=line.get_color(), mec="black", zorder=4)
         if exact and column == "task_recall":
             axis.axhspan(*exact, color=TRAINED, alpha=0.12, lw=0, label="exact search, 95 % interval")
-            axis.legend(fontsize=8)
         _name_settings(axis, table, column)
         percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
         axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=ylabel)
+        plain_logarithmic(axis.xaxis)
         axis.margins(y=0.08)
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.2), frameon=False)
     figure.tight_layout()
     return figure
+
+
+def plain_logarithmic(axis: Axis) -> None:
+    """Write the ticks of a logarithmic axis as 0.02, 0.05, 0.1, not as powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _name_settings(axis: Axes, table: pd.DataFrame, column: str) -> None:

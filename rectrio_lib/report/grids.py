@@ -49,6 +49,7 @@ class Wall:
         self.figure, self.axis = plt.subplots(figsize=(inches * columns, inches * self.height * lines))
         self.axis.set(xlim=(0, columns), ylim=(lines * self.height, 0))
         self.axis.axis("off")
+        self.axis.set_position([0, 0, 1, 1])  # so that an inch is one, and captions fit; the title lies outside
 
     def show(
         self, line: int, column: int, image: np.ndarray, caption: str = "", frame: str | None = None
@@ -69,7 +70,7 @@ class Wall:
 @lettered
 def example_grid(images: Mapping[Any, np.ndarray], title: str = "") -> Figure:
     """One row of images per name, such as that of a class: {name: uint8 (n, C, H, W)}."""
-    wall = Wall(len(images), max(map(len, images.values())), 0.8, caption=0)
+    wall = Wall(len(images), max(map(len, images.values())), 0.65, caption=0)
     for line, (label, row) in enumerate(images.items()):
         for column, image in enumerate(row):
             wall.show(line, column, image)
@@ -99,7 +100,7 @@ def neighbour_grid(
     """
     count, k = neighbour_labels.shape
     decimals = 2 if np.nanmin(scores, initial=1) < 0.95 else 4  # what differs there would read 1.00
-    wall = Wall(count, k + 1, 1.2)
+    wall = Wall(count, k + 1, 1.15)
     for q in range(count):
         wall.show(q, 0, queries[q], fitted(str(query_labels[q]), 16), QUERY)
         for n in np.flatnonzero(~np.isnan(scores[q])):
@@ -122,7 +123,7 @@ def result_lines(
         query: an image (C, H, W) that all lines start from, drawn in front of the first.
     """
     most, shift = max(len(images) for images, _ in lines.values()), int(query is not None)
-    wall = Wall(len(lines), most + shift, 0.85, caption=0.05)
+    wall = Wall(len(lines), most + shift, 0.7, caption=0.05)
     if query is not None:
         wall.show(0, 0, query, frame=QUERY)
     for line, (name, (images, right)) in enumerate(lines.items()):
@@ -140,7 +141,7 @@ def captioned_images(
 ) -> Figure:
     """Images uint8 (N, C, H, W), each under its caption; framed, where it is known what is right."""
     most = max(caption.count("\n") + 1 for caption in captions)
-    wall = Wall(-(-len(images) // columns), columns, 1.5, caption=0.13 + 0.12 * most)
+    wall = Wall(-(-len(images) // columns), columns, 1.3, caption=0.13 + 0.12 * most)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         frame = None if right is None else HIT if right[number] else MISS
         wall.show(*divmod(number, columns), image, caption, frame)

@@ -197,12 +197,12 @@ def test_a_report_says_how_fast_and_which_stage_limits():
     seconds = {"listing": 1.0, "reading": 2.0, "encoding": 6.0, "writing": 1.0}
     report = Report(files=40, embedded=30, copies=4, bad=5, deleted=2, seconds=seconds)
     shares = {"listing": 0.1, "reading": 0.2, "encoding": 0.6, "writing": 0.1}
-    assert report.timings == {"pictures_per_second": 3.0, **shares, "limit": "encoding"}
+    assert report.timings == {"images_per_second": 3.0, **shares, "limit": "encoding"}
     assert str(report) == (
         "30 of 40 embedded in 10.0 s, 3.0 a second (listing 10%, reading 20%, encoding 60%, writing 10%: encoding "
         "limits); 4 copies, 5 unreadable, 2 deleted"
     )
-    assert Report().timings["pictures_per_second"] == 0
+    assert Report().timings["images_per_second"] == 0
     assert str(Report(copies=1)).endswith("; 1 copy, 0 unreadable, 0 deleted")
 
 

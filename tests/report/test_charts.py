@@ -142,7 +142,7 @@ NAMES = ("$5 & $6", "고양이", "犬", "🐶 puppy", "naïve")
 
 
 def test_names_are_drawn_as_they_are_written_or_spelled_out_and_never_as_formulas():
-    labels, wide = list(NAMES), pd.Series([0.5] * len(NAMES), index=NAMES)
+    labels, right = list(NAMES), {"recall_at_1": np.ones(len(NAMES))}
     figures = [
         grids.example_grid({name: pictures(1, channels=3) for name in NAMES}, "a $ b $"),
         grids.captioned_images(pictures(len(NAMES), channels=3), NAMES),
@@ -155,7 +155,7 @@ def test_names_are_drawn_as_they_are_written_or_spelled_out_and_never_as_formula
             "$\\frac$",
         ),
         charts.projection({"$t$": np.random.default_rng(0).normal(size=(len(NAMES), 2))}, labels, NAMES),
-        charts.class_bars({"$": wide, "pixels": wide}),
+        charts.class_dots({"$": Evaluation(np.array(labels), right)}, title="$t$"),
         charts.class_similarities({"$z$": np.eye(len(NAMES))}, NAMES),
     ]
     letters = lettering._letters()
@@ -191,10 +191,6 @@ def test_an_encoder_has_one_colour_in_every_figure():
     assert list(map(charts.colour_of, names)) == [grey, grey, yellow, yellow, blue, blue]
     assert {charts.colour_of(name) for name in ("fashion-triplet", "phase 2", "trained")} == {charts.TRAINED}
     assert len({grey, yellow, blue, charts.TRAINED}) == 4
-    (axis,) = charts.class_bars({name: pd.Series([0.5], index=["ant"]) for name in ("trained", "raw pixels")}).axes
-    assert [
-        same_color(bars[0].get_facecolor(), c) for bars, c in zip(axis.containers, (charts.TRAINED, grey), strict=True)
-    ]
 
 
 def test_projection_draws_every_point_and_names_each_class_at_its_middle():
@@ -277,16 +273,17 @@ def test_class_dots_show_every_class_with_its_interval_most_gained_on_top():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == list(given)
 
 
-def test_class_bars_have_the_height_of_their_figures():
-    per_class = {
-        "raw pixels": pd.Series([0.5, 0.25, 0.75], index=CLASSES),
-        "trained": pd.Series([0.9, 0.8, 1.0], index=CLASSES),
-    }
-    (axis,) = charts.class_bars(per_class, ylabel="precision@1").axes
-    assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[0.5, 0.25, 0.75], [0.9, 0.8, 1.0]]
-    assert [label.get_text() for label in axis.get_xticklabels()] == list(CLASSES)
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["raw pixels", "trained"]
-    assert axis.get_ylabel() == "precision@1"
+def test_class_dots_of_groups_resample_their_labels_together():
+    labels, groups = np.repeat(np.arange(40), 5), np.repeat(["book", "cup"], 100)
+    scores = np.repeat(np.arange(40) % 2, 5).astype(float)  # five queries succeed and fail together
+    (axis,) = charts.class_dots(
+        {"trained": Evaluation(labels, {"map_at_r": scores})}, score="map_at_r", groups=groups
+    ).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["book", "cup"]
+    assert axis.get_xlabel().startswith("mAP@R")
+    for bar, dot in zip(axis.lines[::2], axis.lines[1::2], strict=True):
+        assert dot.get_xdata()[0] == 0.5
+        assert np.ptp(bar.get_xdata()) / 2 == pytest.approx(1.96 * (0.25 / 20) ** 0.5, rel=0.3)
 
 
 def written(axis) -> dict[tuple[int, int], str]:

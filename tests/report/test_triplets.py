@@ -24,20 +24,25 @@ def test_zones_begin_where_the_loss_says():
     assert list(triplets.zone_of(gaps, 0.2)) == ["hard", "hard", "semi-hard", "semi-hard", "easy", "easy"]
 
 
+def strokes_of(axis) -> list:
+    """Return the negatives: lines of two points, across the circle."""
+    return [line for line in axis.lines if line.get_linewidth() == 2]
+
+
 def test_a_negative_on_the_circle_has_the_colour_of_its_zone_and_lies_at_its_distance():
     figure = triplets.circle(0.8, 0.3, [0.5, 0.9, 1.0, 1.5], "one anchor")
     (axis,) = figure.axes
-    crosses = [line for line in axis.lines if line.get_marker() == "X"]
+    strokes = strokes_of(axis)
     hard, semi, easy = triplets.ZONES.values()
-    assert [cross.get_color() for cross in crosses] == [hard, semi, semi, easy]
+    assert [stroke.get_color() for stroke in strokes] == [hard, semi, semi, easy]
     anchor, positive = (line for line in axis.lines if line.get_marker() == "o")
     assert (anchor.get_color(), positive.get_color()) == (grids.QUERY, grids.HIT)
     top = np.array([anchor.get_xdata()[0], anchor.get_ydata()[0]])
 
     def from_anchor(line) -> float:
-        return float(np.linalg.norm(np.array([line.get_xdata()[0], line.get_ydata()[0]]) - top))
+        return float(np.linalg.norm(np.array([line.get_xdata(), line.get_ydata()]).mean(1) - top))
 
-    assert [from_anchor(cross) for cross in crosses] == pytest.approx([0.5, 0.9, 1.0, 1.5])
+    assert [from_anchor(stroke) for stroke in strokes] == pytest.approx([0.5, 0.9, 1.0, 1.5])
     assert from_anchor(positive) == pytest.approx(0.8)
     assert sorted(ring.radius for ring in axis.patches) == pytest.approx([0.8, 1.1])
     assert axis.get_title() == "one anchor" and set(triplets.ZONES) <= set(texts(axis))
@@ -46,7 +51,7 @@ def test_a_negative_on_the_circle_has_the_colour_of_its_zone_and_lies_at_its_dis
 def test_a_margin_beyond_the_sphere_leaves_no_easy_negative():
     (axis,) = triplets.circle(1.2, 1.0, [1.9]).axes
     assert "easy" not in texts(axis)
-    assert next(line for line in axis.lines if line.get_marker() == "X").get_color() == triplets.ZONES["semi-hard"]
+    assert [stroke.get_color() for stroke in strokes_of(axis)] == [triplets.ZONES["semi-hard"]]
 
 
 def test_similarity_histograms_share_their_bins_and_mark_the_means():

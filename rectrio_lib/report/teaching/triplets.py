@@ -49,7 +49,7 @@ def zone_grid(images: np.ndarray, labels: np.ndarray, distances: np.ndarray, mar
     """
     same = labels[:, None] == labels
     positive = same & ~np.eye(len(labels), dtype=bool)
-    rng, wall = np.random.default_rng(0), Wall(len(ZONES), 10, 1.1)
+    rng, wall = np.random.default_rng(0), Wall(len(ZONES), 10, 0.9)
     gaps = distances[:, :, None] - distances[:, None]
     zones = zone_of(gaps, margin)
     for line, (zone, colour) in enumerate(ZONES.items()):
@@ -69,7 +69,7 @@ def circle(positive: float, margin: float, negatives: Sequence[float] = (), titl
     Args:
         positive: distance of the positive from the anchor, 0 to 2.
         margin: how much farther negatives have to be.
-        negatives: distances of negatives, drawn on the side away from the positive.
+        negatives: distances of negatives, strokes on the side away from the positive.
         title: above the circle.
     """
     figure, axis = plt.subplots(figsize=(5.6, 5.6))
@@ -79,7 +79,7 @@ def circle(positive: float, margin: float, negatives: Sequence[float] = (), titl
             arc = _on_circle(np.linspace(near, far, 99), side)
             axis.plot(*arc, color=colour, lw=9, alpha=0.4, solid_capstyle="butt")
         if far > near:
-            x, y = 1.16 * _on_circle((near + far) / 2, 1)
+            x, y = 1.2 * _on_circle((near + far) / 2, 1)
             axis.text(x, y, zone, color=colour, weight="bold", ha="left" if x > 0 else "right", va="center")
     for radius, style, name in ((positive, "-", "as far as the positive"), (positive + margin, "--", "and the margin")):
         axis.add_patch(Circle((0, 1), radius, fill=False, linestyle=style, color="0.55", lw=1))
@@ -94,7 +94,7 @@ def circle(positive: float, margin: float, negatives: Sequence[float] = (), titl
         axis.annotate(name, (x, y), color=colour, weight="bold", **offset)
     for distance in negatives:
         colour = list(ZONES.values())[int(np.searchsorted(bounds[1:3], distance))]
-        axis.plot(*_on_circle(distance, -1), "X", color=colour, ms=9, mec="white", zorder=3)
+        axis.plot(*np.outer(_on_circle(distance, -1), (0.88, 1.12)), color=colour, lw=2, zorder=3)
     axis.set(xlim=(-1.75, 1.75), ylim=(-1.2, min(3, 1.2 + positive + margin)), aspect="equal", title=title)
     axis.axis("off")
     return figure
