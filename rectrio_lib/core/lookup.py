@@ -1,0 +1,42 @@
+"""Texts found among millions of others, without a Python object for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TEXT = pa.large_string()
+FRESH = 1 << 16  # ids that are kept as Python objects before they join the array
+
+
+def positions(wanted: Iterable[str], texts: Iterable[str]) -> np.ndarray:
+    """Return where each of the `wanted` (N,) first lies among `texts`, integers (N,); -1 where it does not."""
+    found = pc.index_in(pa.array(wanted, TEXT), value_set=pa.array(texts, TEXT))
+    return np.asarray(pc.fill_null(found, -1))
+
+
+class IdSet:
+    """A growing set of image ids of up to 16 characters, which take 16 bytes each: most lie in one sorted array."""
+
+    def __init__(self, ids: Iterable[str] = ()):
+        self._sorted, self._fresh = np.sort(_packed(ids)), set()
+
+    def __contains__(self, image_id: str) -> bool:
+        if image_id in self._fresh:
+            return True
+        at = np.searchsorted(self._sorted, packed := image_id.encode())
+        return bool(at < len(self._sorted) and self._sorted[at] == packed)
+
+    def add(self, image_id: str) -> None:
+        """Take one more id; threads may look others up meanwhile."""
+        self._fresh.add(image_id)
+        if len(self._fresh) == FRESH:
+            self._sorted = np.sort(np.concatenate([self._sorted, _packed(self._fresh)]))
+            self._fresh = set()
+
+
+def _packed(ids: Iterable[str]) -> np.ndarray:
+    return np.fromiter((image_id.encode() for image_id in ids), "S16")
