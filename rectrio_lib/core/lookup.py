@@ -13,9 +13,16 @@ FRESH = 1 << 16  # ids that are kept as Python objects before they join the arra
 
 
 def positions(wanted: Iterable[str], texts: Iterable[str]) -> np.ndarray:
-    """Return where each of the `wanted` (N,) first lies among `texts`, integers (N,); -1 where it does not."""
-    found = pc.index_in(pa.array(wanted, TEXT), value_set=pa.array(texts, TEXT))
-    return np.asarray(pc.fill_null(found, -1))
+    """Return where each of the `wanted` (N,) lies among `texts`, all different: integers (N,); -1 where it does not."""
+    wanted, texts = _column(wanted), _column(texts)
+    if wanted.equals(texts):  # as of a complete store and its data set: no table of hashes is made
+        return np.arange(len(wanted))
+    return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=texts), -1))
+
+
+def _column(texts: Iterable[str]) -> pa.ChunkedArray:
+    found = pa.array(texts, TEXT)
+    return found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
 
 
 class IdSet:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from rectrio_lib.core.device import autocast, best_device
@@ -143,14 +144,14 @@ def embed(
     vars(report).update(source.counts())
     if report.deleted > ALARM_SHARE * (known := len(stores.not_deleted(before))):
         LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, known, name)
-    del before, writer  # a table of a million rows, which is now read as others will read it
+    del before, writer  # not two tables of all rows in memory: they are read again, as others will read them
+    pa.default_memory_pool().release_unused()
     return stores.open_store(encoder_name, name, workspace), report
 
 
 def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> int:
     """Drop what is gone, bring the rows up to date, and write the card, which completes the store; count who went."""
     home, path, rows = writer.folder, writer.folder / stores.ROWS, writer.rows()
-    source.save(home)
     gone = source.droppable(rows)
     if gone.any():
         write_json(home / "card.json", card | UNFINISHED)
@@ -159,6 +160,7 @@ def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> int:
     if not path.exists() or parts.parts_of(path) or not told.equals(rows):
         write_json(home / "card.json", card | UNFINISHED)
         parts.join(path, told)
+    source.save(home)
     live = stores.not_deleted(told)
     shards = sorted(home.glob("vectors-*.npy"))
     sums = {path.name: checksum(path)} | {shard.name: checksum(shard, whole=stores.SHARD_BYTES) for shard in shards}

@@ -43,7 +43,7 @@ class FolderSource:
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """List the files, and find those that are new or changed."""
-        before = files_of(home)
+        before = files_of(home, unfinished=True)
         files = self.place.list([self._outputs], before if is_finished(home) else None)
         self._tables = [*self.place.tables(files["path"])]
         self._tables += [] if self._manifest is None else [checked(self._manifest, MANIFEST, "path")]
@@ -90,8 +90,10 @@ class FolderSource:
 
     def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Enter where each image lies now, and what is known of it; mark those whose files are gone."""
-        paths = rows["image_id"].map(self._paths())
-        deleted, paths = paths.isna().to_numpy(), paths.fillna(rows["path"])
+        known = self._paths()
+        places = positions(rows["image_id"], known.index)
+        deleted, now = places < 0, pd.Series(known.array.take(places, allow_fill=True), rows.index)
+        paths = now.fillna(rows["path"])
         told = image_files.describe(paths)
         own = self._own.reindex(rows["image_id"]).reset_index(drop=True)
         tables = [t.set_index("path").reindex(paths).reset_index(drop=True) for t in self._tables]

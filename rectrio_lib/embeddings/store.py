@@ -148,9 +148,10 @@ def read_rows(folder: Path, card: Card) -> pd.DataFrame:
     path, sums = folder / ROWS, card.get("checksums", {})
     if card["finished"]:
         check_sum(path, sums)
-    tables = [parts.read(path, "embedded")] if path.exists() else []
-    listed = {*tables[0].get("shard", ())} if tables else ()  # of them, small files may be left by a killed process
-    tables += [parts.read(part, "embedded") for shard, part in parts.parts_of(path).items() if shard not in listed]
+    tables = [parts.read(path, "embedded")] if card["finished"] or path.exists() else []
+    if not card["finished"]:
+        listed = {*tables[0].get("shard", ())} if tables else ()  # their small files were left by a killed process
+        tables += [parts.read(part, "embedded") for shard, part in parts.parts_of(path).items() if shard not in listed]
     if not tables:
         raise DataError(f"{folder} was stopped before its first shard: embed the images again.")
     rows = parts.joined(tables)
@@ -180,10 +181,13 @@ def is_finished(folder: Path) -> bool:
     return (folder / "card.json").exists() and read_store_card(folder)["finished"]
 
 
-def files_of(folder: Path) -> pd.DataFrame:
-    """Read the table of files of a store, see `EmbeddingStore.files`; empty if there is none, DataError if damaged."""
+def files_of(folder: Path, unfinished: bool = False) -> pd.DataFrame:
+    """Read the table of files of a store, see `EmbeddingStore.files`; empty if there is none, DataError if damaged.
+
+    What an `unfinished` call has told belongs to whoever writes the store: others would see it come and go.
+    """
     path = folder / FILES
-    there = [*filter(Path.exists, [path]), *parts.parts_of(path).values()]
+    there = [path] * path.exists() + [*parts.parts_of(path).values()] * unfinished
     if not there:
         return pd.DataFrame(columns=FILE_COLUMNS).astype({"size": np.int64, "mtime_ns": np.int64})
     files = parts.joined([parts.read(one, "read", FILE_COLUMNS) for one in there])

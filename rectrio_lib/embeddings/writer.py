@@ -121,13 +121,12 @@ def drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray, shard_rows: in
     card = read_card(folder / "card.json")
     old = EmbeddingStore(folder, rows.assign(deleted=gone), card)
     with replaced_folder(folder) as fresh:
-        for name in ("card.json", "files.parquet"):
-            if (folder / name).exists():
-                shutil.copy(folder / name, fresh)
+        for kept in (folder / "card.json", *folder.glob("files*.parquet")):
+            shutil.copy(kept, fresh)
         writer = Writer(fresh, rows.iloc[:0], card["dtype"], shard_rows)
         _copy_rows(old, writer, {"deleted": False} if "deleted" in rows else {})
-        parts.join(fresh / ROWS, kept := writer.rows()[rows.columns])
-    return kept
+        parts.join(fresh / ROWS, left := writer.rows()[rows.columns])
+    return left
 
 
 def _copy_rows(store: EmbeddingStore, writer: Writer, more: dict[str, Any]) -> None:
