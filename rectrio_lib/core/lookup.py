@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.util import hash_array
 
 TEXT = pa.large_string()
-FRESH = 1 << 16  # ids that are kept as Python objects before they join the array
+FRESH = 1 << 16  # that are Python objects at once
 
 
 def positions(wanted: Iterable[str], texts: Iterable[str]) -> np.ndarray:
     """Return where each of the `wanted` (N,) lies among `texts`, all different: integers (N,); -1 where it does not."""
     wanted, texts = _column(wanted), _column(texts)
-    if wanted.equals(texts):  # as of a complete store and its data set: no table of hashes is made
+    if not len(wanted) or wanted.equals(texts):  # as of a complete store and its data set: no hashes are needed
         return np.arange(len(wanted))
     return np.asarray(pc.fill_null(pc.index_in(wanted, value_set=texts), -1))
+
+
+def all_differ(texts: pd.Series) -> bool:
+    """Tell whether no text is there twice: certain where no two have one 64-bit hash, else they are compared."""
+    starts = range(0, len(texts), FRESH)
+    parts = [hash_array(texts.iloc[s : s + FRESH].to_numpy(object), categorize=False) for s in starts]
+    hashes = np.sort(np.concatenate(parts)) if parts else np.empty(0)
+    return not (hashes[1:] == hashes[:-1]).any() or texts.is_unique
 
 
 def _column(texts: Iterable[str]) -> pa.ChunkedArray:

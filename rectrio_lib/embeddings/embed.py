@@ -157,7 +157,9 @@ def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> int:
         write_json(home / "card.json", card | UNFINISHED)
         rows = drop_rows(home, rows, gone, writer.shard_rows)
     told = source.describe(rows)
-    if not path.exists() or parts.parts_of(path) or not told.equals(rows):
+    changed = not path.exists() or parts.parts_of(path) or not told.equals(rows)
+    del rows
+    if changed:
         write_json(home / "card.json", card | UNFINISHED)
         parts.join(path, told)
     source.save(home)

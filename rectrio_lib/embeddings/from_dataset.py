@@ -49,13 +49,11 @@ class DatasetSource:
         return positions(rows["image_id"], self.manifest["image_id"]) < 0
 
     def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Take labels and splits as the manifest has them now; columns that have not changed are not copied."""
+        """Take labels and splits as the manifest has them now; in the same order, they are not copied."""
         places = positions(rows["image_id"], self.manifest["image_id"])
-        for column in self.manifest:
-            now = pd.Series(self.manifest[column].array.take(places), rows.index)
-            if column not in rows or not now.equals(rows[column]):
-                rows = rows.assign(**{column: now})
-        return rows[[*self.manifest, "shard"]]
+        same = np.array_equal(places, np.arange(len(self.manifest)))
+        now = self.manifest if same else self.manifest.iloc[places]
+        return now.reset_index(drop=True).assign(shard=rows["shard"].to_numpy())
 
     def save(self, home: Path, shard: int | None = None) -> None:
         """Nothing to remember."""

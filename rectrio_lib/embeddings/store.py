@@ -11,6 +11,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.files import check_sum
+from rectrio_lib.core.lookup import all_differ
 from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.data.image_files import FILE_COLUMNS
 from rectrio_lib.embeddings import parts
@@ -161,8 +162,10 @@ def read_rows(folder: Path, card: Card) -> pd.DataFrame:
         raise DataError(f"{path} has no column {missing[0]!r}: delete {folder} and embed the images again.")
     kinds = {"shard": "integer", "image_id": "string", "deleted": "boolean"}
     wrong = [c for c, kind in kinds.items() if c in rows and len(rows) and pd.api.types.infer_dtype(rows[c]) != kind]
-    if not wrong and not (rows["shard"].is_monotonic_increasing and rows["image_id"].is_unique):
-        wrong = ["shard" if rows["image_id"].is_unique else "image_id"]
+    if not wrong and not all_differ(rows["image_id"]):
+        wrong = ["image_id"]
+    if not wrong and not rows["shard"].is_monotonic_increasing:
+        wrong = ["shard"]
     if wrong:
         raise DataError(f"{path}: column {wrong[0]!r} is damaged: delete {folder} and embed the images again.")
     for shard, count in rows["shard"].value_counts().items():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rectrio_lib.core import lookup
-from rectrio_lib.core.lookup import IdSet, positions
+from rectrio_lib.core.lookup import IdSet, all_differ, positions
 
 WORDS = st.lists(st.text("ab|é\U0001f600", max_size=3), max_size=12, unique=True)
 IDS = st.lists(st.text("0123abcf", min_size=1, max_size=16), max_size=20)
@@ -21,6 +21,15 @@ def test_positions_are_those_of_a_naive_search(data, texts):
         assert positions(kind(wanted), kind(texts)).tolist() == expected
     halves = pd.concat([pd.Series(texts[:3], dtype=str), pd.Series(texts[3:], dtype=str)])
     assert positions(wanted, halves).tolist() == expected
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=12), st.booleans(), st.sampled_from([object, str]))
+def test_texts_that_differ_are_told_from_those_that_do_not_even_if_hashes_collide(texts, collide, kind):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "FRESH", 3)
+        if collide:
+            patch.setattr(lookup, "hash_array", lambda part, categorize: np.zeros(len(part), np.uint64))
+        assert all_differ(pd.Series(texts, dtype=kind)) == (len(set(texts)) == len(texts))
 
 
 @given(IDS, IDS)
