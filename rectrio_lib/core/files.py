@@ -22,6 +22,7 @@ from rectrio_lib.core.errors import DataError, RectrioError, StorageError
 
 STALE_SECONDS = 86_400  # a temporary file that nobody wrote to for so long belongs to a killed process
 WHOLE_BYTES, END_BYTES = 64 << 20, 1 << 20  # of a larger file only size, head and tail enter its checksum
+ROWS_AT_ONCE = 1 << 17  # of a table, encoded in memory
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a disk without room
 
 
@@ -72,7 +73,7 @@ def write_json(path: Path, content: Any) -> None:
 def save_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as Parquet, complete or not at all; see `renamed`."""
     with renamed(path) as partial:
-        table.to_parquet(partial, index=False)
+        table.to_parquet(partial, index=False, row_group_size=ROWS_AT_ONCE)
 
 
 @contextmanager

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rectrio_lib.core import errors, files
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.lookup import TEXT
 from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.data import catalog, products, splits
 from rectrio_lib.data.duplicates import group_near_copies, remove_copies
@@ -20,6 +23,7 @@ from rectrio_lib.data.layout import understood
 
 LOG = logging.getLogger(__name__)
 MOST_NEAR_COPY_BITS = 16
+HASHED_LINES = 1 << 16  # at once
 CARD_TYPES = {"name": str, "classes": list, "source": str, "stand_in": bool}
 
 
@@ -66,8 +70,13 @@ class ImageDataset:
 
 def content_hash(rows: pd.DataFrame) -> str:
     """Return a fingerprint of images, labels and splits of a manifest, whatever their order."""
-    lines = sorted(map("|".join, rows[["image_id", "label", "split"]].astype(str).itertuples(index=False)))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    texts = [pa.array(rows[column].astype(str), TEXT) for column in ("image_id", "label", "split")]
+    lines, digest = pc.binary_join_element_wise(*texts, pa.scalar("|", TEXT)), hashlib.sha256()
+    order = pc.sort_indices(lines)
+    for start in range(0, len(lines), HASHED_LINES):
+        block = lines.take(order[start : start + HASHED_LINES]).to_pylist()
+        digest.update(("\n" * bool(start) + "\n".join(block)).encode())
+    return digest.hexdigest()[:16]
 
 
 def prepare(

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -19,6 +19,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import is_folder
+from rectrio_lib.core.lookup import positions
 from rectrio_lib.data.decoding import UnreadableError, decode, open_regular, reads_heif, reason_of, sketch
 from rectrio_lib.data.layout import describe as describe  # read from here by who lists
 from rectrio_lib.data.places import naming
@@ -142,7 +143,7 @@ def match_known(found: pd.DataFrame, files: pd.DataFrame, embedded: Iterable[str
         files: FILE_COLUMNS of an earlier call.
         embedded: image ids that need no reading; a file whose id is not among them is to be read again.
     """
-    holds = files["image_id"].isin(set(embedded)) | files["reason"].ne("")
+    holds = (positions(files["image_id"], embedded) >= 0) | files["reason"].ne("")
     keys = FILE_COLUMNS[:3]
     both = found.merge(files[holds & files["mtime_ns"].ne(NEVER)], how="left", on=keys, suffixes=("", "_then"))
     reason = both["reason"].where(both["reason"].ne(""), both["reason_then"].fillna(""))
@@ -154,7 +155,7 @@ def read_ahead(
     paths: Iterable[str],
     size: int,
     channels: int,
-    known: Collection[str],
+    known: Container[str],
     ahead: int,
     listed: Iterable[tuple[int, int]] = repeat(UNLISTED),
 ) -> Iterator[ImageFile]:
@@ -188,7 +189,7 @@ def read_image(
     path: str,
     size: int,
     channels: int,
-    known: Collection[str] = (),
+    known: Container[str] = (),
     with_sketch: bool = False,
     listed: tuple[int, int] = UNLISTED,
 ) -> ImageFile:

@@ -28,19 +28,22 @@ def describe(paths: Collection[str]) -> pd.DataFrame:
     holds class folders, the second one is: FOLDER/{train,val,test}/<class>/…; SPLITS lists the names, in any case.
     Of an image in an archive the folders inside of it count, and the split that the name of the archive tells.
     """
-    parts = [ARCHIVE.sub("", path).split("/")[:-1] for path in paths]
-    tops = {homes[0] for homes in parts if homes}
+    seen: dict[str, str] = {}  # so that all images of a folder share its name
+    folders = [seen.setdefault(folder, folder) for folder in (path.rpartition("/")[0] for path in paths)]
+    parts = {folder: ARCHIVE.sub("", folder + "/" * bool(folder)).split("/")[:-1] for folder in seen}
+    tops = {homes[0] for homes in parts.values() if homes}
     divided = all(top.lower() in SPLITS for top in tops) and any(
-        len(homes) > 1 and SPLITS[homes[0].lower()] == "train" for homes in parts
+        len(homes) > 1 and SPLITS[homes[0].lower()] == "train" for homes in parts.values()
     )
-    splits = [SPLITS[homes[0].lower()] if divided and homes else "" for homes in parts]
-    named = [split or _split_of_archive(path) for split, path in zip(splits, paths, strict=True)]
-    labels = [nfc("".join(homes[1:2] if split else homes[:1])) for homes, split in zip(parts, splits, strict=True)]
-    return pd.DataFrame({"label": labels, "split": named}, dtype=object)
+    told = {}
+    for folder, homes in parts.items():
+        split = SPLITS[homes[0].lower()] if divided and homes else ""
+        told[folder] = nfc("".join(homes[1:2] if split else homes[:1])), split or _split_of_archive(f"{folder}/")
+    return pd.DataFrame([told[folder] for folder in folders], columns=["label", "split"], dtype=object)
 
 
-def _split_of_archive(path: str) -> str:
-    found = ARCHIVE.match(path)
+def _split_of_archive(folder: str) -> str:
+    found = ARCHIVE.match(folder)
     return next((SPLITS[word] for word in re.split("[^a-z]+", found[0].lower()) if word in SPLITS), "") if found else ""
 
 

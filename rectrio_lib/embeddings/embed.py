@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from rectrio_lib.core.device import autocast, best_device
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.files import checksum, save_table, write_json
+from rectrio_lib.core.files import checksum, write_json
+from rectrio_lib.core.lookup import positions
 from rectrio_lib.core.workspace import Workspace, quiet
 from rectrio_lib.data.dataset import ImageDataset, content_hash
 from rectrio_lib.data.layout import count_of
 from rectrio_lib.data.places.place import Place
+from rectrio_lib.embeddings import parts
 from rectrio_lib.embeddings import store as stores
 from rectrio_lib.embeddings.from_dataset import DatasetSource
 from rectrio_lib.embeddings.from_folder import Batches, FolderSource
@@ -51,10 +54,10 @@ class Source(Protocol):
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """Find what is new besides the rows of the store in the folder `home`; return how many images at most."""
 
-    def batches(self, known: set[str], step: int) -> Batches:
-        """Yield rows and images uint8 (B, C, H, W), B up to `step`, valid until the next; `known` are image ids."""
+    def batches(self, step: int) -> Batches:
+        """Yield rows and images uint8 (B, C, H, W), B up to `step`, valid until the next."""
 
-    def spread(self, known: set[str], step: int, workers: Workers) -> Batches:
+    def spread(self, step: int, workers: Workers) -> Batches:
         """Yield the same with vectors float32 (B, dim) in the place of the images: `workers` on Ray encode them."""
 
     def droppable(self, rows: pd.DataFrame) -> np.ndarray:
@@ -63,8 +66,8 @@ class Source(Protocol):
     def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return the rows with all that is known of them now; a column `deleted` marks images that are gone."""
 
-    def save(self, home: Path) -> None:
-        """Write what the source needs to know next time; called after each shard and at the end."""
+    def save(self, home: Path, shard: int | None = None) -> None:
+        """Write what the source needs to know next time: what is new, after each shard; all, if none is given."""
 
     def counts(self) -> dict[str, Any]:
         """Return fields of `Report`."""
@@ -131,39 +134,41 @@ def embed(
         before = source.empty if before is None else before
         with report.timed("listing"):
             total = source.open(encoder, home, before)
-        writer = Writer(home, before, dtype, shard_rows, after=lambda: source.save(home))
+        writer = Writer(home, before, dtype, shard_rows, partial(source.save, home))
         if total:
             write_json(home / "card.json", card | UNFINISHED)
-            known, step = set(before["image_id"]), min(BATCH, shard_rows)
-            with closing(encoded(source, encoder, known, step, report)) as batches:
+            with closing(encoded(source, encoder, min(BATCH, shard_rows), report)) as batches:
                 fill(writer, batches, report, total)
         with report.timed("writing"):
-            live = _finish(source, writer, card)
+            report.deleted = _finish(source, writer, card)
     vars(report).update(source.counts())
-    known = stores.not_deleted(before)["image_id"]
-    report.deleted = int((~known.isin(live["image_id"])).sum())
-    if report.deleted > ALARM_SHARE * len(known):
-        LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, len(known), name)
+    if report.deleted > ALARM_SHARE * (known := len(stores.not_deleted(before))):
+        LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, known, name)
+    del before, writer  # not two tables of all rows in memory: they are read again, as others will read them
+    pa.default_memory_pool().release_unused()
     return stores.open_store(encoder_name, name, workspace), report
 
 
-def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> pd.DataFrame:
-    """Drop what is gone, bring the rows up to date, and write the card, which completes the store; return live rows."""
-    home, gone = writer.folder, source.droppable(writer.rows)
+def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> int:
+    """Drop what is gone, bring the rows up to date, and write the card, which completes the store; count who went."""
+    home, path, rows = writer.folder, writer.folder / stores.ROWS, writer.rows()
+    gone = source.droppable(rows)
     if gone.any():
         write_json(home / "card.json", card | UNFINISHED)
-        writer.rows = drop_rows(home, writer.rows, gone, writer.shard_rows)
-    rows, path = source.describe(writer.rows), home / "rows.parquet"
-    if not path.exists() or not rows.equals(writer.rows):
+        rows = drop_rows(home, rows, gone, writer.shard_rows)
+    told = source.describe(rows)
+    changed = not path.exists() or parts.parts_of(path) or not told.equals(rows)
+    del rows
+    if changed:
         write_json(home / "card.json", card | UNFINISHED)
-        save_table(path, rows)
+        parts.join(path, told)
     source.save(home)
-    live = stores.not_deleted(rows)
+    live = stores.not_deleted(told)
     shards = sorted(home.glob("vectors-*.npy"))
     sums = {path.name: checksum(path)} | {shard.name: checksum(shard, whole=stores.SHARD_BYTES) for shard in shards}
     card = card | {"dataset_hash": content_hash(live), "count": len(live), "checksums": sums}
     write_json(home / "card.json", card | {"finished": True})
-    return live
+    return int((positions(stores.not_deleted(writer.before)["image_id"], live["image_id"]) < 0).sum())
 
 
 @dataclass
@@ -242,11 +247,11 @@ def _encoder_loop(engine: str, address: str | None) -> Encoded:
 
 
 def encoded_here(
-    source: Source, encoder: Encoder, known: set[str], step: int, report: Report
+    source: Source, encoder: Encoder, step: int, report: Report
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Take the batches of a source through the encoder in this process; yield rows and vectors float32 (B, dim)."""
     # Around all batches, autocast keeps the weights that it has cast; in `encode` it would forget them after each.
-    with closing(source.batches(known, step)) as batches, autocast(best_device()):
+    with closing(source.batches(step)) as batches, autocast(best_device()):
         while True:
             with report.timed("reading"):
                 rows, images = next(batches, (None, None))

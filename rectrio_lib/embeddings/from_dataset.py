@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rectrio_lib.core.knn import let_go
+from rectrio_lib.core.lookup import positions
 from rectrio_lib.data.dataset import ImageDataset
 from rectrio_lib.encoders.base import Encoder
 
@@ -27,29 +29,33 @@ class DatasetSource:
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """Find the images that no row has."""
-        self._missing = self.manifest[~self.manifest["image_id"].isin(rows["image_id"])]
+        self._missing = np.flatnonzero(positions(self.manifest["image_id"], rows["image_id"]) < 0)
         return len(self._missing)
 
-    def batches(self, known: set[str], step: int) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
+    def batches(self, step: int) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
         """Yield them in manifest order."""
         for start in range(0, len(self._missing), step):
-            part = self._missing.iloc[start : start + step]
-            yield part, torch.from_numpy(self.dataset.pixels[part["row"].to_numpy()])
+            part = self.manifest.iloc[self._missing[start : start + step]]
+            images = torch.from_numpy(self.dataset.pixels[part["row"].to_numpy()])
+            let_go(self.dataset.pixels)
+            yield part, images
 
-    def spread(self, known: set[str], step: int, workers: Workers) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
+    def spread(self, step: int, workers: Workers) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
         """Send the images to workers."""
-        return workers.encode(self.batches(known, step))
+        return workers.encode(self.batches(step))
 
     def droppable(self, rows: pd.DataFrame) -> np.ndarray:
         """Return what has left the data set."""
-        return ~rows["image_id"].isin(self.manifest["image_id"]).to_numpy()
+        return positions(rows["image_id"], self.manifest["image_id"]) < 0
 
     def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Take labels and splits as the manifest has them now."""
-        now = self.manifest.set_index("image_id").loc[rows["image_id"]].reset_index()
-        return now[self.manifest.columns].assign(shard=rows["shard"].to_numpy())
+        """Take labels and splits as the manifest has them now; in the same order, they are not copied."""
+        places = positions(rows["image_id"], self.manifest["image_id"])
+        same = np.array_equal(places, np.arange(len(self.manifest)))
+        now = self.manifest if same else self.manifest.iloc[places]
+        return now.reset_index(drop=True).assign(shard=rows["shard"].to_numpy())
 
-    def save(self, home: Path) -> None:
+    def save(self, home: Path, shard: int | None = None) -> None:
         """Nothing to remember."""
 
     def counts(self) -> dict:

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rectrio_lib.core.files import save_table
+from rectrio_lib.core.lookup import IdSet, positions
 from rectrio_lib.data import image_files
 from rectrio_lib.data.image_files import ImageFile
 from rectrio_lib.data.places.place import Place, place_of
 from rectrio_lib.data.places.tables import MANIFEST, OWN_COLUMNS, checked, storable
-from rectrio_lib.embeddings.store import files_of, is_finished
+from rectrio_lib.embeddings import parts
+from rectrio_lib.embeddings.store import FILES, files_of, is_finished
 from rectrio_lib.encoders.base import Encoder
 
 if TYPE_CHECKING:
@@ -35,33 +36,34 @@ class FolderSource:
 
     def __init__(self, folder: str | Path | Place, manifest: pd.DataFrame | None, outputs: Path):
         self.place = place_of(folder)
-        self.name, self._manifest, self._outputs, self._read = self.place.name, manifest, outputs, []
+        self.name, self._manifest, self._outputs = self.place.name, manifest, outputs
+        self._read, self._saved = [], []  # since the last shard, and before: a table of each
         self.card = {"folder": self.place.uri, "generated_images": False}
         self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """List the files, and find those that are new or changed."""
-        before = files_of(home)
+        before = files_of(home, unfinished=True)
         files = self.place.list([self._outputs], before if is_finished(home) else None)
         self._tables = [*self.place.tables(files["path"])]
         self._tables += [] if self._manifest is None else [checked(self._manifest, MANIFEST, "path")]
-        self._own = _not_from_path(rows)
+        self._own, self._embedded = _not_from_path(rows), IdSet(rows["image_id"])
         files = image_files.match_known(files, before, rows["image_id"])
         new = files["image_id"].eq("") & files["reason"].eq("")
         self._fresh, self._known = files.loc[new], files[~new]
         self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
         return len(self._fresh)
 
-    def batches(self, known: set[str], step: int) -> Batches:
+    def batches(self, step: int) -> Batches:
         """Yield contents that are not embedded; the array is used again for the next batch."""
-        return self._batches(known, step, image_files.read_ahead)
+        return self._batches(step, image_files.read_ahead)
 
-    def spread(self, known: set[str], step: int, workers: Workers) -> Batches:
+    def spread(self, step: int, workers: Workers) -> Batches:
         """Let workers read the files, too."""
-        return self._batches(known, step, workers.read_ahead)
+        return self._batches(step, workers.read_ahead)
 
-    def _batches(self, known: set[str], step: int, read_ahead: Callable[..., Iterator[ImageFile]]) -> Batches:
-        rows, images = [], None
+    def _batches(self, step: int, read_ahead: Callable[..., Iterator[ImageFile]]) -> Batches:
+        rows, images, known = [], None, self._embedded
         paths, listed = self._fresh["path"], self._fresh[["size", "mtime_ns"]].itertuples(index=False, name=None)
         for read in read_ahead(self.place, paths, self._side, self._channels, known, 2 * step, listed):
             self._read.append(read[: len(image_files.FILE_COLUMNS)])
@@ -83,13 +85,15 @@ class FolderSource:
         """Return what is gone from folders that still hold images, if that is a fifth of all."""
         homes = {path.rpartition("/")[0] for path in self._files()["path"]}
         there = rows["path"].map(lambda path: path.rpartition("/")[0] in homes)
-        gone = (there & ~rows["image_id"].isin(self._paths().index)).to_numpy(bool)
+        gone = there.to_numpy(bool) & (positions(rows["image_id"], self._paths().index) < 0)
         return gone if len(gone) and gone.mean() > COMPACT_SHARE else np.zeros(len(gone), bool)
 
     def describe(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Enter where each image lies now, and what is known of it; mark those whose files are gone."""
-        paths = rows["image_id"].map(self._paths())
-        deleted, paths = paths.isna().to_numpy(), paths.fillna(rows["path"])
+        known = self._paths()
+        places = positions(rows["image_id"], known.index)
+        deleted, now = places < 0, pd.Series(known.array.take(places, allow_fill=True), rows.index)
+        paths = now.fillna(rows["path"])
         told = image_files.describe(paths)
         own = self._own.reindex(rows["image_id"]).reset_index(drop=True)
         tables = [t.set_index("path").reindex(paths).reset_index(drop=True) for t in self._tables]
@@ -100,9 +104,14 @@ class FolderSource:
         first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
         return pd.concat([first, storable(told), rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
 
-    def save(self, home: Path) -> None:
-        """Remember what became of each file."""
-        save_table(home / "files.parquet", self._files())
+    def save(self, home: Path, shard: int | None = None) -> None:
+        """Remember what became of the files read since the last shard, or of each file."""
+        if shard is None:
+            parts.join(home / FILES, self._files())
+        else:
+            self._saved.append(pd.DataFrame(self._read, columns=image_files.FILE_COLUMNS))
+            parts.add(home / FILES, shard, self._saved[-1])
+            self._read = []
 
     def counts(self) -> dict:
         """Count files, copies and unreadable ones, with the ledger of the last two."""
@@ -116,9 +125,10 @@ class FolderSource:
         return {"files": len(files), "bad": int(bad.sum()), "copies": int(copy.sum()), "ledger": ledger}
 
     def _files(self) -> pd.DataFrame:
-        if self._read:
-            both = pd.concat([self._known, pd.DataFrame(self._read, columns=image_files.FILE_COLUMNS)])
-            self._known, self._read = both.sort_values("path", ignore_index=True), []
+        if self._read or self._saved:
+            last = pd.DataFrame(self._read, columns=image_files.FILE_COLUMNS)
+            self._known = parts.joined([self._known, *self._saved, last]).sort_values("path", ignore_index=True)
+            self._read, self._saved = [], []
         return self._known
 
     def _paths(self) -> pd.Series:

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
     raise missing_package("engine='ray'", error, "ray") from error
 
 from rectrio_lib.embeddings.from_folder import Batches
-from rectrio_lib.embeddings.ray_worker import Embedded, Files, SortedIds, Worker, versions
+from rectrio_lib.embeddings.ray_worker import Embedded, Files, Worker, versions
 
 LOG = logging.getLogger(__name__)
 MOST_WORKERS = 8  # on a node without GPU; each takes about a gigabyte, and several threads beyond that
@@ -101,12 +101,12 @@ class Workers:
         paths: Iterable[str],
         size: int,
         channels: int,
-        known: Collection[str],
+        known: Container[str],
         ahead: int,
         listed: Iterable[tuple[int, int]] = repeat(image_files.UNLISTED),
     ) -> Iterator[ImageFile]:
         """Let workers read and encode files, half of `ahead` in a block: as `image_files.read_ahead`, with vectors."""
-        ids = ray.put(SortedIds(known))
+        ids = ray.put(known)
         files, count = zip(paths, listed, strict=False), max(1, ahead // 2)
         blocks = iter(lambda: tuple(islice(files, count)), ())
         for _, done in self._map((None, Files(place, block, size, channels, ids)) for block in blocks):
@@ -212,7 +212,7 @@ class Workers:
 
 
 def encoded(
-    source: Any, encoder: Encoder, known: set[str], step: int, report: Any, address: str
+    source: Any, encoder: Encoder, step: int, report: Any, address: str
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Yield rows and vectors as `embed.encoded_here`, made by workers on a Ray."""
     started = time.perf_counter()
@@ -221,7 +221,7 @@ def encoded(
         try:
             workers.start()
             report.seconds["starting"] = time.perf_counter() - started
-            with closing(source.spread(known, step, workers)) as batches:
+            with closing(source.spread(step, workers)) as batches:
                 for rows, vectors in batches:
                     yield rows, vectors.numpy()
         finally:

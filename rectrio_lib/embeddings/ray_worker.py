@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from threading import Semaphore
@@ -73,7 +72,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Files:
-    """A block of image files; arguments as for `image_files.read_ahead`, `known` a reference to SortedIds."""
+    """A block of image files; arguments as for `image_files.read_ahead`, `known` a reference to an IdSet."""
 
     place: Place
     files: tuple[tuple[str, tuple[int, int]], ...]  # path, and what was listed
@@ -100,17 +99,6 @@ class Files:
                 read = read._replace(pixels=None)
             reads.append(read)
         return reads, np.stack(images) if images else np.empty(0, np.uint8)
-
-
-class SortedIds:
-    """A set of image ids as one array, which all workers of a node share."""
-
-    def __init__(self, ids: Iterable[str]):
-        self.ids = np.sort(np.array([image_id.encode() for image_id in ids], "S16"))
-
-    def __contains__(self, image_id: str) -> bool:
-        at = np.searchsorted(self.ids, image_id.encode())
-        return at < len(self.ids) and self.ids[at] == image_id.encode()
 
 
 def versions() -> dict[str, str]:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.files import check_sum
+from rectrio_lib.core.lookup import all_differ
 from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.data.image_files import FILE_COLUMNS
+from rectrio_lib.embeddings import parts
 
+ROWS, FILES = "rows.parquet", "files.parquet"  # see `parts`
 SHARD_ROWS = 16_384
 OWN_COLUMNS = ["shard", "deleted"]
 SCHEMA = {"encoder": str, "encoder_hash": str, "dim": int, "dtype": str, "dataset": str, "folder": str, "count": int}
@@ -144,23 +146,26 @@ def read_store_card(folder: Path) -> Card:
 
 def read_rows(folder: Path, card: Card) -> pd.DataFrame:
     """Read the table of rows of a store; DataError if it or a shard is damaged or not the one of the card."""
-    path, sums = folder / "rows.parquet", card.get("checksums", {})
+    path, sums = folder / ROWS, card.get("checksums", {})
     if card["finished"]:
         check_sum(path, sums)
-    try:
-        rows = pd.read_parquet(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(
-            f"{folder} was stopped before its first shard, or rows.parquet is damaged: embed the images again."
-        ) from error
+    tables = [parts.read(path, "embedded")] if card["finished"] or path.exists() else []
+    if not card["finished"]:
+        listed = {*tables[0].get("shard", ())} if tables else ()  # their small files were left by a killed process
+        tables += [parts.read(part, "embedded") for shard, part in parts.parts_of(path).items() if shard not in listed]
+    if not tables:
+        raise DataError(f"{folder} was stopped before its first shard: embed the images again.")
+    rows = parts.joined(tables)
     files = ("path", "width", "height", "deleted") if card["folder"] else ()
     missing = [column for column in ("image_id", "label", "split", "shard", *files) if column not in rows]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}: delete {folder} and embed the images again.")
     kinds = {"shard": "integer", "image_id": "string", "deleted": "boolean"}
     wrong = [c for c, kind in kinds.items() if c in rows and len(rows) and pd.api.types.infer_dtype(rows[c]) != kind]
-    if not wrong and not (rows["shard"].is_monotonic_increasing and rows["image_id"].is_unique):
-        wrong = ["shard" if rows["image_id"].is_unique else "image_id"]
+    if not wrong and not all_differ(rows["image_id"]):
+        wrong = ["image_id"]
+    if not wrong and not rows["shard"].is_monotonic_increasing:
+        wrong = ["shard"]
     if wrong:
         raise DataError(f"{path}: column {wrong[0]!r} is damaged: delete {folder} and embed the images again.")
     for shard, count in rows["shard"].value_counts().items():
@@ -171,7 +176,7 @@ def read_rows(folder: Path, card: Card) -> pd.DataFrame:
 
 def not_deleted(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows whose images are there."""
-    return rows[~rows["deleted"].to_numpy(bool)] if "deleted" in rows else rows
+    return rows[~rows["deleted"].to_numpy(bool)] if "deleted" in rows and rows["deleted"].any() else rows
 
 
 def is_finished(folder: Path) -> bool:
@@ -179,15 +184,17 @@ def is_finished(folder: Path) -> bool:
     return (folder / "card.json").exists() and read_store_card(folder)["finished"]
 
 
-def files_of(folder: Path) -> pd.DataFrame:
-    """Read the table of files of a store, see `EmbeddingStore.files`; empty if there is none, DataError if damaged."""
-    path = folder / "files.parquet"
-    if not path.exists():
+def files_of(folder: Path, unfinished: bool = False) -> pd.DataFrame:
+    """Read the table of files of a store, see `EmbeddingStore.files`; empty if there is none, DataError if damaged.
+
+    What an `unfinished` call has told belongs to whoever writes the store: others would see it come and go.
+    """
+    path = folder / FILES
+    there = [path] * path.exists() + [*parts.parts_of(path).values()] * unfinished
+    if not there:
         return pd.DataFrame(columns=FILE_COLUMNS).astype({"size": np.int64, "mtime_ns": np.int64})
-    try:
-        return pd.read_parquet(path)[FILE_COLUMNS]
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DataError(f"{path} is damaged: delete it, and the images are read again.") from error
+    files = parts.joined([parts.read(one, "read", FILE_COLUMNS) for one in there])
+    return files if len(there) == 1 else files.drop_duplicates("path", keep="last", ignore_index=True)
 
 
 def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
@@ -202,7 +209,7 @@ def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
         found = error
     if found != (shape, False, dtype, shape[0] * shape[1]):
         raise DataError(
-            f"{path} does not hold the {shape[0]:,} vectors that rows.parquet names ({found}): delete {path.parent} "
+            f"{path} does not hold the {shape[0]:,} vectors that its rows name ({found}): delete {path.parent} "
             "and embed the images again."
         )
 

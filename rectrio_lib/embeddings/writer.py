@@ -13,23 +13,30 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from rectrio_lib.core.errors import ArgumentError, StorageError, StoreInUseError
-from rectrio_lib.core.files import renamed, replaced_folder, restore_folder, save_table
+from rectrio_lib.core.files import renamed, replaced_folder, restore_folder
 from rectrio_lib.core.workspace import Card, read_card
 from rectrio_lib.data.places.place import is_another
-from rectrio_lib.embeddings.store import SHARD_ROWS, EmbeddingStore, read_rows, read_store_card, shard_name
+from rectrio_lib.embeddings import parts
+from rectrio_lib.embeddings.store import ROWS, SHARD_ROWS, EmbeddingStore, read_rows, read_store_card, shard_name
 
 
 class Writer:
-    """Appends vectors to a store, which holds `rows`, with `shard`, already; `after` is called after each shard.
+    """Appends vectors to a store, which holds the rows `before`, with `shard`; `after` each shard its number is told.
 
-    A shard is committed when rows.parquet lists it (written last); a killed process leaves no partial shard.
+    A shard is committed by a table of its rows, rows-00000.parquet, which is written last: a killed process leaves no
+    partial shard, and each costs the same however many there are. `_finish` in `embed` makes one table of them.
     """
 
     def __init__(
-        self, folder: Path, rows: pd.DataFrame, dtype: str, shard_rows: int, after: Callable[[], None] | None = None
+        self,
+        folder: Path,
+        before: pd.DataFrame,
+        dtype: str,
+        shard_rows: int,
+        after: Callable[[int], None] | None = None,
     ):
-        self.folder, self.rows, self.dtype, self.shard_rows = folder, rows, dtype, shard_rows
-        self.after = after or (lambda: None)
+        self.folder, self.before, self.dtype, self.shard_rows, self.after = folder, before, dtype, shard_rows, after
+        self._first = self._next = int(before["shard"].max()) + 1 if len(before) else 0
         self._rows, self._vectors, self._waiting = [], [], 0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -48,14 +55,19 @@ class Writer:
         """Write what was taken and is not on disk yet."""
         if not self._waiting:
             return
-        shard = int(self.rows["shard"].max()) + 1 if len(self.rows) else 0
+        shard, self._next = self._next, self._next + 1
         with renamed(self.folder / shard_name(shard)) as partial, partial.open("wb") as file:
             np.save(file, np.concatenate(self._vectors))
-        fresh = pd.concat(self._rows, ignore_index=True).assign(shard=shard)
-        self.rows = pd.concat([self.rows, fresh], ignore_index=True) if len(self.rows) else fresh
+        parts.add(self.folder / ROWS, shard, pd.concat(self._rows, ignore_index=True).assign(shard=shard))
         self._rows, self._vectors, self._waiting = [], [], 0
-        save_table(self.folder / "rows.parquet", self.rows)
-        self.after()
+        if self.after:
+            self.after(shard)
+
+    def rows(self) -> pd.DataFrame:
+        """Read the rows of all shards: of those before, and of those written."""
+        written = parts.parts_of(self.folder / ROWS).items()
+        fresh = [parts.read(path, "embedded") for number, path in written if number >= self._first]
+        return parts.joined([self.before, *fresh])
 
 
 @contextmanager
@@ -90,7 +102,7 @@ def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
         ArgumentError: if they belong to a data set or to a folder of images elsewhere that is still there.
         DataError: if they are damaged.
     """
-    if not ((folder / "card.json").exists() and (folder / "rows.parquet").exists()):
+    if not (folder / "card.json").exists() or not any(folder.glob("rows*.parquet")):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     old = read_store_card(folder)
@@ -109,13 +121,12 @@ def drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray, shard_rows: in
     card = read_card(folder / "card.json")
     old = EmbeddingStore(folder, rows.assign(deleted=gone), card)
     with replaced_folder(folder) as fresh:
-        for name in ("card.json", "files.parquet"):
-            if (folder / name).exists():
-                shutil.copy(folder / name, fresh)
+        for kept in (folder / "card.json", *folder.glob("files*.parquet")):
+            shutil.copy(kept, fresh)
         writer = Writer(fresh, rows.iloc[:0], card["dtype"], shard_rows)
         _copy_rows(old, writer, {"deleted": False} if "deleted" in rows else {})
-        save_table(fresh / "rows.parquet", kept := writer.rows[rows.columns])
-    return kept
+        parts.join(fresh / ROWS, left := writer.rows()[rows.columns])
+    return left
 
 
 def _copy_rows(store: EmbeddingStore, writer: Writer, more: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from makers.images import photograph, pictures, save_classes, save_photograph
 
 from rectrio_lib.core import errors
@@ -86,6 +88,19 @@ def test_hash_sees_pictures_labels_and_splits_but_not_their_order(toy):
     other = {"image_id": "0" * 16, "label": "another", "split": "another"}
     changed = [hash_of(table.assign(**{column: table[column].mask(first, value)})) for column, value in other.items()]
     assert len({toy.hash, hash_of(table[~first]), *changed}) == 5
+
+
+TEXTS = st.text("ab|é\U0001f600\uffff", max_size=3)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=9), st.sampled_from([object, str]))
+def test_the_hash_is_that_of_the_sorted_lines_however_many_are_hashed_at_once(rows, kind):
+    table = pd.DataFrame(rows, columns=["image_id", "label", "split"], dtype=kind)
+    expected = hashlib.sha256("\n".join(sorted(map("|".join, rows))).encode()).hexdigest()[:16]
+    with pytest.MonkeyPatch.context() as patch:
+        for at_once in (1, 2, 99):
+            patch.setattr(dataset, "HASHED_LINES", at_once)
+            assert dataset.content_hash(table) == expected
 
 
 def test_saved_data_set_opens_in_a_new_process_with_the_same_hash_pixels_and_card(toy):

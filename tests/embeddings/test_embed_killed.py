@@ -5,114 +5,42 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from makers.stores import ROOT, SHARD, Counting, Killed, Negative, build, die, embed, keep, picture_set, save_pictures
+from makers.killed import COUNT, FILES, SCENARIOS, first_build, first_files, other_encoder, prepared, state
+from makers.stores import ROOT, SHARD, Counting, Killed, die
 
 from rectrio_lib.core.errors import RectrioError, StoreInUseError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
-from rectrio_lib.embeddings.embed import embed as embed_images
 from rectrio_lib.embeddings.store import open_store
 
 pytestmark = pytest.mark.slow
 
-COUNT = 20  # files
-
-
-def first_build(home):
-    return lambda encoder: build(picture_set(), encoder)[0]
-
-
-def appended(home):
-    build(picture_set(17))
-    return first_build(home)
-
-
-def thinned(home):
-    build(picture_set(20))
-    return lambda encoder: build(keep(picture_set(30), np.arange(30) % 4 != 1), encoder)[0]
-
-
-def relabelled(home):
-    build(picture_set())
-    changed = replace(picture_set(), manifest=picture_set().manifest.assign(label="ring"))
-    return lambda encoder: build(changed, encoder)[0]
-
-
-def other_encoder(home):
-    embed_images(picture_set(), Negative(), dtype="float32", shard_rows=5, encoder_name="net")
-    return first_build(home)
-
-
-def first_files(home):
-    save_pictures(home / "toys", range(COUNT))
-    return lambda encoder: embed(home / "toys", encoder)[0]
-
-
-def grown_files(home):
-    save_pictures(home / "toys", range(9))
-    embed(home / "toys")
-    return first_files(home)
-
-
-def thinned_files(home):
-    run = first_files(home)
-    run(None)
-    for path in sorted((home / "toys" / "cat").iterdir())[::2]:
-        path.unlink()
-    save_pictures(home / "toys", range(30, 33))
-    return run
-
-
-def shuffled_files(home):
-    run, folder = first_files(home), home / "toys"
-    run(None)
-    (folder / "cat" / "00.png").rename(folder / "dog" / "moved.png")
-    (folder / "cat" / "02.png").unlink()
-    shutil.copy(folder / "cat" / "04.png", folder / "copy.png")
-    (folder / "cat" / "06.png").write_text("not an image any more", encoding="utf-8")
-    save_pictures(folder / "more", range(40, 44))
-    return run
-
-
-FILES = [first_files, grown_files, thinned_files, shuffled_files]
-SCENARIOS = [first_build, appended, thinned, relabelled, other_encoder, *FILES]
-
-
-def prepared(tmp_path, monkeypatch, name, scenario):
-    monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / name / "outputs"))
-    return scenario(tmp_path / name)
-
-
-def state(store):
-    """What lies in the store's folder and beside it, but for times and places."""
-    vectors = {p.name: p.read_bytes() for p in store.folder.glob("*.npy")}
-    card = {key: value for key, value in store.card.items() if key not in ("folder", "checksums")}
-    names = sorted(store.card["checksums"])
-    files = store.files().drop(columns="mtime_ns").to_dict("list") if store.card["folder"] else None
-    beside = [sorted(p.name for p in place.iterdir()) for place in (store.folder, store.folder.parent)]
-    return vectors, store.rows.to_dict("list"), files, card, names, beside
-
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_killed_before_any_rename_the_next_call_finishes_as_if_nothing_had_happened(tmp_path, monkeypatch, scenario):
+def test_killed_before_any_rename_or_removal_the_next_call_makes_the_same_store(tmp_path, monkeypatch, scenario):
     once = Counting()
     expected = state(prepared(tmp_path, monkeypatch, "whole", scenario)(once))
-    kills, rename = 0, Path.replace
+    kills, rename, unlink = 0, Path.replace, Path.unlink
     while True:
         run, left = prepared(tmp_path, monkeypatch, str(kills), scenario), [kills]
 
-        def replace_or_die(path, target, left=left):
+        def or_die(act, left=left):
             left[0] -= 1
-            return rename(path, target) if left[0] >= 0 else die()
+            return act() if left[0] >= 0 else die()
+
+        def unlink_or_die(path, missing_ok=False):
+            act = partial(unlink, path, missing_ok)
+            return or_die(act) if path.suffix == ".parquet" else act()
 
         killed, last = Counting(), Counting()
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", replace_or_die)
+            patch.setattr(Path, "replace", lambda path, target, or_die=or_die: or_die(partial(rename, path, target)))
+            patch.setattr(Path, "unlink", unlink_or_die)
             try:
                 run(killed)
                 break
@@ -148,7 +76,7 @@ def test_killed_while_encoding_the_next_call_embeds_only_the_rest(tmp_path, monk
     run = prepared(tmp_path, monkeypatch, "killed", scenario)
     with pytest.raises(Killed):
         run(Counting(shards, die))
-    with pytest.raises(RectrioError):
+    with pytest.raises(RectrioError, match=f"holds {shards * SHARD} vectors" if shards else "before its first shard"):
         open_store("net", "toys" if scenario is first_files else "toy")
     assert state(run(last)) == expected
     assert last.embedded == once.embedded - shards * SHARD
@@ -165,9 +93,10 @@ def test_killed_while_reading_the_next_call_reads_only_the_rest(tmp_path, monkey
             lambda home, path, *rest: die() if path.endswith(fatal) else read(home, path, *rest),
         )
         run(Counting())
-    last = Counting()
+    last, opened = Counting(), []
+    monkeypatch.setattr(image_files, "read_image", lambda *file: opened.append(file) or read(*file))
     assert state(run(last)) == expected
-    assert last.embedded == COUNT - SHARD
+    assert last.embedded == len(opened) == COUNT - SHARD
 
 
 def test_orphans_of_a_killed_call_are_overwritten(tmp_path, monkeypatch):

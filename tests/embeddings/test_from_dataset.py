@@ -1,19 +1,24 @@
 import json
+import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from makers.stores import SHARD, Counting, Killed, Negative, build, content, die, holds, keep, picture_set
 
 from rectrio_lib.core import errors
 from rectrio_lib.core.errors import StoreInUseError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data.dataset import ImageDataset, make_manifest
 from rectrio_lib.embeddings import embed
 from rectrio_lib.embeddings.embed import Report
 from rectrio_lib.embeddings.embed import embed as embed_images
+from rectrio_lib.embeddings.from_dataset import DatasetSource
 from rectrio_lib.embeddings.store import open_store
 from rectrio_lib.encoders.base import RawPixels
 
@@ -124,6 +129,26 @@ def test_the_card_says_which_encoder_and_data_set_the_vectors_come_from():
     assert {key: card[key] for key in told} == told
     assert card["dataset_hash"] == picture_set().hash
     assert store.folder == Workspace().outputs / "embeddings" / "net--toy"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell which pages are resident")
+def test_pages_of_mapped_pixels_do_not_stay_in_memory(tmp_path):
+    np.save(tmp_path / "pixels.npy", np.random.default_rng(0).integers(0, 256, (4_000, 1, 32, 32), np.uint8))
+    pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    manifest = make_manifest(pixels, pd.DataFrame({"label": "a"}, range(4_000)))
+    source = DatasetSource(ImageDataset("mapped", manifest, pixels, ("a",), "noise"))
+    source.open(None, tmp_path, source.empty)
+    sums = [int(images.numpy().sum(dtype=np.int64)) for _, images in source.batches(128)]
+    assert sum(sums) == pixels.sum(dtype=np.int64)
+    assert resident(tmp_path / "pixels.npy") > 3_000  # kB: the line above has read it all
+    for _ in source.batches(128):
+        assert resident(tmp_path / "pixels.npy") < 100
+
+
+def resident(path):
+    """The kB of a mapped file that count as memory of this process."""
+    _, _, told = Path("/proc/self/smaps").read_text(encoding="utf-8").partition(str(path))
+    return int(re.search(r"Rss: +(\d+) kB", told)[1])
 
 
 # --- what is refused

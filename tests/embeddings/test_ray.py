@@ -23,17 +23,18 @@ from typer.testing import CliRunner
 
 from rectrio_lib.cli.app import app
 from rectrio_lib.core.errors import ArgumentError, ClusterError, DataError, MissingPackageError, StorageError
+from rectrio_lib.core.lookup import IdSet
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.data.places.local import LocalFolder
 from rectrio_lib.embeddings.embed import embed
-from rectrio_lib.embeddings.store import open_store
+from rectrio_lib.embeddings.store import open_store, read_rows, read_store_card
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import fingerprint
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectrio[ray]'")
 from rectrio_lib.embeddings import ray as engine
-from rectrio_lib.embeddings.ray_worker import Files, SortedIds, Worker, versions
+from rectrio_lib.embeddings.ray_worker import Files, Worker, versions
 
 FOR_WORKERS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "RAY_worker_niceness": "0"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -111,7 +112,8 @@ def alone(source, monkeypatch, outputs, tales):
 
 
 def committed():
-    return len(pd.read_parquet(Workspace().outputs / "embeddings" / "telling--noise" / "rows.parquet"))
+    folder = Workspace().outputs / "embeddings" / "telling--noise"
+    return len(read_rows(folder, read_store_card(folder)))
 
 
 def without_time(report):
@@ -164,7 +166,7 @@ def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypa
     names = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.png"))
     first = image_files.read_image(home, names[0], SIDE, 1)
     files = tuple((name, image_files.UNLISTED) for name in names)
-    block = Files(LocalFolder(home), files, SIDE, 1, ray.put(SortedIds([first.image_id, "f" * 16])))
+    block = Files(LocalFolder(home), files, SIDE, 1, ray.put(IdSet([first.image_id, "f" * 16])))
     done = worker.embed(block)
     assert [read.path for read in done.reads] == names
     assert len(done.vectors) == 37  # of 42: one is known, one its copy, one another copy, two are unreadable

@@ -24,7 +24,7 @@ def written(folder, counts, shard_rows=7, dtype="float32", **more):
         writer.add(rows_of(start, count, **more), array[:count])
         start += count
     writer.flush()
-    return EmbeddingStore(folder, writer.rows, {"dim": 6, "dtype": dtype}), vectors
+    return EmbeddingStore(folder, writer.rows(), {"dim": 6, "dtype": dtype}), vectors
 
 
 @pytest.mark.parametrize("counts", [[20], [7, 7, 6], [1] * 20, [6, 6, 8], [3, 17]])
@@ -33,17 +33,17 @@ def test_shards_are_full_whatever_comes_at_once(tmp_path, counts):
     assert store.rows["shard"].value_counts().sort_index().tolist() == [7, 7, 6]
     assert store.rows["image_id"].tolist() == [f"p{n}" for n in range(20)]
     np.testing.assert_array_equal(store.vectors(), vectors)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "rows.parquet", "vectors-00000.npy", "vectors-00001.npy", "vectors-00002.npy"
-    ]  # fmt: skip
+    names = [f"{kind}-0000{n}.{suffix}" for kind, suffix in (("rows", "parquet"), ("vectors", "npy")) for n in range(3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_rows_name_a_shard_only_when_it_is_there(tmp_path):
     seen = []
 
-    def look():
-        named = set(pd.read_parquet(tmp_path / "rows.parquet")["shard"])
+    def look(shard):
+        named = {number for path in tmp_path.glob("rows-*.parquet") for number in pd.read_parquet(path)["shard"]}
         seen.append((named, {int(p.stem[-5:]) for p in tmp_path.glob("*.npy")}))
+        assert shard == max(named)
 
     writer = Writer(tmp_path, rows_of(0, 0).assign(shard=0), "float16", 5, look)
     writer.add(rows_of(0, 12), np.ones((12, 6)))
