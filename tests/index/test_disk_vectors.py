@@ -170,7 +170,7 @@ def test_searches_stay_within_the_memory_limit_and_it_is_saved(monkeypatch):
 
     def most(limit):
         index._vectors.limit, most = limit, 0
-        for query in vectors[::40]:
+        for query in vectors[::160]:
             index.search(query[None], 10)
             most = max(most, mapped_bytes(file))
         return most
