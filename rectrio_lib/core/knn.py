@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -49,10 +51,21 @@ def blocks(vectors: np.ndarray, subset: np.ndarray | None = None, rows: int | No
         let_go(vectors)
 
 
-def let_go(vectors: np.ndarray) -> None:
-    """Let go of the pages of a file that is mapped for reading: until then they count as memory of this process."""
+def let_go(vectors: np.ndarray, start: int = 0, size: int | None = None) -> None:
+    """Let go of the pages of a file that is mapped for reading, or of `size` bytes of them from `start`, a whole page.
+
+    Until then they count as memory of this process.
+    """
     if getattr(vectors, "mode", "") == "r" and hasattr(mmap, "MADV_DONTNEED"):
-        vectors._mmap.madvise(mmap.MADV_DONTNEED)
+        vectors._mmap.madvise(mmap.MADV_DONTNEED, start, size or len(vectors._mmap))
+
+
+def resident() -> float:
+    """Return the bytes of memory that this process takes, mapped pages that it looked at among them; inf if unknown."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:  # not Linux
+        return math.inf
 
 
 def hashed(part: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ class Subset:
 
     def __init__(self, mask: np.ndarray):
         self.mask, self.count = mask, int(np.count_nonzero(mask))
-        self._reordered: faiss.SearchParameters | None = None
+        self._reordered: tuple[Any, faiss.IDSelectorBitmap | None] = None, None
         self._parts: dict[str | bytes, Subset] = {}
 
     def part(self, key: str | bytes, mask: Callable[[], np.ndarray]) -> Subset:
@@ -44,15 +44,19 @@ class Subset:
         """The mask as FAISS takes it; None if all positions may be results."""
         return None if self.count == len(self.mask) else _bitmap(self.mask)
 
-    def parameters_in(self, order: np.ndarray) -> faiss.SearchParameters:
-        """What tells FAISS the mask where position order[i] lies at place i; every time the same order."""
-        if self._reordered is None:
-            self._reordered = faiss.SearchParameters(sel=_bitmap(self.mask[order]))
-        return self._reordered
+    def selector_in(self, order: np.ndarray) -> faiss.IDSelectorBitmap | None:
+        """As `selector`, where position order[i] lies at place i; the last order is remembered."""
+        if self.count == len(self.mask):
+            return None
+        if self._reordered[0] is not order:
+            self._reordered = order, _bitmap(self.mask[order])
+        return self._reordered[1]
 
 
 class FaissVectors:
     """N vectors of length `dim` in a FAISS index of one of factory.KINDS."""
+
+    limit: int | None = None  # bytes of memory within which mapped pages are kept
 
     def __init__(self, kind: str, dim: int):
         self.kind, self.dim = kind, dim
@@ -116,7 +120,8 @@ class FaissVectors:
         """Compare queries (Q, dim) with every vector of a subset, inside FAISS and as the kind rounds them."""
         if self.kind == "hnsw":  # its vectors lie in an order of their own
             order, below = self._in_order()
-            scores, places = search_faiss(below, queries, k, subset.parameters_in(order))
+            parameters = faiss.SearchParameters(sel=subset.selector_in(order))
+            scores, places = search_faiss(below, queries, k, parameters)
             return scores, order[places]
         if self.kind in ("ivf", "ivf-sq8"):
             parameters = faiss.SearchParametersIVF(sel=subset.selector, nprobe=self.faiss.nlist)
@@ -204,6 +209,12 @@ def _bitmap(mask: np.ndarray) -> faiss.IDSelectorBitmap:
 def search_faiss(
     index: faiss.Index, vectors: np.ndarray, k: int, parameters: faiss.SearchParameters
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search a FAISS index with parameters."""
-    # faiss.contrib.torch_utils, which other libraries import, swaps `search` for one that takes no parameters.
-    return getattr(index, "search_numpy", index.search)(vectors, k, params=parameters)
+    """Search a FAISS index for vectors float32 (Q, dim), contiguous, with parameters.
+
+    Its own `search` would check them again, which takes a thirtieth of a query. faiss.contrib.torch_utils, which other
+    libraries import, swaps that for one that takes no parameters.
+    """
+    scores, positions = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
+    to = faiss.swig_ptr(scores), faiss.swig_ptr(positions)
+    index.search_c(len(vectors), faiss.swig_ptr(vectors), k, *to, parameters)
+    return scores, positions

@@ -18,7 +18,7 @@ from rectrio_lib.index.faiss_vectors import FaissVectors
 
 FORMAT = 2  # of the files: another number is not read
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "effort": int, "count": int}
-SCHEMA |= {"recall": float | int | None, "made_from?": MADE_FROM, "checksums?": dict}
+SCHEMA |= {"recall": float | int | None, "made_from?": MADE_FROM, "checksums?": dict, "memory_limit?": int | None}
 MOST = 2**31 - 1  # what FAISS can count
 
 
@@ -50,7 +50,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     in_range = 1 <= card["dim"] <= MOST // 4 and 1 <= card["effort"] <= MOST and 0 <= card["count"] <= MOST
     if card["kind"] not in KINDS or not in_range or not 0 <= (card["recall"] or 0) <= 1:
         raise _damaged(path, "not the card of an index")
-    return {"made_from": {}} | card
+    return {"made_from": {}, "memory_limit": None} | card
 
 
 def open_files(folder: Path, card: dict[str, Any], vectors: FaissVectors) -> BinaryIO:

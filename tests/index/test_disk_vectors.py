@@ -1,6 +1,9 @@
 """Indexes beyond memory: built block by block, kept on disk."""
 
+import json
 import logging
+import mmap
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -12,7 +15,7 @@ from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.index import factory, tuning
 from rectrio_lib.index.faiss_vectors import search_faiss
 from rectrio_lib.index.index import Index
-from rectrio_lib.index.large import disk_vectors
+from rectrio_lib.index.large import disk_vectors, writing
 
 COUNT, DIM = 3000, 32
 
@@ -26,8 +29,8 @@ def vectors():
 def small_blocks(monkeypatch):
     """Several blocks, several files of codes that are joined, several parts of queries."""
     monkeypatch.setattr(knn, "BLOCK_ROWS", 400)
-    monkeypatch.setattr(factory, "LISTED_BYTES", 700 * 16)
-    monkeypatch.setattr(disk_vectors, "KEPT_BYTES", 1 << 20)
+    monkeypatch.setattr(factory, "LISTED_BYTES", 700 * 80)
+    monkeypatch.setattr(disk_vectors, "LOOK_ROWS", 256)
 
 
 def disk(vectors, **options):
@@ -39,7 +42,7 @@ def test_blocks_make_the_index_that_one_block_makes(vectors, monkeypatch):
     whole = disk(vectors, search_param=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn, "BLOCK_ROWS", 400)
-        patch.setattr(factory, "LISTED_BYTES", 700 * 16)
+        patch.setattr(factory, "LISTED_BYTES", 700 * 80)
         blocks = disk(vectors, search_param=3)
     for found, expected in zip(blocks.search(queries, 10), whole.search(queries, 10), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -106,6 +109,86 @@ def test_another_index_in_its_place_does_not_change_an_open_one(vectors):
     assert opened.save("copy") and Index.load("copy").search(vectors[:5], 1)[1][:, 0].tolist() == list(range(5))
 
 
+def test_the_vectors_of_a_cell_lie_together_in_the_file(vectors, small_blocks):
+    held = disk(vectors, search_param=8)._vectors
+    lists = faiss.downcast_InvertedLists(held.faiss.invlists)
+    places = [faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell)).tolist() for cell in range(lists.nlist)]
+    assert [place for cell in places for place in cell] == list(range(COUNT))
+    np.testing.assert_array_equal(held._exact, vectors[held._position_at[:-1]].astype(np.float16))
+    np.testing.assert_array_equal(held._place_of[held._position_at[:-1]], np.arange(COUNT))
+    nearest_cell = held.faiss.quantizer.search(vectors[held._position_at[:-1]], 1)[1][:, 0]
+    assert (np.diff(nearest_cell) >= 0).all()
+
+
+def test_near_cells_lie_near_each_other(vectors):
+    held = disk(vectors, search_param=8)._vectors
+    centroids = held.faiss.quantizer.reconstruct_n(0, held.faiss.nlist)
+    products = centroids @ centroids.T
+    assert np.diagonal(products, 1).mean() > 2 * products.mean()
+
+
+def test_files_of_earlier_versions_are_in_the_order_of_the_rows_and_are_read(vectors):
+    index, queries = disk(vectors, search_param=3), clustered(np.random.default_rng(1), 50, DIM)
+    masks = None, np.arange(COUNT) % 2 == 0
+    expected = [index.search(queries, 10, where=where) for where in masks]
+    folder, order = index.save("toy"), index._vectors._position_at[:-1]
+    held = faiss.read_index(str(folder / "vectors.faiss"))
+    lists = faiss.downcast_InvertedLists(held.invlists)
+    for cell in range(held.nlist):
+        ids = faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell))
+        ids[:] = order[ids]
+    faiss.write_index(held, str(folder / "vectors.faiss"))
+    np.save(folder / "vectors.npy", vectors.astype(np.float16))
+    (folder / "vectors.places.npy").unlink()
+    card = json.loads((folder / "card.json").read_text())
+    del card["checksums"], card["memory_limit"]
+    (folder / "card.json").write_text(json.dumps(card))
+    earlier = Index.load("toy")
+    for where, (scores, positions) in zip(masks, expected, strict=True):
+        np.testing.assert_array_equal(earlier.search(queries, 10, where=where)[0], scores)
+        np.testing.assert_array_equal(earlier.search(queries, 10, where=where)[1], positions)
+    assert Index.load(earlier.save("again")).search(vectors[:9], 1)[1][:, 0].tolist() == list(range(9))
+
+
+def mapped_bytes(path):
+    """Memory of this process that pages of a mapped file take."""
+    parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    return 1024 * sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells which pages are held")
+def test_searches_stay_within_the_memory_limit_and_it_is_saved(monkeypatch):
+    monkeypatch.setattr(writing, "WRITTEN_BYTES", 1 << 16)  # Linux holds as much as was written at once, or nothing
+    monkeypatch.setattr(disk_vectors, "LOOK_ROWS", 64)
+    monkeypatch.setattr(disk_vectors, "PIECE_BYTES", 1 << 19)
+    vectors = clustered(np.random.default_rng(0), 16_000, 128)
+    disk(vectors, search_param=4, memory_limit="1GB").save("toy")
+    index = Index.load("toy")
+    assert index._vectors.limit == 10**9
+    file = index._vectors._exact.filename
+    monkeypatch.setattr(knn, "resident", lambda: mapped_bytes(file))
+
+    def most(limit):
+        index._vectors.limit, most = limit, 0
+        for query in vectors[::160]:
+            index.search(query[None], 10)
+            most = max(most, mapped_bytes(file))
+        return most
+
+    assert most(3 << 19) < 5 << 19 < 0.7 * most(None)  # what a few queries look at comes on top
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells it")
+def test_pages_that_are_looked_at_count_until_they_are_let_go(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((64 << 20) // 8))
+    before, mapped = knn.resident(), np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert mapped[:: mmap.PAGESIZE // 8].sum() and knn.resident() - before > 60 << 20
+    knn.let_go(mapped, 0, 32 << 20)
+    assert 28 << 20 < knn.resident() - before < 36 << 20
+    knn.let_go(mapped)
+    assert knn.resident() - before < 8 << 20
+
+
 @pytest.mark.parametrize("name", disk_vectors.NAMES)
 def test_a_cut_or_missing_file_is_named(vectors, name):
     path = disk(vectors, search_param=8).save("toy") / name
@@ -160,14 +243,14 @@ def test_candidates_are_ranked_by_their_vectors_as_numpy_ranks_them(vectors, mon
     monkeypatch.setattr(disk_vectors, "EXACT_ROWS", 0)
     index, queries = disk(vectors, search_param=4), clustered(np.random.default_rng(3), 30, DIM)
     held, cells = index._vectors, 4 * allowed  # half of the vectors are looked for in twice the cells
-    mask = np.arange(COUNT) % allowed == 0
-    selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+    mask, order = np.arange(COUNT) % allowed == 0, held._position_at[:-1]
+    selector = faiss.IDSelectorBitmap(np.packbits(mask[order], bitorder="little"))
     parameters = faiss.SearchParametersIVF(nprobe=cells, sel=selector)
     _, candidates = search_faiss(held.faiss, queries, k + 10 * cells, parameters)
-    exact = np.asarray(held._exact, np.float32)
+    exact = index.vectors_at(np.arange(COUNT))
     scores, positions = index.search(queries, k, where=mask if allowed > 1 else None)
     for query, chosen, found, cosines in zip(queries, candidates, positions, scores, strict=True):
-        chosen = chosen[chosen >= 0]
+        chosen = order[chosen[chosen >= 0]]
         products = exact[chosen] @ query
         best = np.argsort(-products, kind="stable")[:k]
         np.testing.assert_array_equal(found, chosen[best])

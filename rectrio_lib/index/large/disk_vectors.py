@@ -1,4 +1,4 @@
-"""Vectors beyond memory: codes in cells, and the float16 vectors that re-rank them, stay in two mapped files."""
+"""Vectors beyond memory: codes in cells, and the float16 vectors that re-rank them, stay in mapped files."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from rectrio_lib.core import files, knn
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.index import factory
 from rectrio_lib.index.faiss_vectors import EXACT_ROWS, NEARLY_ALL, FaissVectors, Subset, search_faiss
+from rectrio_lib.index.large import writing
+from rectrio_lib.index.large.writing import NAMES
 
-NAMES = ("vectors.faiss", "vectors.npy")  # cells and codes; what re-ranks
 TAIL_ROWS = 20_000  # what was added since is compared one by one; beyond this it is written into the files
-# A page that was looked at counts as this process's memory until it lets go of it, sixteen pages at a time.
-PAGES_BYTES, KEPT_BYTES = 16 * 4096, 3 << 28
-EMPTY_LISTS = 32  # bytes that FAISS writes for inverted lists that hold nothing
+# A page that was looked at counts as this process's memory until it lets go of it. How much comes with one look is the
+# system's choice, 4 kB to 2 MB, so memory is measured: after so many vectors; and so many bytes at a time are let go.
+LOOK_ROWS, PIECE_BYTES = 4096, 1 << 27
 
 
 class DiskVectors(FaissVectors):
     """N vectors of length `dim` in files: what is added waits in memory until it is written.
 
-    FAISS finds candidates among codes; their float16 vectors, read from disk, rank them.
+    FAISS finds candidates among codes; their float16 vectors, read from disk, rank them. Those of a cell lie together,
+    so that a query reads a few stretches of the file: FAISS counts in places there, callers in positions.
     """
 
     def __init__(self, kind: str, dim: int):
         super().__init__(kind, dim)
         self._exact, self._tail, self._files = np.empty((0, dim), np.float16), np.empty((0, dim), np.float16), {}
-        self._touched = 0  # vectors read since pages were let go
+        self._position_at = self._order = self._place_of = np.empty(0, np.int32)
+        self._touched, self._gone = 0, 0  # vectors read since memory was measured; where the next pages are let go
         self._ranking: faiss.IndexRefine  # of candidates by `_exact`, which it does not keep alive
 
     def __len__(self) -> int:
@@ -44,10 +47,11 @@ class DiskVectors(FaissVectors):
         self.own()
         kept = {name: os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for name, file in self._files.items()}
         learned = None if kept else faiss.serialize_index(self.faiss)
-        return {"kind": self.kind, "dim": self.dim, "files": kept, "learned": learned}
+        return {"kind": self.kind, "dim": self.dim, "limit": self.limit, "files": kept, "learned": learned}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["kind"], state["dim"])
+        self.limit = state["limit"]
         if state["learned"] is not None:
             self.faiss = faiss.deserialize_index(state["learned"])
             return
@@ -57,8 +61,9 @@ class DiskVectors(FaissVectors):
         self.open(folder)
 
     def open(self, folder: Path) -> None:
-        """Map the two files of a folder; RuntimeError, OSError or ValueError if they cannot be read."""
-        self._files = {name: (folder / name).open("rb") for name in NAMES}
+        """Map the files of a folder; RuntimeError, OSError or ValueError if they cannot be read."""
+        names = NAMES if (folder / NAMES[2]).exists() else NAMES[:2]  # files of earlier versions are in order
+        self._files = {name: (folder / name).open("rb") for name in names}
         self.faiss, self._tail = faiss.read_index(str(folder / NAMES[0]), faiss.IO_FLAG_MMAP), self._tail[:0]
         if isinstance(self.faiss, faiss.IndexIVF):  # else it is refused by who asked
             lists = faiss.downcast_InvertedLists(self.faiss.invlists)
@@ -67,14 +72,20 @@ class DiskVectors(FaissVectors):
         self._exact, self.mapped = np.load(folder / NAMES[1], mmap_mode="r"), True
         if self._exact.shape != (self.faiss.ntotal, self.dim) or self._exact.dtype != np.float16:
             raise ValueError(f"{folder / NAMES[1]} holds other vectors than {NAMES[0]}")
-        if len(self._exact):
+        count = len(self._exact)
+        places = np.load(folder / NAMES[2], mmap_mode="r") if len(names) == 3 else writing.in_order(count)
+        if places.shape != (2, count + 1) or places.dtype != np.int32:
+            raise ValueError(f"{folder / NAMES[2]} tells other places than {NAMES[1]} has")
+        self._position_at, self._place_of = np.asarray(places)  # arrays that are no memmap are indexed faster
+        self._order, self._place_of = self._position_at[:-1], self._place_of[:-1]
+        if count:
             self._ranking = _ranked_by(self.faiss, self._exact)
 
     def write(self, folder: Path) -> tuple[str, ...]:
-        """Put the two files into a folder, as further names of the same content where the disk allows it."""
+        """Put the files into a folder, as further names of the same content where the disk allows it."""
         self.own()
         if not self._files:
-            self._pour((), 0)
+            self._pour((), np.arange(0))
         for name, file in self._files.items():
             try:
                 os.link(file.name, folder / name)
@@ -86,7 +97,7 @@ class DiskVectors(FaissVectors):
                 with (folder / name).open("wb") as copy:
                     file.seek(0)
                     shutil.copyfileobj(file, copy, 1 << 24)
-        return NAMES
+        return tuple(self._files)
 
     def is_few(self, subset: Subset) -> bool:
         """Whether a subset had better be compared vector by vector: each of them is read from disk."""
@@ -101,14 +112,16 @@ class DiskVectors(FaissVectors):
         if not best:
             nothing = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
             return self._with_tail(*nothing, queries, k, subset)
-        parameters = factory.search_parameters(self.kind, search_param, best, share, subset.selector)
+        selector = subset.selector_in(self._order)
+        parameters = factory.search_parameters(self.kind, search_param, best, share, selector)
         wanted = min(math.ceil(best * parameters.k_factor), count)
-        step, parts = max(1, KEPT_BYTES // PAGES_BYTES // wanted), []
+        step, parts = max(1, LOOK_ROWS // wanted), []
         for start in range(0, max(1, len(queries)), step):
             part = queries[start : start + step]
             self._let_go(len(part) * wanted)
             parts.append(search_faiss(self._ranking, part, best, parameters))
         scores, found = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        found = self._position_at[found].astype(np.int64)  # the last one is -1, where FAISS found nothing
         return self._with_tail(scores, found, queries, k, subset) if len(self._tail) else (scores, found)
 
     def _with_tail(
@@ -135,43 +148,49 @@ class DiskVectors(FaissVectors):
             return np.empty((0, self.dim), np.float32)
         if not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"Positions {positions.min()} to {positions.max()}, but there are {len(self)} rows.")
-        self._let_go(len(positions))
-        on_disk, found = positions < len(self._exact), np.empty((len(positions), self.dim), np.float32)
-        found[on_disk] = self._exact[positions[on_disk]]
-        found[~on_disk] = self._tail[positions[~on_disk] - len(self._exact)]
+        found = np.empty((len(positions), self.dim), np.float32)
+        for start in range(0, len(positions), LOOK_ROWS):
+            part, into = positions[start : start + LOOK_ROWS], found[start : start + LOOK_ROWS]
+            on_disk = part < len(self._exact)
+            self._let_go(len(part))
+            into[on_disk] = self._exact[self._place_of[part[on_disk]]]
+            into[~on_disk] = self._tail[part[~on_disk] - len(self._exact)]
         return found
 
     def add(self, vectors: np.ndarray, subset: np.ndarray | None = None) -> None:
         """Append vectors float16 or float32 (M, dim): to empty files, else in memory until they are many."""
         if not len(self):
-            return self._pour(knn.blocks(vectors, subset), len(vectors) if subset is None else len(subset))
+            count = len(vectors) if subset is None else len(subset)
+            return self._pour(knn.blocks(vectors, subset), np.arange(count, dtype=np.int32))
         self._tail = np.concatenate([self._tail, *(part.astype(np.float16) for part in knn.blocks(vectors, subset))])
         if len(self._tail) > TAIL_ROWS:
             self.own()
 
     def keep(self, positions: np.ndarray) -> None:
         """Drop all vectors but some; learned cells and codes stay."""
-        starts = range(0, len(positions), knn.BLOCK_ROWS)
-        self._pour((self.at(positions[s : s + knn.BLOCK_ROWS]) for s in starts), len(positions))
+        places = np.append(self._place_of, np.arange(len(self._exact), len(self)))[positions]
+        order = np.argsort(places)  # files are read from their beginning to their end
+        starts = range(0, len(order), knn.BLOCK_ROWS)
+        self._pour((self.at(positions[order[s : s + knn.BLOCK_ROWS]]) for s in starts), order)
 
     def own(self) -> None:
         """Write what was added into the files."""
         if len(self._tail):
             self.keep(np.arange(len(self)))
 
-    def _pour(self, parts: Iterable[np.ndarray], count: int) -> None:
-        """Write `count` vectors, in float32 blocks, to new files, a few blocks of codes in memory at a time."""
-        folder, codes, start, names = self._scratch(), self._empty(), 0, []
-        with files.storage_errors(folder), (folder / NAMES[1]).open("wb") as file:
-            shape = {"descr": "<f2", "fortran_order": False, "shape": (count, self.dim)}
-            np.lib.format.write_array_header_1_0(file, shape)
+    def _pour(self, parts: Iterable[np.ndarray], positions: np.ndarray) -> None:
+        """Write vectors, in float32 blocks, to new files, a few blocks in memory at a time; at these positions (N,)."""
+        folder, codes, names = self._scratch(), self._empty(), []
+        rows = factory.listed_rows(self.dim)
+        exact = np.empty((min(len(positions), rows + knn.BLOCK_ROWS), self.dim), "<f2")
+        with files.storage_errors(folder):
             for part in parts:
-                file.write(part.astype("<f2").tobytes())
-                codes.add_with_ids(part, np.arange(start, start := start + len(part)))
-                if codes.ntotal >= factory.listed_rows(self.dim):
-                    names.append(_flushed(codes, folder / f"{len(names)}.part"))
-            names.append(_flushed(codes, folder / f"{len(names)}.part"))
-            _join(codes, names, count, folder / NAMES[0])
+                exact[codes.ntotal :][: len(part)] = part
+                codes.add(part)
+                if codes.ntotal >= rows:
+                    names.append(writing.flushed(codes, exact, folder / f"{len(names)}.part"))
+            names.append(writing.flushed(codes, exact, folder / f"{len(names)}.part"))
+            writing.join(codes, names, positions, folder)
         self.open(folder)
 
     def _empty(self) -> faiss.Index:
@@ -188,11 +207,16 @@ class DiskVectors(FaissVectors):
             self.faiss.ntotal = count
 
     def _let_go(self, count: int) -> None:
-        """Let go of mapped pages before `count` more vectors are read, so that memory stays flat."""
+        """Before `count` more vectors are read, let go of mapped pages if this process takes more than its limit."""
         self._touched += count
-        if self._touched * PAGES_BYTES > KEPT_BYTES and self._exact.nbytes > KEPT_BYTES:
-            knn.let_go(self._exact)
-            self._touched = count
+        if self.limit is None or self._touched < LOOK_ROWS:
+            return
+        self._touched, size = 0, self._exact.nbytes
+        for _ in range(0, size, PIECE_BYTES):
+            if knn.resident() <= self.limit:
+                break
+            knn.let_go(self._exact, self._gone, PIECE_BYTES)
+            self._gone = self._gone + PIECE_BYTES if self._gone + PIECE_BYTES < size else 0
 
     def _scratch(self) -> Path:
         folder = files.scratch_folder(Workspace().outputs / "indexes" / "on-disk")
@@ -210,29 +234,3 @@ def _ranked_by(codes: faiss.Index, exact: np.ndarray) -> faiss.IndexRefine:
     mapped.codes = faiss.MaybeOwnedVectorUInt8.create_view(place, exact.nbytes, nobody)
     mapped.ntotal = len(exact)
     return faiss.IndexRefine(codes, mapped)
-
-
-def _flushed(codes: faiss.Index, path: Path) -> Path:
-    faiss.write_index(codes, str(path))
-    codes.reset()
-    return path
-
-
-def _join(empty: faiss.Index, names: list[Path], count: int, target: Path) -> None:
-    """Write one index of the inverted lists of several, list by list; FAISS itself would print while it does so."""
-    parts = [faiss.read_index(str(name), faiss.IO_FLAG_MMAP) for name in names]
-    lists = [faiss.downcast_InvertedLists(part.invlists) for part in parts]
-    sizes = np.array([[held.list_size(cell) for held in lists] for cell in range(empty.nlist)], np.uint64)
-    empty.ntotal = count
-    head, shape = faiss.serialize_index(empty).tobytes()[:-EMPTY_LISTS], [empty.nlist, empty.code_size]
-    empty.ntotal = 0
-    with target.open("wb") as file:
-        file.write(head + b"ilar" + np.array(shape, np.uint64).tobytes() + b"full")
-        file.write(np.array([empty.nlist, *sizes.sum(1)], np.uint64).tobytes())
-        for cell, held in enumerate(sizes.tolist()):
-            for part, size in zip(lists, held, strict=True):
-                file.write(faiss.rev_swig_ptr(part.get_codes(cell), size * empty.code_size) if size else b"")
-            for part, size in zip(lists, held, strict=True):
-                file.write(faiss.rev_swig_ptr(part.get_ids(cell), size) if size else b"")
-    for name in names:
-        name.unlink()
