@@ -70,7 +70,8 @@ def reason_of(error: Exception, file: object = "", name: str = "") -> str:
     """Return what the ledger says of an error: without the path, which it names anyway."""
     if isinstance(error, UnreadableError):
         return str(error)
-    said = (isinstance(error, OSError) and error.strerror) or str(error).replace(repr(file), repr(name))
+    named = f" {name!r}" if name else ""
+    said = (isinstance(error, OSError) and error.strerror) or str(error).replace(f" {file!r}", named)
     return f"{type(error).__name__}: {said or 'cannot be decoded'}"
 
 

@@ -175,3 +175,7 @@ def test_a_sketch_shows_the_whole_image_without_its_border():
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
 def test_images_of_any_shape_have_a_sketch(size):
     assert sketch(Image.new("RGB", size, "red")).shape == (32, 32)
+
+
+def test_content_without_a_name_is_refused_without_one():
+    assert decode(io.BytesIO(b"abc"), 8, 3) == "UnidentifiedImageError: cannot identify image file"
