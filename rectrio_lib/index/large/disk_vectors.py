@@ -23,7 +23,7 @@ from rectrio_lib.index.large.writing import NAMES
 TAIL_ROWS = 20_000  # what was added since is compared one by one; beyond this it is written into the files
 # A page that was looked at counts as this process's memory until it lets go of it. How much comes with one look is the
 # system's choice, 4 kB to 2 MB, so memory is measured: after so many vectors; and so many bytes at a time are let go.
-LOOK_ROWS, PIECE_BYTES = 4096, 1 << 27
+LOOK_ROWS, PIECE_BYTES = 1024, 1 << 27
 
 
 class DiskVectors(FaissVectors):
@@ -190,6 +190,7 @@ class DiskVectors(FaissVectors):
                 if codes.ntotal >= rows:
                     names.append(writing.flushed(codes, exact, folder / f"{len(names)}.part"))
             names.append(writing.flushed(codes, exact, folder / f"{len(names)}.part"))
+            del exact
             writing.join(codes, names, positions, folder)
         self.open(folder)
 
