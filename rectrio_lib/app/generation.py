@@ -64,7 +64,7 @@ class Generation:
         built = set(names)
         later = [row for name, row in rows.items() if name not in built]
         fresh = [row for row in later if self._belongs(row)]
-        self.stale = {row.image_id: row for row in later if not row.removed and not self._belongs(row)}
+        self.stale = {row.image_id: row for row in later if self._is_stale(row)}
         records = [record_of(rows[name]) for name in names] + [record_of(row) for row in fresh]
         self._kinds = kinds_of(records)
         frame = frame_of(records, self._kinds)
@@ -131,7 +131,7 @@ class Generation:
             kept = [row for row in rows if not row.removed]
             self.live.update([self._record(row) for row in kept if row.image_id in there])
             self._add([row for row in kept if row.image_id not in there and self._belongs(row)])
-            self.stale |= {r.image_id: r for r in kept if r.image_id not in there and not self._belongs(r)}
+            self.stale |= {row.image_id: row for row in kept if row.image_id not in there and self._is_stale(row)}
             self._seen = rows[-1].sequence
             return False
 
@@ -156,6 +156,10 @@ class Generation:
     def _belongs(self, row: ImageRow) -> bool:
         """Tell whether an image has a vector that the encoder of this index made, and is not removed."""
         return row.vector is not None and row.encoder_hash == self.collection.index.encoder_hash and not row.removed
+
+    def _is_stale(self, row: ImageRow) -> bool:
+        """Tell whether an upload is to be encoded again; an edited image whose file is away waits for its file."""
+        return row.uploaded and not row.removed and not self._belongs(row)
 
     def _encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.encoder.encode(np.stack(images))

@@ -163,6 +163,16 @@ def test_removed_key_is_refused_at_once_and_its_history_goes(engine, app, key):
         access.remove_key(engine, "anna")
 
 
+def test_a_key_of_another_case_keeps_its_sessions(engine, app, key):
+    access.add_key(engine, "Anna", "search")
+    client, _, _ = open_session(app, "Anna")
+    session_name = client.get("/who").json()["name"]
+    remember(engine, session_name)
+    access.remove_key(engine, "anna")
+    assert client.get("/who").status_code == 200
+    assert remembered(engine) == [session_name]
+
+
 def test_keys_are_compared_in_constant_time(engine, key, monkeypatch):
     compared = []
     monkeypatch.setattr(access.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)

@@ -39,7 +39,8 @@ class Catalogue:
     def sync(self, rows: pd.DataFrame, folder: Path | None = None) -> None:
         """Take in the rows of a newly built index: new ones are added, changed ones updated unless people edited them.
 
-        Images that are gone from the folder go from the database as well; uploads stay, and removed ones stay removed.
+        Images that are gone from the folder go from the database as well, unless people edited them: they may come
+        back. Uploads stay, and removed ones stay removed.
 
         Args:
             rows: of the index, with `image_id`.
@@ -54,7 +55,8 @@ class Catalogue:
                 if name in known and not (known[name].edited or known[name].uploaded)
                 and any(getattr(known[name], key) != record[key] for key in _COMPARED if key != "created")
             ]  # fmt: skip
-            gone = [n for n, row in known.items() if n not in wanted and not (row.uploaded or row.removed)]
+            kept = {name for name, row in known.items() if row.uploaded or row.removed or row.edited}
+            gone = [name for name in known if name not in wanted and name not in kept]
             start = self._last(session) + 1
             for record in fresh:
                 record["created"] = record["created"] or _made(folder, record["path"])
@@ -63,9 +65,9 @@ class Catalogue:
             for block in _blocks(fresh):
                 session.execute(insert(ImageRow), [own | record for record in block])
             for block in _blocks(changed):
-                kept = [{k: v for k, v in record.items() if k not in ("created", "colour") or v} for record in block]
+                told = [{k: v for k, v in record.items() if k not in ("created", "colour") or v} for record in block]
                 session.execute(
-                    update(ImageRow), [r | {"collection": self.collection, "sequence": start} for r in kept]
+                    update(ImageRow), [r | {"collection": self.collection, "sequence": start} for r in told]
                 )
             for block in _blocks(gone):
                 session.execute(ImageRow.__table__.delete().where(self._mine, ImageRow.image_id.in_(block)))

@@ -31,6 +31,7 @@ class Searches:
         self._waiting: list[Kept] = []
         self._under_way: list[Kept] = []
         self._writer: asyncio.Task | None = None
+        self._turn = asyncio.Lock()
         with Session(engine) as session:
             self._private = _private(session)
 
@@ -58,26 +59,32 @@ class Searches:
             self._writer = asyncio.create_task(self._flush_soon())
 
     async def _flush_soon(self) -> None:
-        await asyncio.sleep(FLUSH_SECONDS)
-        await self.flush()
+        written = True
+        while written and self._waiting:  # more may come while these are written
+            await asyncio.sleep(FLUSH_SECONDS)
+            written = await self.flush()
 
-    async def flush(self) -> None:
-        """Write down what waits; if the database is away, it waits on."""
-        rows, self._waiting = self._waiting, []
-        if rows:
-            self._under_way = self._under_way + rows
+    async def flush(self) -> bool:
+        """Write down what waits, after a write under way; if the database is away, it waits on, and False is returned."""
+        async with self._turn:
+            rows, self._waiting = self._waiting, []
+            if not rows:
+                return True
+            self._under_way = rows
             try:
                 await asyncio.to_thread(self._write, rows)
             except (OperationalError, InterfaceError) as error:
                 LOG.warning("The history cannot be written now: %s", type(error).__name__)
                 self._waiting = rows + self._waiting
+                return False
             except SQLAlchemyError as error:  # one of them will never be written: the others are
                 LOG.error("A search was not kept: %s", type(error).__name__)
                 for row in rows if len(rows) > 1 else []:
                     with suppress(SQLAlchemyError):
                         await asyncio.to_thread(self._write, [row])
-            done = {id(row) for row in rows}
-            self._under_way = [row for row in self._under_way if id(row) not in done]
+            finally:
+                self._under_way = []
+            return True
 
     def _write(self, rows: list[Kept]) -> None:
         with writing(self.engine) as session:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request, Security
 from fastapi.security import HTTPBearer
-from sqlalchemy import Engine, delete, or_
+from sqlalchemy import Engine, delete, func, or_
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -101,7 +101,8 @@ def remove_key(engine: Engine, name: str) -> None:
 
 
 def _named(column: Any, name: str) -> Any:
-    return or_(col(column) == name, col(column).startswith(f"{name}:", autoescape=True))  # the latter: of sessions
+    session = f"{name}:"  # compared as it is: LIKE takes anna and Anna for one on SQLite
+    return or_(col(column) == name, func.substr(column, 1, len(session)) == session)
 
 
 def _forget(session: Session, condition: Any) -> None:
