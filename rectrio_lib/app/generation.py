@@ -102,6 +102,11 @@ class Generation:
         return None
 
     @property
+    def in_memory(self) -> bool:
+        """Whether a search takes a fraction of a millisecond; one on a server waits for its answers."""
+        return isinstance(self.collection.index, Index)
+
+    @property
     def is_outdated(self) -> bool:
         """Whether the index holds more or fewer images than when it was opened, as one on a server may."""
         return len(self.collection.index) != self._size

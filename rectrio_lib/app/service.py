@@ -92,12 +92,14 @@ class Service:
         with measured("search"):
             plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
             answer = (snapshot, request, query, own)
-            if plain and request.sort == "score":  # a fraction of a millisecond: a thread would take longer
+            if plain and request.sort == "score" and now.in_memory:  # a thread would take longer
                 results, total, more = querying.search(*answer)
             else:
                 results, total, more = await asyncio.to_thread(querying.search, *answer)
         certainty.add_probabilities(now, request, results)
-        reason = None if results or asked is request else certainty.reason(now, snapshot, asked, query, own)
+        reason = None
+        if not results and asked is not request:
+            reason = await asyncio.to_thread(certainty.reason, now, snapshot, asked, query, own)
         shown = [result.id for result in results[:SHOWN]]
         seconds, search = round(time.perf_counter() - begun, 4), None
         if (parts or request.words) and not request.offset:
@@ -122,7 +124,9 @@ class Service:
             name = content_id(files[part.file])
         place = snapshot.positions([name])
         if name in place:
-            return snapshot.vectors_at(np.array([place[name]]))[0], place[name]
+            at = np.array([place[name]])
+            found = snapshot.vectors_at(at) if now.in_memory else await asyncio.to_thread(snapshot.vectors_at, at)
+            return found[0], place[name]
         if part.id is not None:
             raise MissingArtefactError(f"There is no image {part.id} in this collection.")
         return await self._encode(now, files[part.file]), -1

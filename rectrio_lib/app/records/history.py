@@ -65,7 +65,7 @@ class Searches:
             written = await self.flush()
 
     async def flush(self) -> bool:
-        """Write down what waits, after a write under way; if the database is away, it waits on, and False is returned."""
+        """Write down what waits, after a write under way; False if the database is away, then it waits on."""
         async with self._turn:
             rows, self._waiting = self._waiting, []
             if not rows:
