@@ -24,9 +24,11 @@ def positions(wanted: Iterable[str], texts: Iterable[str]) -> np.ndarray:
 
 def all_differ(texts: pd.Series) -> bool:
     """Tell whether no text is there twice: certain where no two have one 64-bit hash, else they are compared."""
-    starts = range(0, len(texts), FRESH)
-    parts = [hash_array(texts.iloc[s : s + FRESH].to_numpy(object), categorize=False) for s in starts]
-    hashes = np.sort(np.concatenate(parts)) if parts else np.empty(0)
+    hashes = np.empty(len(texts), np.uint64)
+    for start in range(0, len(texts), FRESH):
+        part = slice(start, start + FRESH)
+        hashes[part] = hash_array(texts.iloc[part].to_numpy(object), categorize=False)
+    hashes.sort()
     return not (hashes[1:] == hashes[:-1]).any() or texts.is_unique
 
 

@@ -50,6 +50,7 @@ class Source(Protocol):
     name: str  # of the store, unless another one is given
     card: dict[str, Any]  # keys of the store's card: folder (empty if the images are not files), generated_images
     empty: pd.DataFrame  # the rows of a store that holds nothing yet
+    needed: list[str] | None  # columns of the rows that `droppable` and `describe` look at; None: all
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
         """Find what is new besides the rows of the store in the folder `home`; return how many images at most."""
@@ -140,22 +141,26 @@ def embed(
             with closing(encoded(source, encoder, min(BATCH, shard_rows), report)) as batches:
                 fill(writer, batches, report, total)
         with report.timed("writing"):
-            report.deleted = _finish(source, writer, card)
+            report.deleted, rows = _finish(source, writer, card)
     vars(report).update(source.counts())
     if report.deleted > ALARM_SHARE * (known := len(stores.not_deleted(before))):
         LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, known, name)
-    del before, writer  # not two tables of all rows in memory: they are read again, as others will read them
+    del before, writer  # not two tables of all rows in memory
     pa.default_memory_pool().release_unused()
-    return stores.open_store(encoder_name, name, workspace), report
+    return stores.open_store(encoder_name, name, workspace, rows), report
 
 
-def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> int:
-    """Drop what is gone, bring the rows up to date, and write the card, which completes the store; count who went."""
-    home, path, rows = writer.folder, writer.folder / stores.ROWS, writer.rows()
+def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> tuple[int, pd.DataFrame]:
+    """Drop what is gone, bring the rows up to date, and write the card, which completes the store.
+
+    Returns:
+        How many images went, and the rows.
+    """
+    home, path, rows = writer.folder, writer.folder / stores.ROWS, writer.rows(source.needed)
     gone = source.droppable(rows)
     if gone.any():
         write_json(home / "card.json", card | UNFINISHED)
-        rows = drop_rows(home, rows, gone, writer.shard_rows)
+        rows = drop_rows(home, writer.rows(), gone, writer.shard_rows)
     told = source.describe(rows)
     changed = not path.exists() or parts.parts_of(path) or not told.equals(rows)
     del rows
@@ -168,7 +173,7 @@ def _finish(source: Source, writer: Writer, card: dict[str, Any]) -> int:
     sums = {path.name: checksum(path)} | {shard.name: checksum(shard, whole=stores.SHARD_BYTES) for shard in shards}
     card = card | {"dataset_hash": content_hash(live), "count": len(live), "checksums": sums}
     write_json(home / "card.json", card | {"finished": True})
-    return int((positions(stores.not_deleted(writer.before)["image_id"], live["image_id"]) < 0).sum())
+    return int((positions(stores.not_deleted(writer.before)["image_id"], live["image_id"]) < 0).sum()), told
 
 
 @dataclass

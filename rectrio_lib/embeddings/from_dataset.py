@@ -24,6 +24,7 @@ class DatasetSource:
 
     def __init__(self, dataset: ImageDataset):
         self.dataset, self.manifest, self.name = dataset, dataset.manifest, dataset.name
+        self.needed = ["image_id", "shard"]
         self.card = {"folder": "", "generated_images": dataset.generated_images}
         self.empty = self.manifest.iloc[:0].assign(shard=np.empty(0, np.int64))
 

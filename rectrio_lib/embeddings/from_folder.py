@@ -38,7 +38,7 @@ class FolderSource:
         self.place = place_of(folder)
         self.name, self._manifest, self._outputs = self.place.name, manifest, outputs
         self._read, self._saved = [], []  # since the last shard, and before: a table of each
-        self.card = {"folder": self.place.uri, "generated_images": False}
+        self.card, self.needed = {"folder": self.place.uri, "generated_images": False}, None
         self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
 
     def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:

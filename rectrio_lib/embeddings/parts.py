@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import parquet
 
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import save_table
@@ -22,9 +23,16 @@ def parts_of(path: Path) -> dict[int, Path]:
     return {int(number): found[number] for number in sorted(filter(str.isdecimal, found), key=int)}
 
 
-def read(path: Path, again: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a whole or a small file; DataError if it is damaged: its images are to be embedded or read `again`."""
+def read(path: Path, again: str, columns: list[str] | None = None, like: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Read a whole or a small file; DataError if it is damaged: its images are to be embedded or read `again`.
+
+    A table that it is `like`, in all values and types, is returned itself: so there is no second one in memory.
+    """
     try:
+        if like is not None and parquet.read_schema(path).names == [*like.columns]:
+            one_by_one = (pd.read_parquet(path, columns=[column]) for column in like)
+            if all(it.dtypes.equals(like[it.columns].dtypes) and it.equals(like[it.columns]) for it in one_by_one):
+                return like
         return pd.read_parquet(path, columns=columns)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged: delete it, and its images are {again} again ({error}).") from error

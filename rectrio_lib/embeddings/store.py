@@ -118,8 +118,10 @@ def store_folder(encoder_name: str, name: str, workspace: Workspace | None = Non
     return (workspace or Workspace()).path("embeddings", f"{encoder_name}--{name}")
 
 
-def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None = None) -> EmbeddingStore:
-    """Open a store for reading.
+def open_store(
+    encoder_name: str, dataset_name: str, workspace: Workspace | None = None, told: pd.DataFrame | None = None
+) -> EmbeddingStore:
+    """Open a store for reading; with the rows `told`, which need not be read into memory again, if it holds just them.
 
     Raises:
         MissingArtefactError: if it was not made.
@@ -128,7 +130,7 @@ def open_store(encoder_name: str, dataset_name: str, workspace: Workspace | None
     name = f"{encoder_name}--{dataset_name}"
     folder = (workspace or Workspace()).require("embeddings", name, "rectrio run --only 04")
     card = read_store_card(folder)
-    store = EmbeddingStore(folder, read_rows(folder, card), card)
+    store = EmbeddingStore(folder, read_rows(folder, card, told), card)
     if not card["finished"] or len(store) != card["count"]:
         raise DataError(
             f"{folder} was stopped half way, it holds {len(store):,} vectors: embed the images again to finish it "
@@ -144,12 +146,15 @@ def read_store_card(folder: Path) -> Card:
     return {"random_weights": stand_in and not drawn, "generated_images": stand_in and drawn} | card
 
 
-def read_rows(folder: Path, card: Card) -> pd.DataFrame:
-    """Read the table of rows of a store; DataError if it or a shard is damaged or not the one of the card."""
+def read_rows(folder: Path, card: Card, told: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Read the table of rows of a store; DataError if it or a shard is damaged or not the one of the card.
+
+    It is `told` itself, if that is what would be read.
+    """
     path, sums = folder / ROWS, card.get("checksums", {})
     if card["finished"]:
         check_sum(path, sums)
-    tables = [parts.read(path, "embedded")] if card["finished"] or path.exists() else []
+    tables = [parts.read(path, "embedded", like=told)] if card["finished"] or path.exists() else []
     if not card["finished"]:
         listed = {*tables[0].get("shard", ())} if tables else ()  # their small files were left by a killed process
         tables += [parts.read(part, "embedded") for shard, part in parts.parts_of(path).items() if shard not in listed]

@@ -63,11 +63,11 @@ class Writer:
         if self.after:
             self.after(shard)
 
-    def rows(self) -> pd.DataFrame:
-        """Read the rows of all shards: of those before, and of those written."""
+    def rows(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """Read the rows of all shards, those before and those written; if any was, only some columns, where given."""
         written = parts.parts_of(self.folder / ROWS).items()
-        fresh = [parts.read(path, "embedded") for number, path in written if number >= self._first]
-        return parts.joined([self.before, *fresh])
+        fresh = [parts.read(path, "embedded", columns) for number, path in written if number >= self._first]
+        return parts.joined([self.before[columns] if fresh and columns else self.before, *fresh])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.lookup import all_differ
 from rectrio_lib.core.workspace import Workspace
 
 LENGTH_TOLERANCE = 0.01  # float16 vectors are off by 0.0005
@@ -133,9 +134,9 @@ def check_rows(rows: pd.DataFrame, count: int, known: pd.Series | None = None) -
     if len(rows) != count:
         raise ArgumentError(f"{count} vectors but {len(rows)} rows.")
     names = rows["image_id"]
-    again = names.duplicated() if known is None else names.duplicated() | names.isin(known)
-    if again.any():
-        raise already_there(names[again].tolist())
+    known = names[:0] if known is None else known
+    if not all_differ(names) or names.isin(known).any():
+        raise already_there(names[names.duplicated() | names.isin(known)].tolist())
 
 
 def already_there(names: Sequence[str]) -> ArgumentError:

@@ -145,6 +145,16 @@ def test_pages_of_mapped_pixels_do_not_stay_in_memory(tmp_path):
         assert resident(tmp_path / "pixels.npy") < 100
 
 
+def test_rows_that_the_caller_holds_are_not_held_twice_and_stay_the_callers():
+    dataset = picture_set()
+    store, _ = build(dataset)
+    assert np.shares_memory(store.rows["row"].to_numpy(), dataset.manifest["row"].to_numpy())
+    pd.testing.assert_frame_equal(store.rows, pd.read_parquet(store.folder / "rows.parquet"))
+    store.rows.loc[:, "row"] = -1
+    store.rows.loc[0, "image_id"] = "changed"
+    pd.testing.assert_frame_equal(dataset.manifest, picture_set().manifest)
+
+
 def resident(path):
     """The kB of a mapped file that count as memory of this process."""
     _, _, told = Path("/proc/self/smaps").read_text(encoding="utf-8").partition(str(path))

@@ -4,6 +4,8 @@ import pytest
 from makers.stores import build, picture_set
 
 from rectrio_lib.core import files
+from rectrio_lib.core.errors import DataError
+from rectrio_lib.embeddings import parts
 from rectrio_lib.embeddings.store import EmbeddingStore
 from rectrio_lib.embeddings.writer import Writer, drop_rows
 
@@ -97,3 +99,35 @@ def test_mapped_vectors_are_those_of_the_store_whatever_is_asked_for():
     for places in (slice(None), slice(3, 9), slice(0, 0), np.array([[5, 0, 5], [19, 7, 2]]), np.array([], np.int64)):
         np.testing.assert_array_equal(mapped[places], expected[places])
     np.testing.assert_array_equal(store.mapped()[:], store.vectors())
+
+
+@pytest.mark.parametrize(
+    ("told", "again"),
+    [
+        (["a", None], True),
+        ([1.5, np.nan], True),
+        (pd.Categorical(["a", "b"]), True),
+        (pd.Series([1, 2], dtype=np.int32), True),
+        (pd.Series(["a", "b"], dtype=object), False),  # read as texts
+        ([["a", "b"], ["c"]], False),  # read as arrays
+        ([["a"], ["b"]], False),
+    ],
+)
+def test_a_table_is_taken_for_that_of_a_file_only_if_the_same_would_be_read(tmp_path, told, again):
+    path, table = tmp_path / "rows.parquet", pd.DataFrame({"image_id": ["x", "y"], "told": told})
+    parts.join(path, table)
+    plain = parts.read(path, "embedded")
+    for like, same in [
+        (table, again),
+        (plain, True),
+        (table.assign(more=1), False),
+        (table[["told", "image_id"]], False),
+    ]:
+        found = parts.read(path, "embedded", like=like)
+        assert (found is like) == same
+        pd.testing.assert_frame_equal(found, plain)
+    changed = plain.assign(image_id=["x", "z"])
+    assert parts.read(path, "embedded", like=changed) is not changed
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"rows.parquet is damaged"):
+        parts.read(path, "embedded", like=table)

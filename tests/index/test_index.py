@@ -1,12 +1,14 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from makers.indexes import DIM, built, clustered, named, nearest, unit
 
 from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.embeddings.store import EmbeddingStore
+from rectrio_lib.index.base import check_rows
 from rectrio_lib.index.factory import KINDS
 from rectrio_lib.index.index import Index
 
@@ -31,6 +33,17 @@ def test_scores_are_cosine_similarities_best_first(kind, rounded):
     np.testing.assert_allclose(scores, np.take_along_axis(vectors[:5] @ vectors.T, positions, 1), atol=rounded)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert positions[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_rows_that_all_differ_are_checked_without_a_table_of_their_texts(monkeypatch):
+    rows = named(0, 500)
+    with pytest.raises(ArgumentError, match=f"2 of these .* come twice: '{rows['image_id'][3]}'"):
+        check_rows(pd.concat([rows, rows.iloc[3:5]]), 502)
+    with pytest.raises(ArgumentError, match=r"500 of these .* come twice"):
+        check_rows(rows, 500, rows["image_id"])
+    monkeypatch.setattr(pd.Series, "duplicated", None)  # takes 100 bytes a row, which Arrow does not give back
+    check_rows(rows, 500)
+    check_rows(rows, 500, named(500, 9)["image_id"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -254,11 +254,15 @@ def test_hardly_anything_but_copies_is_tuned_on_itself():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_vectors_that_results_were_compared_with_do_not_stay_in_memory(tmp_path, world):
+def test_vectors_that_results_were_compared_with_do_not_stay_in_memory(tmp_path, world, monkeypatch):
+    reads = []
+    monkeypatch.setattr(tuning, "AT_ONCE", 20)
+    monkeypatch.setattr(tuning, "let_go", lambda vectors: [reads.append(1), knn.let_go(vectors)])
     np.save(tmp_path / "gallery.npy", world[0])
     gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
     truth = GroundTruth(world[1][:50], gallery)
     assert truth.recall_per_query(nearest(world[0], world[1][:50], truth.k)[0]).min() == 1
+    assert len(reads) == 3, "read 20 queries at a time"
     lines = Path("/proc/self/smaps").read_text().splitlines()
     (at,) = [number for number, line in enumerate(lines) if line.endswith("gallery.npy")]
     (resident,) = [line.split()[1] for line in lines[at : at + 9] if line.startswith("Rss:")]
