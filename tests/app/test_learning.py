@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import torch
 from makers.learned import build_learner, features, generation, judge
 from makers.networks import pretrained
+from makers.processes import Child
 from makers.served import build_collection, client, new_images
 from typer.testing import CliRunner
 
@@ -49,8 +47,8 @@ workspace = Workspace(sys.argv[1])
 engine = open_database(workspace=workspace)
 now = Generation.of(Collection.open("made-up", workspace=workspace), engine)
 now.encoder
-print("ready", flush=True)
-print(retrain(now, engine).accepted, flush=True)
+Path(sys.argv[1], "ready").touch()
+retrain(now, engine)
 """
 
 
@@ -317,12 +315,6 @@ def judged(tmp_path_factory):
     return collection.workspace.root
 
 
-def start(root):
-    process = subprocess.Popen([sys.executable, "-c", RETRAIN, str(root)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().strip() == "ready"
-    return process
-
-
 def test_killed_at_any_moment_the_old_encoder_or_the_new_one_serves(judged, tmp_path):
     shutil.copytree(judged, tmp_path / "whole")
     whole, begun = Collection.open("made-up", workspace=Workspace(tmp_path / "whole")), time.monotonic()
@@ -331,10 +323,10 @@ def test_killed_at_any_moment_the_old_encoder_or_the_new_one_serves(judged, tmp_
     for number, share in enumerate(moments):
         root = tmp_path / str(number)
         shutil.copytree(judged, root)
-        process = start(root)
+        process = Child(RETRAIN, root)
+        process.wait_for(root / "ready")
         time.sleep(share * length)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
         collection = Collection.open("made-up", workspace=Workspace(root))
         encoder = load_encoder(collection.encoder_name, Workspace(root))
         assert collection.index.encoder_hash == fingerprint(encoder)
