@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -32,11 +33,14 @@ from rectrio_lib.search.collection import Collection
 
 pytestmark = pytest.mark.slow
 
+FEW = heads.STEPS // 4
 KILLS = int(os.environ.get("RECTRIO_KILLS", "1"))  # more to measure
 RETRAIN = """
 import sys
+from functools import partial
 from pathlib import Path
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.learning import head
 from rectrio_lib.app.learning.retrain import retrain
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.records.judgements import Judgements
@@ -47,9 +51,16 @@ workspace = Workspace(sys.argv[1])
 engine = open_database(workspace=workspace)
 now = Generation.of(Collection.open("made-up", workspace=workspace), engine)
 now.encoder
+head.train = partial(head.train, steps=int(sys.argv[2]))
 Path(sys.argv[1], "ready").touch()
 retrain(now, engine)
 """
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Learn a quarter as long as usual, which is enough here."""
+    monkeypatch.setattr(heads, "train", partial(heads.train, steps=FEW))
 
 
 def reopened(collection):
@@ -323,7 +334,7 @@ def test_killed_at_any_moment_the_old_encoder_or_the_new_one_serves(judged, tmp_
     for number, share in enumerate(moments):
         root = tmp_path / str(number)
         shutil.copytree(judged, root)
-        process = Child(RETRAIN, root)
+        process = Child(RETRAIN, root, FEW)
         process.wait_for(root / "ready")
         time.sleep(share * length)
         process.kill()

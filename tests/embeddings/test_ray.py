@@ -71,11 +71,10 @@ def cluster(away_from_the_checkout):
 
 
 @pytest.fixture(scope="module")
-def three_nodes(cluster):
-    """The same with two more nodes, one after the other: this is what takes its time."""
+def two_nodes(cluster):
+    """The same with another node."""
     with quick_enough():
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
     return cluster
 
 
@@ -147,6 +146,12 @@ def test_a_full_disk_ends_the_call_and_what_is_written_counts(cluster, monkeypat
     assert report.embedded == 6 * BLOCK
 
 
+def test_an_encoder_that_kills_its_workers_ends_the_call(cluster, monkeypatch, tales):
+    monkeypatch.setattr(engine, "MOST_DEATHS", 2)
+    with pytest.raises(ClusterError, match="2 workers died"):
+        embed(noise_set(8), Fatal(tales), encoder_name="telling", engine="ray")
+
+
 def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypatch, tales):
     import ray
 
@@ -179,7 +184,7 @@ def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypa
         worker.embed(block)
 
 
-def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(three_nodes, tmp_path, monkeypatch, tales):
+def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(two_nodes, tmp_path, monkeypatch, tales):
     home = folder_of_photographs(tmp_path / "photos")
     Image.fromarray(np.zeros((300, 300), np.uint8)).save(home / "large.png")
     monkeypatch.setenv("RECTRIO_MAX_PIXELS", "80000")
@@ -192,19 +197,13 @@ def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(three_nod
     assert os.getpid() not in told(tales)
 
 
-def test_a_worker_that_dies_costs_the_block_that_it_encodes(three_nodes, tmp_path, monkeypatch, tales):
+def test_a_worker_that_dies_costs_the_block_that_it_encodes(two_nodes, tmp_path, monkeypatch, tales):
     count = 24 * BLOCK
     expected, _ = alone(noise_set(count), monkeypatch, tmp_path / "alone", tmp_path)
     store, report = spread(noise_set(count), tales, seconds=0.1, kind=Mortal)
     assert content(store) == expected
     assert told(tales)[int((tales / "died").read_text())] == 2 * BLOCK
     assert report.embedded == count == sum(told(tales).values())  # what it had encoded before had been received
-
-
-def test_an_encoder_that_kills_its_workers_ends_the_call(three_nodes, monkeypatch, tales):
-    monkeypatch.setattr(engine, "MOST_DEATHS", 2)
-    with pytest.raises(ClusterError, match="2 workers died"):
-        embed(noise_set(8), Fatal(tales), encoder_name="telling", engine="ray")
 
 
 def answer_once(server, answer):
@@ -271,12 +270,12 @@ class Driver:
         self.process.communicate()
 
 
-def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(three_nodes, tmp_path, monkeypatch, tales):
+def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(two_nodes, tmp_path, monkeypatch, tales):
     count = 40 * BLOCK
     expected, _ = alone(noise_set(count), monkeypatch, tmp_path / "alone", tmp_path)
-    with Driver(count, tales, three_nodes.address) as driver:
+    with Driver(count, tales, two_nodes.address) as driver:
         driver.wait_for(12)
-        three_nodes.remove_node(three_nodes.list_all_nodes()[-1], allow_graceful=False)
+        two_nodes.remove_node(two_nodes.list_all_nodes()[-1], allow_graceful=False)
         driver.wait_for(26)
     deadline = time.monotonic() + 60
     while not all(map(gone, told(tales))) and time.monotonic() < deadline:  # the workers of a killed driver end with it
@@ -286,8 +285,8 @@ def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(three_no
     store, report = spread(noise_set(count), tales)
     assert content(store) == expected
     assert report.embedded == count - kept == sum(told(tales).values()) - before
-    # what the node's worker held, and what was on its way to the driver from each of three
-    lost = 1 + 3 * (engine.AT_ONCE + engine.AHEAD)
+    # what the node's worker held, and what was on its way to the driver from each of two
+    lost = 1 + 2 * (engine.AT_ONCE + engine.AHEAD)
     assert sum(told(tales).values()) - count <= lost * BLOCK
 
 

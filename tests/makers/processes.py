@@ -12,16 +12,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
-import json, os, sys, traceback
+import ast, json, os, sys, traceback
+from contextlib import suppress
 from rectrio_lib.encoders import registry
-path, ends = list(sys.path), {}
+ends = {}
 
 
-def run(end, code, arguments, environment, places):
+def imported(code):
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            with suppress(Exception):
+                exec(compile(ast.Module([node], []), "", "exec"), {})
+
+
+def run(end, code, arguments, environment):
     status = 0
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv, sys.path[:], sys.stdout = ["-c", *arguments], [*places, *path], sys.stderr
+    sys.argv, sys.stdout = ["-c", *arguments], sys.stderr
     try:
         exec(code, {})
     except BaseException:
@@ -33,6 +41,7 @@ def run(end, code, arguments, environment, places):
 for line in sys.stdin:
     asked = json.loads(line)
     if "code" in asked:
+        imported(asked["code"])  # once, for all that are forked
         told, end = os.pipe()
         answer = os.fork() or run(end, **asked)
         os.close(end)
@@ -51,9 +60,7 @@ class Child:
     """A process that runs code and has seen nothing of the test; it is in the test's environment."""
 
     def __init__(self, code: str, *arguments: object):
-        places = [str(ROOT / "tests"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        arguments = list(map(str, arguments))
-        self.pid = _ask(code=code, arguments=arguments, environment=dict(os.environ), places=places)
+        self.pid = _ask(code=code, arguments=list(map(str, arguments)), environment=dict(os.environ))
 
     def wait(self) -> tuple[int, str]:
         """Return its exit code, negative for a signal, and the traceback that ended it."""
@@ -87,6 +94,9 @@ def _ask(**asked):
 @cache
 def _server() -> subprocess.Popen:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    child = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, text=True, encoding="utf-8", **pipes)
+    places = filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-c", SERVER]
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, encoding="utf-8", **pipes)
     atexit.register(child.kill)
     return child
