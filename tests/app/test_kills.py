@@ -86,7 +86,7 @@ def kill_while_writing(root, monkeypatch, kills, seed, url=""):
     for turn in range(kills):
         told = root / f"{turn}.json"
         service = Child(SERVE, root, told)
-        service.wait_for(told)
+        service.wait_until(told.exists)
         with ThreadPoolExecutor(2) as pool:
             starts = [1000 + 20_000 * turn + writer for writer in (0, 1)]
             address = [json.loads(told.read_text(encoding="utf-8"))] * 2

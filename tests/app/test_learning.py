@@ -335,7 +335,7 @@ def test_killed_at_any_moment_the_old_encoder_or_the_new_one_serves(judged, tmp_
         root = tmp_path / str(number)
         shutil.copytree(judged, root)
         process = Child(RETRAIN, root, FEW)
-        process.wait_for(root / "ready")
+        process.wait_until((root / "ready").exists)
         time.sleep(share * length)
         process.kill()
         collection = Collection.open("made-up", workspace=Workspace(root))

@@ -134,7 +134,7 @@ def test_kill_9_in_the_middle_of_a_shard_frees_the_store_and_loses_no_whole_shar
     run, last = prepared(tmp_path, monkeypatch, "killed", first_files), Counting()
     child = Child(EMBED_UNTIL_KILLED, tmp_path / "killed", Workspace().outputs / "waiting")
     try:
-        child.wait_for(Workspace().outputs / "waiting")
+        child.wait_until((Workspace().outputs / "waiting").exists)
         with pytest.raises(StoreInUseError):
             run(Counting())
     finally:

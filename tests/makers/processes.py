@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +28,11 @@ def imported(code):
 
 def run(end, code, arguments, environment):
     status = 0
+    os.dup2(2, 1)  # what it prints is no answer
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv, sys.stdout = ["-c", *arguments], sys.stderr
+    sys.argv = ["-c", *arguments]
     try:
         exec(code, {})
     except BaseException:
@@ -70,9 +73,8 @@ class Child:
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
-    def wait_for(self, path: Path) -> None:
-        """Wait until it has made a file."""
-        while not path.exists():
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             assert _ask(running=self.pid), self.wait()
             time.sleep(0.02)
 

@@ -49,7 +49,7 @@ def test_a_run_stopped_twice_between_the_validations_of_an_epoch_goes_on_too(tmp
 
 def test_a_killed_process_is_continued_by_another_one(tmp_path, uninterrupted):
     child = Child(TRAIN_UNTIL_KILLED, tmp_path)
-    child.wait_for(tmp_path / "waiting")
+    child.wait_until((tmp_path / "waiting").exists)
     child.kill()
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 1
     counted = Stopper(0, None)
