@@ -33,11 +33,12 @@ def run(end, code, arguments, environment):
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["-c", *arguments]
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     try:
         exec(code, {})
     except BaseException:
         status = 1
-        os.write(end, traceback.format_exc().encode())
+        os.write(end, traceback.format_exc()[-9000:].encode())  # a pipe holds so much
     os._exit(status)
 
 
@@ -81,7 +82,8 @@ class Child:
 
 def in_another_process(code: str, *arguments: object) -> None:
     """Run code in another process; fail as it fails."""
-    assert Child(code, *arguments).wait() == (0, "")
+    status, error = Child(code, *arguments).wait()
+    assert not status, error
 
 
 def _ask(**asked):
