@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
 
 from rectrio_lib.chapters import record, telling
@@ -86,6 +85,8 @@ def read_chapter(path: Path) -> Chapter:
     Raises:
         ArgumentError: if not exactly one cell is tagged `parameters`, or it holds more than `name = literal` lines.
     """
+    import nbformat  # takes a second, and chapters need nothing else of this file than `use_profile`
+
     notebook = nbformat.read(path, as_version=4)
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     if len(tagged) != 1:

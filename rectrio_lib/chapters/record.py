@@ -10,13 +10,14 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
-
-import nbformat
+from typing import TYPE_CHECKING, Any
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.tables import html_table, plain_table
 from rectrio_lib.evaluation.evaluation import Evaluation
+
+if TYPE_CHECKING:  # it takes a second to import, in every chapter
+    import nbformat
 
 RECORD_MIME = "application/vnd.rectrio.record+json"
 QUICK = "quick"

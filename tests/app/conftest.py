@@ -3,6 +3,12 @@
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """Let a service look for what other processes changed ten times a second."""
+    monkeypatch.setattr("rectrio_lib.app.upkeep.POLL_SECONDS", 0.1)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Serve forty images of cats and dogs."""

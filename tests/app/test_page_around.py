@@ -173,7 +173,7 @@ def test_image_is_edited_and_deleted(visit, server):
     assert server.ask("search", "POST", {"k": 1})["total"] == 40
 
 
-def test_who_may_only_search_sees_no_buttons_to_write(visit):
+def test_who_may_only_search_sees_neither_buttons_to_write_nor_insights(visit):
     def reader(page):
         page.route("**/about", lambda route: route.fulfill(json={**route.fetch().json(), "scopes": ["search"]}))
 
@@ -181,7 +181,7 @@ def test_who_may_only_search_sees_no_buttons_to_write(visit):
     expect(page.locator("#collection")).to_have_text("photos")
     cards(page).first.locator(".open").click()
     expect(page.get_by_role("button", name="More like this").last).to_be_visible()
-    for control in ("#add", "#edit", "#delete"):
+    for control in ("#add", "#edit", "#delete", "#open-insights"):
         expect(page.locator(control)).to_be_hidden()
 
 

@@ -431,7 +431,7 @@ def test_a_full_disk_is_said_and_forgiven(api, collection, tmp_path, monkeypatch
 
 def test_an_index_that_is_deleted_under_a_running_service_is_still_searched(api, collection):
     shutil.rmtree(collection.workspace.path("indexes", "photos"))
-    time.sleep(1.5)  # the service looks after new indexes meanwhile
+    time.sleep(5 * upkeep.POLL_SECONDS)  # the service looks after new indexes meanwhile
     assert len(search(api, like=[{"id": id_of(collection, "cat/00.png")}])["results"]) == 11
 
 

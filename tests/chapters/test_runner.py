@@ -21,11 +21,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """Run two chapters for real: one that records, and one that misses what it needs."""
-    root = tmp_path_factory.mktemp("a {project} of {0}")  # braces are no fields to fill
+    root, logged = tmp_path_factory.mktemp("a {project} of {0}"), []  # braces are no fields to fill
     first = write_chapter(
         root,
         "01_first",
-        "import os, sys\nfrom rectrio_lib import record",
+        "import os, sys, warnings\nfrom rectrio_lib import record",
+        "from rectrio_lib.training.loop import CollapseWarning\nwarnings.warn('of no interest')",
+        "for _ in range(2):\n    warnings.warn('Collapse at step 40: 0.001', CollapseWarning)",
         "record(dataset='toy', seed=3, epochs=epochs, lr=lr, python=sys.executable,"
         " folder=os.path.basename(os.getcwd()), quiet=os.environ['RECTRIO_QUIET'])",
     )
@@ -44,11 +46,14 @@ def ran(tmp_path_factory):
         patch.chdir(root)
         patch.delenv("RECTRIO_OUTPUTS", raising=False)
         patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
+        patch.setattr(runner.LOG, "handle", logged.append)
         with pytest.raises(errors.MissingArtefactError) as missing:
             runner.run_chapters(select_chapters(), overrides={"lr": 0.5})
     assert first.read_bytes() == before, "the committed notebook was written to"
     results = json.loads((root / "outputs" / "results.json").read_text(encoding="utf-8"))
-    return SimpleNamespace(pages=root / "outputs" / "notebooks", results=results, missing=str(missing.value))
+    return SimpleNamespace(
+        pages=root / "outputs" / "notebooks", results=results, missing=str(missing.value), logged=logged
+    )
 
 
 def test_parameters_reach_the_chapter_and_the_entry_says_which_were_used(ran):
@@ -107,14 +112,8 @@ def test_the_index_links_every_page_and_tells_finished_from_stopped(ran):
     assert ">stopped<" in second
 
 
-def test_a_collapse_in_a_chapter_is_told_to_whoever_runs_it_from_the_shell(tmp_path, monkeypatch, caplog):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RECTRIO_OUTPUTS", raising=False)
-    warn = "import warnings\nfrom rectrio_lib.training.loop import CollapseWarning"
-    twice = "for _ in range(2):\n    warnings.warn('Collapse at step 40: 0.001', CollapseWarning)"
-    chapter = read_chapter(write_chapter(tmp_path, "01_first", warn, "warnings.warn('of no interest')", twice, RECORD))
-    runner.run_chapters([chapter])
-    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name == runner.__name__]
+def test_a_collapse_in_a_chapter_is_told_to_whoever_runs_it_from_the_shell(ran):
+    (message,) = [record.getMessage() for record in ran.logged if record.levelname == "WARNING"]
     assert "Collapse at step 40: 0.001" in message and "01" in message
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from makers.networks import SQUEEZENET
@@ -57,10 +58,11 @@ def answers(*arguments):
 
 def test_index_prints_timings_what_limits_what_was_bad_the_index_and_what_to_type_next(folder):
     (folder / "cat" / "broken.jpg").write_bytes(b"no picture")
+    shutil.copy(folder / "cat" / "00.png", folder / "dog" / "twin.png")
     said = indexed(folder)
-    assert re.search(r"12 of 13 embedded.*1 unreadable", said)
-    ledger = Path(re.search(r"Left out +1, with reasons in (.*ledger\.csv)", said)[1])
-    assert "cat/broken.jpg" in ledger.read_text(encoding="utf-8")
+    assert re.search(r"12 of 14 embedded.*1 copy, 1 unreadable", said)
+    ledger = pd.read_csv(re.search(r"Left out +2, with reasons in (.*ledger\.csv)", said)[1])
+    assert ledger["picture"].tolist() == ["cat/broken.jpg", "dog/twin.png"]
     assert "my pets: flat, 12 " in said
     assert said.splitlines()[-1].endswith(' search IMAGE --index "my pets" --show answers.png')
     assert "STAND-IN" not in said

@@ -1,17 +1,14 @@
 """Killed at any moment, the next call finishes as if nothing had happened: data sets and folders alike."""
 
-import os
 import shutil
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from makers.killed import COUNT, FILES, SCENARIOS, first_build, first_files, other_encoder, prepared, state
-from makers.stores import ROOT, SHARD, Counting, Killed, die
+from makers.processes import Child
+from makers.stores import SHARD, Counting, Killed, die
 
 from rectrio_lib.core.errors import RectrioError, StoreInUseError
 from rectrio_lib.core.workspace import Workspace
@@ -111,36 +108,36 @@ def test_orphans_of_a_killed_call_are_overwritten(tmp_path, monkeypatch):
     assert state(run(Counting())) == expected
 
 
-def embed_until_killed(home):
-    """Run in a process of its own: waits for the end in the middle of the third shard's file."""
-    save = np.save
+EMBED_UNTIL_KILLED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from makers.killed import first_files
+from makers.stores import Counting
+save = np.save
 
-    def save_half_and_wait(file, array):
-        if not Path(file.name).name.startswith("vectors-00002"):
-            return save(file, array)
-        file.write(array.tobytes()[: array.nbytes // 2])
-        file.flush()
-        (Workspace().outputs / "waiting").touch()
-        time.sleep(600)
+def save_half_and_wait(file, array):
+    if not Path(file.name).name.startswith("vectors-00002"):
+        return save(file, array)
+    file.write(array.tobytes()[: array.nbytes // 2])
+    file.flush()
+    Path(sys.argv[2]).touch()
+    time.sleep(600)
 
-    np.save = save_half_and_wait
-    first_files(Path(home))(Counting())
+np.save = save_half_and_wait
+first_files(Path(sys.argv[1]))(Counting())
+"""  # in the middle of the third shard's file
 
 
 def test_kill_9_in_the_middle_of_a_shard_frees_the_store_and_loses_no_whole_shard(tmp_path, monkeypatch):
     expected = state(prepared(tmp_path, monkeypatch, "whole", first_files)(Counting()))
     run, last = prepared(tmp_path, monkeypatch, "killed", first_files), Counting()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    code = f"from embeddings import test_embed_killed as t; t.embed_until_killed({str(tmp_path / 'killed')!r})"
-    child = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    child = Child(EMBED_UNTIL_KILLED, tmp_path / "killed", Workspace().outputs / "waiting")
     try:
-        while not (Workspace().outputs / "waiting").exists():
-            assert child.poll() is None, "the call ended by itself"
-            time.sleep(0.05)
+        child.wait_until((Workspace().outputs / "waiting").exists)
         with pytest.raises(StoreInUseError):
             run(Counting())
     finally:
         child.kill()
-        child.wait()
     assert state(run(last))[:5] == expected[:5]
     assert last.embedded == COUNT - 2 * SHARD

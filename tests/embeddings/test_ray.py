@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels
 from makers.images import save_photograph
+from makers.processes import Child
 from makers.spread import BLOCK, SIDE, Fatal, Mortal, Telling, noise_set, spread, told
 from makers.stores import ROOT
 from PIL import Image
@@ -36,7 +36,6 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectrio[ra
 from rectrio_lib.embeddings import ray as engine
 from rectrio_lib.embeddings.ray_worker import Files, Worker, versions
 
-FOR_WORKERS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "RAY_worker_niceness": "0"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
@@ -51,31 +50,35 @@ def quick_enough():
         pytest.skip("this machine is too busy to start a node of Ray")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def for_workers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster(away_from_the_checkout):
+def cluster(away_from_the_checkout, for_workers):
     """A Ray of one node with one core, on this machine; this process is connected to it."""
     import ray
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in FOR_WORKERS.items():
-            patch.setenv(name, value)
-        with quick_enough():
-            nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        try:
-            ray.init(nodes.address, log_to_driver=False)
-            yield nodes
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
+    with quick_enough():
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        ray.init(nodes.address, log_to_driver=False)
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
 @pytest.fixture(scope="module")
-def three_nodes(cluster):
-    """The same with two more nodes, one after the other: this is what takes its time."""
+def two_nodes(cluster):
+    """The same with another node."""
     with quick_enough():
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
     return cluster
 
 
@@ -147,6 +150,12 @@ def test_a_full_disk_ends_the_call_and_what_is_written_counts(cluster, monkeypat
     assert report.embedded == 6 * BLOCK
 
 
+def test_an_encoder_that_kills_its_workers_ends_the_call(cluster, monkeypatch, tales):
+    monkeypatch.setattr(engine, "MOST_DEATHS", 2)
+    with pytest.raises(ClusterError, match="2 workers died"):
+        embed(noise_set(8), Fatal(tales), encoder_name="telling", engine="ray")
+
+
 def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypatch, tales):
     import ray
 
@@ -179,7 +188,7 @@ def test_a_worker_refuses_to_embed_what_would_differ(cluster, tmp_path, monkeypa
         worker.embed(block)
 
 
-def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(three_nodes, tmp_path, monkeypatch, tales):
+def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(two_nodes, tmp_path, monkeypatch, tales):
     home = folder_of_photographs(tmp_path / "photos")
     Image.fromarray(np.zeros((300, 300), np.uint8)).save(home / "large.png")
     monkeypatch.setenv("RECTRIO_MAX_PIXELS", "80000")
@@ -192,19 +201,13 @@ def test_a_folder_gives_the_same_store_to_the_byte_and_the_same_ledger(three_nod
     assert os.getpid() not in told(tales)
 
 
-def test_a_worker_that_dies_costs_the_block_that_it_encodes(three_nodes, tmp_path, monkeypatch, tales):
+def test_a_worker_that_dies_costs_the_block_that_it_encodes(two_nodes, tmp_path, monkeypatch, tales):
     count = 24 * BLOCK
     expected, _ = alone(noise_set(count), monkeypatch, tmp_path / "alone", tmp_path)
     store, report = spread(noise_set(count), tales, seconds=0.1, kind=Mortal)
     assert content(store) == expected
     assert told(tales)[int((tales / "died").read_text())] == 2 * BLOCK
     assert report.embedded == count == sum(told(tales).values())  # what it had encoded before had been received
-
-
-def test_an_encoder_that_kills_its_workers_ends_the_call(three_nodes, monkeypatch, tales):
-    monkeypatch.setattr(engine, "MOST_DEATHS", 2)
-    with pytest.raises(ClusterError, match="2 workers died"):
-        embed(noise_set(8), Fatal(tales), encoder_name="telling", engine="ray")
 
 
 def answer_once(server, answer):
@@ -248,36 +251,28 @@ def test_without_ray_the_extra_is_named(monkeypatch, tales):
         spread(noise_set(4), tales)
 
 
-class Driver:
-    """A process that embeds noise on Ray, ended when the block ends."""
-
-    def __init__(self, count, tales, address=None):
-        environment = {**os.environ, **FOR_WORKERS}
-        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background ignores it
-        code += f"from makers.spread import *; spread(noise_set({count}), {str(tales)!r}, 0.15, address={address!r})"
-        self.tales, options = tales, {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
-
-    def wait_for(self, blocks):
-        while sum(told(self.tales).values()) < blocks * BLOCK:
-            assert self.process.poll() is None, self.process.stderr.read()
-            time.sleep(0.05)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.process.kill()
-        self.process.communicate()
+DRIVE = """
+import signal, sys
+from makers.spread import noise_set, spread
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background ignores it
+spread(noise_set(int(sys.argv[1])), sys.argv[2], 0.15, address=sys.argv[3] or None)
+"""
 
 
-def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(three_nodes, tmp_path, monkeypatch, tales):
+def drive(count, tales, address=""):
+    """Start a process that embeds noise on Ray; return it, and what waits until blocks are embedded."""
+    child = Child(DRIVE, count, tales, address)
+    return child, lambda blocks: child.wait_until(lambda: sum(told(tales).values()) >= blocks * BLOCK)
+
+
+def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(two_nodes, tmp_path, monkeypatch, tales):
     count = 40 * BLOCK
     expected, _ = alone(noise_set(count), monkeypatch, tmp_path / "alone", tmp_path)
-    with Driver(count, tales, three_nodes.address) as driver:
-        driver.wait_for(12)
-        three_nodes.remove_node(three_nodes.list_all_nodes()[-1], allow_graceful=False)
-        driver.wait_for(26)
+    driver, wait_for = drive(count, tales, two_nodes.address)
+    wait_for(12)
+    two_nodes.remove_node(two_nodes.list_all_nodes()[-1], allow_graceful=False)
+    wait_for(26)
+    driver.kill()
     deadline = time.monotonic() + 60
     while not all(map(gone, told(tales))) and time.monotonic() < deadline:  # the workers of a killed driver end with it
         time.sleep(0.1)
@@ -286,8 +281,8 @@ def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(three_no
     store, report = spread(noise_set(count), tales)
     assert content(store) == expected
     assert report.embedded == count - kept == sum(told(tales).values()) - before
-    # what the node's worker held, and what was on its way to the driver from each of three
-    lost = 1 + 3 * (engine.AT_ONCE + engine.AHEAD)
+    # what the node's worker held, and what was on its way to the driver from each of two
+    lost = 1 + 2 * (engine.AT_ONCE + engine.AHEAD)
     assert sum(told(tales).values()) - count <= lost * BLOCK
 
 
@@ -300,10 +295,10 @@ def gone(pid):
 
 
 def test_ctrl_c_ends_the_ray_that_was_started_and_the_next_call_goes_on(tmp_path, monkeypatch, tales):
-    with Driver(40 * BLOCK, tales) as driver:
-        driver.wait_for(4)
-        driver.process.send_signal(signal.SIGINT)
-        assert "KeyboardInterrupt" in driver.process.communicate(timeout=60)[1]
+    driver, wait_for = drive(40 * BLOCK, tales)
+    wait_for(4)
+    os.kill(driver.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in driver.wait()[1]
     workers = [*told(tales)]
     assert workers and all(map(gone, workers))
     kept, before = committed(), sum(told(tales).values())

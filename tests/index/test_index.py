@@ -25,16 +25,6 @@ def test_a_larger_search_parameter_finds_more(kind):
     assert shares[0] < shares[1] <= 10
 
 
-@pytest.mark.parametrize(("kind", "rounded"), [("flat", 1e-6), ("hnsw", 1e-3), ("ivf", 1e-6), ("ivf-pq", 1e-3)])
-def test_scores_are_cosine_similarities_best_first(kind, rounded):
-    index, vectors = built(kind, 300)
-    scores, positions = index.search(vectors[:5], 40)
-    assert scores.dtype == np.float32 and positions.dtype == np.int64
-    np.testing.assert_allclose(scores, np.take_along_axis(vectors[:5] @ vectors.T, positions, 1), atol=rounded)
-    assert (np.diff(scores, axis=1) <= 0).all()
-    assert positions[:, 0].tolist() == [0, 1, 2, 3, 4]
-
-
 def test_rows_that_all_differ_are_checked_without_a_table_of_their_texts(monkeypatch):
     rows = named(0, 500)
     with pytest.raises(ArgumentError, match=f"2 of these .* come twice: '{rows['image_id'][3]}'"):
@@ -59,19 +49,6 @@ def test_sizes_from_nothing_to_one_short_of_k(kind):
                 index.search(unit(np.random.default_rng(1), 1), 10)
             if count:
                 assert sorted(index.search(vectors[:1], count)[1][0]) == list(range(count))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_vectors_are_given_back_in_any_shape_and_the_order_asked_for(kind):
-    index, vectors = built(kind, SMALL[kind])
-    positions = np.array([[7, 0], [39, 7]])
-    found = index.vectors_at(positions)
-    assert found.dtype == np.float32 and found.shape == (2, 2, DIM)
-    np.testing.assert_allclose(found, vectors[positions], atol=0.02 if kind == "ivf-sq8" else 1e-3)
-    assert index.vectors_at(np.empty(0, np.int64)).shape == (0, DIM)
-    for outside in ([-1], [0, SMALL[kind]]):
-        with pytest.raises(IndexError, match=rf"there are {SMALL[kind]} rows"):
-            index.vectors_at(np.array(outside))
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-pq", "ivf-sq8"])
@@ -148,14 +125,6 @@ def test_removed_vectors_are_dropped_for_good_beyond_a_fifth(kind):
     assert (len(index), len(index.rows)) == (count - fifth, count)
     index.remove([f"p{fifth}"])
     assert len(index) == len(index.rows) == index._vectors.faiss.ntotal == count - fifth - 1
-
-
-def test_what_was_removed_cannot_be_removed_again():
-    index, _ = built()
-    index.remove(["p1", "p2"])
-    with pytest.raises(KeyError, match="'p2'"):
-        index.remove(["p3", "p2"])
-    assert len(index) == 38
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,5 @@
 """The drawing of backbone, head and sphere says what the networks are."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from makers.networks import LITE, SQUEEZENET, VIT, pretrained
@@ -9,13 +8,6 @@ from matplotlib.patches import Rectangle
 
 from rectrio_lib.encoders.pretrained import ProjectionHead
 from rectrio_lib.report.teaching import anatomy
-
-
-@pytest.fixture(autouse=True)
-def drawn_in_memory():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
 
 
 def image():

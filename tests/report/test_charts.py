@@ -18,13 +18,6 @@ from rectrio_lib.report.projection import apart
 CLASSES = ("ant", "bee", "cow")
 
 
-@pytest.fixture(autouse=True)
-def drawn_in_memory():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(params=[1, 3], ids=["grey", "colour"])
 def channels(request) -> int:
     return request.param

@@ -1,6 +1,5 @@
 import shutil
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from makers.folders import ENCODER, save_encoder_of_pixels
@@ -20,7 +19,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Take pixels for the pretrained backbone, and few pictures."""
-    plt.switch_backend("Agg")
     save_encoder_of_pixels()
     monkeypatch.setattr(building, "BACKBONE", ENCODER)
     monkeypatch.setattr(demo, "MOST", 14)

@@ -1,16 +1,8 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.report.teaching import diagrams, rankings, toy_index
-
-
-@pytest.fixture(autouse=True)
-def drawn_in_memory():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
 
 
 def test_a_walk_with_many_candidates_finds_the_nearest_and_looks_at_a_part_only():

@@ -2,7 +2,6 @@ import os
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +20,6 @@ from rectrio_lib.search.collection import Collection
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Take pixels for the pretrained backbone."""
-    plt.switch_backend("Agg")
     save_encoder_of_pixels(24)
     monkeypatch.setattr(building, "BACKBONE", ENCODER)
 

@@ -30,7 +30,6 @@ def test_the_border_is_the_outermost_ring():
 
 
 def test_contours_lie_where_the_map_is_strong():
-    plt.switch_backend("Agg")
     heat = np.zeros((8, 8))
     heat[0, 0] = 1
     images = np.zeros((1, 3, 8, 8), np.uint8)

@@ -16,13 +16,6 @@ from rectrio_lib.search import results
 from rectrio_lib.search.collection import Collection
 
 
-@pytest.fixture(autouse=True)
-def drawn_in_memory():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def gallery(tmp_path):
     save_encoder_of_pixels()

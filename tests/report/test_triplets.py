@@ -1,4 +1,3 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from makers.walls import tiles
@@ -6,13 +5,6 @@ from matplotlib.offsetbox import AnnotationBbox
 
 from rectrio_lib.report import grids
 from rectrio_lib.report.teaching import triplets
-
-
-@pytest.fixture(autouse=True)
-def drawn_in_memory():
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
 
 
 def texts(axis) -> list[str]:

@@ -69,18 +69,6 @@ def test_a_second_call_embeds_nothing_and_leaves_the_index_alone(folder):
     assert (index_file().stat().st_mtime_ns, index_file().stat().st_ino) == before
 
 
-def test_new_files_are_embedded_and_found_and_deleted_ones_are_found_no_more(folder):
-    build(folder)
-    save_photographs(folder, range(100, 110), "bird")
-    for number in (50, 51):
-        (folder / "dog" / f"{number}.png").unlink()
-    shop = build(folder)
-    assert (shop.report.embedded, len(shop.index)) == (10, 20)
-    found = set(paths(shop.search("bird/100.png", k=100)))
-    assert "bird/109.png" in found and len(found) == 19
-    assert not found & {"dog/50.png", "dog/51.png"}
-
-
 def test_if_no_encoder_is_named_a_collection_keeps_its_own(folder):
     build(folder)
     shop = Collection.build(folder)
@@ -154,15 +142,6 @@ def test_a_folder_without_a_readable_image_is_refused_with_the_first_reason(tmp_
     (tmp_path / "bad" / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.jpg: Unidentified.*ledger\.csv"):
         build(tmp_path / "bad")
-
-
-def test_what_was_left_out_is_listed_beside_the_vectors(folder):
-    (folder / "cat" / "broken.jpg").write_bytes(b"no picture")
-    (folder / "dog" / "twin.png").write_bytes((folder / "cat" / "00.png").read_bytes())
-    store, report = building.embed(folder, ENCODER)
-    ledger = pd.read_csv(store.folder / "ledger.csv")
-    assert ledger["picture"].tolist() == ["cat/broken.jpg", "dog/twin.png"]
-    assert (report.bad, report.copies) == (1, 1)
 
 
 def test_the_name_of_other_images_is_refused(folder, tmp_path):

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -8,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import pictures, small
+from makers.processes import Child
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import base
 from rectrio_lib.training.augment import PerImage, augment
 from rectrio_lib.training.feature_cache import cache_features
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Noise(torch.nn.Module):
@@ -146,15 +143,14 @@ def test_a_stopped_call_leaves_nothing_that_is_taken_for_whole(monkeypatch, call
     assert files() == [name]
 
 
-def python(function):
+def start(function):
     """Start a process that runs a function of this file."""
-    code = (
-        f"import sys; from importlib.util import *; sys.path.insert(0, {str(ROOT / 'tests')!r}); "
-        f"spec = spec_from_file_location('child', {__file__!r}); child = module_from_spec(spec); "
-        f"spec.loader.exec_module(child); child.{function}()"
+    return Child(
+        "import sys; from importlib.util import *; spec = spec_from_file_location('child', sys.argv[1]); "
+        "child = module_from_spec(spec); spec.loader.exec_module(child); getattr(child, sys.argv[2])()",
+        __file__,
+        function.__name__,
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=Workspace().root)
 
 
 def die_in_the_second_view():
@@ -169,7 +165,7 @@ def die_in_the_second_view():
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_whole():
-    assert python("die_in_the_second_view").wait() == 9
+    assert start(die_in_the_second_view).wait() == (9, "")
     (left,) = files()
     assert left.endswith(".part")
     name = f"{left.partition('.')[0]}.npy"
@@ -202,8 +198,8 @@ def test_two_processes_that_cache_the_same_features_at_once_do_not_collide(tmp_p
     (tmp_path / "meeting").mkdir()
     monkeypatch.setenv("MEETING", str(tmp_path / "meeting"))
     monkeypatch.setenv("RESULT", str(tmp_path / "result"))
-    children = [python("wait_for_the_other") for _ in range(2)]
-    assert [child.wait(timeout=120) for child in children] == [0, 0]
+    children = [start(wait_for_the_other) for _ in range(2)]
+    assert [child.wait() for child in children] == [(0, "")] * 2
     results = [np.load(path) for path in tmp_path.glob("result*.npy")]
     assert len(results) == 2 and len(files()) == 1
     for result in results:

@@ -55,7 +55,7 @@ def moved(before, after):
 @pytest.mark.parametrize("name", ALL)
 def test_phase_1_moves_the_head_and_not_a_bit_of_the_backbone(tmp_path, name, average):
     before = pretrained(name, dim=6)
-    after = tune(tmp_path, maker(name), replace(CONFIG, average=average)).encoder
+    after = tune(tmp_path, maker(name), replace(CONFIG, epochs=1, average=average)).encoder
     assert moved(before.backbone, after.backbone) == set()
     torch.manual_seed(CONFIG.seed)
     assert moved(maker(name)().head, after.head) == {"project.0.weight"}
@@ -65,7 +65,7 @@ def test_phase_1_moves_the_head_and_not_a_bit_of_the_backbone(tmp_path, name, av
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_phase_2_moves_the_named_blocks_with_what_follows_them_and_no_statistics(tmp_path, name, blocks):
     before = pretrained(name, dim=6)
-    run = tune(tmp_path, maker(name, blocks), replace(CONFIG, batch_size=12))
+    run = tune(tmp_path, maker(name, blocks), replace(CONFIG, epochs=1, batch_size=12))
     network, after = before.backbone, run.encoder.backbone
     free = (*network.blocks[-blocks:], *network.tail)
     expected = {

@@ -2,31 +2,28 @@
 
 import errno
 import math
-import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from makers.processes import Child
 from makers.training import CONFIG, Stopper, drawn, raising, same_run, small, train
 
 from rectrio_lib.core.errors import StorageError
 from rectrio_lib.encoders.convnet import ConvNet
 
-ROOT = Path(__file__).resolve().parents[2]
+TRAIN_UNTIL_KILLED = """
+import sys, time
+from pathlib import Path
+from makers.training import Stopper, train
 
+def wait():
+    Path(sys.argv[1], "waiting").touch()
+    time.sleep(600)
 
-def train_until_killed(folder):
-    """Run in another process: stops in the second epoch and waits for the end."""
-
-    def wait():
-        Path(folder, "waiting").touch()
-        time.sleep(600)
-
-    train(folder, validation=Stopper(2, wait))
+train(sys.argv[1], validation=Stopper(2, wait))
+"""  # stops in the second epoch
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
@@ -51,19 +48,9 @@ def test_a_run_stopped_twice_between_the_validations_of_an_epoch_goes_on_too(tmp
 
 
 def test_a_killed_process_is_continued_by_another_one(tmp_path, uninterrupted):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    code = (
-        "import sys; from importlib.util import *; spec = spec_from_file_location('child', sys.argv[2]); "
-        "child = module_from_spec(spec); spec.loader.exec_module(child); child.train_until_killed(sys.argv[1])"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), __file__], env=environment)
-    try:
-        while not (tmp_path / "waiting").exists():
-            assert child.poll() is None, "the training ended by itself"
-            time.sleep(0.05)
-    finally:
-        child.kill()
-        child.wait()
+    child = Child(TRAIN_UNTIL_KILLED, tmp_path)
+    child.wait_until((tmp_path / "waiting").exists)
+    child.kill()
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 1
     counted = Stopper(0, None)
     same_run(train(tmp_path, validation=counted), uninterrupted)

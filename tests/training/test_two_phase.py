@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.pretrained import ProjectionHead
+from rectrio_lib.encoders.registry import fingerprint
 from rectrio_lib.training import two_phase
 from rectrio_lib.training.augment import PerImage
 from rectrio_lib.training.config import TrainConfig
@@ -71,32 +72,22 @@ def test_phase_1_trains_the_head_on_views_at_random(tmp_path):
     assert not np.allclose(run.history["loss"], single.history["loss"])
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_phase_2_moves_the_head_and_the_last_blocks_and_leaves_what_it_started_from(tmp_path, blocks):
-    frozen, (images, targets) = pretrained(), photos()
-    head, before = a_head(frozen), {k: v.clone() for k, v in frozen.backbone.network.state_dict().items()}
-    run = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate_photos, tmp_path, blocks, FLIP)
-    after = run.encoder.backbone.network.state_dict()
-    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
-    names = frozen.backbone.blocks
-    free = tuple(f"{name}." for name in names[len(names) - blocks :])
-    assert moved == {key for key in before if key.startswith(free)}
-    assert not torch.equal(run.encoder.head.project[0].weight, a_head(frozen).project[0].weight)
-    assert torch.equal(head.project[0].weight, a_head(frozen).project[0].weight)
-    assert all(torch.equal(value, before[key]) for key, value in frozen.backbone.network.state_dict().items())
-
-
-def test_phase_2_is_the_loop_of_every_chapter_with_half_of_the_images_augmented(tmp_path):
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_phase_2_is_the_loop_of_every_chapter_with_half_of_the_images_augmented(tmp_path, blocks):
     frozen, (images, targets) = pretrained(), photos()
     head, half = a_head(frozen), PerImage(v2.RandomApply([FLIP], p=0.5))
+    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in (frozen, head)]
 
     def start():
         encoder = two_phase.attach(frozen, head)
-        encoder.backbone.unfreeze_last(1)
+        encoder.backbone.unfreeze_last(blocks)
         return encoder
 
-    ours = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate_photos, tmp_path / "a", 1, FLIP)
+    ours = two_phase.train_blocks(frozen, head, images, targets, CONFIG, validate_photos, tmp_path / "a", blocks, FLIP)
     same_run(ours, fit(start, images, targets, CONFIG, validate_photos, tmp_path / "b", half))
+    assert fingerprint(ours.encoder) != fingerprint(start())
+    for network, state in zip((frozen, head), before, strict=True):  # what it started from is as it was
+        torch.testing.assert_close(network.state_dict(), state, rtol=0, atol=0)
 
 
 def test_gradient_checkpointing_gives_the_same_network(tmp_path):
