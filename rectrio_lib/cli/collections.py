@@ -143,9 +143,9 @@ def search(
     texts = list(dict.fromkeys(text)) if text else None
     results = shop.search(queries or None, texts, without, k, **options)
     if show is not None:
-        from rectrio_lib.report import grids, thumbnails
+        from rectrio_lib.report import grids
 
-        grids.save_image(thumbnails.answer_grid(shop, queries, results), show)
+        grids.save_image(grids.answer_grid(shop, queries, results), show)
     if as_json:
         say_json(as_json_object(shop, results, k))
     else:

@@ -1,4 +1,4 @@
-"""Texts that describe pictures: of classes, by template, and of drawings."""
+"""Texts that describe images: of classes, by template, and of drawings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Captions:
 
     Attributes:
         texts: (T,), each once.
-        fits: whether text t describes pictures of target c, bool (C, T).
+        fits: whether text t describes images of target c, bool (C, T).
 
     Raises:
         ValueError: if the two do not fit each other, a text comes twice, or one describes nothing.
@@ -107,7 +107,7 @@ def describe_drawings(frame: pd.DataFrame) -> tuple[np.ndarray, Captions]:
     """Describe the rows (N,) of `synthetic.draw_shapes` by shape, colour, texture and pose, alone and together.
 
     Returns:
-        The target of each picture, int64 (N,), a number for each combination of the four; and the captions.
+        The target of each image, int64 (N,), a number for each combination of the four; and the captions.
     """
     known = frame[["label", "colour", "texture"]].assign(pose=frame["caption"].str.partition(", ")[2])
     things = known.drop_duplicates().reset_index(drop=True)

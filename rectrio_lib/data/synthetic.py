@@ -1,4 +1,4 @@
-"""The generated picture set: drawn shapes with colour, texture and pose, for tests and where no data is to be had."""
+"""The generated image set: drawn shapes with colour, texture and pose, for tests and where no data is to be had."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _halfplanes(x: np.ndarray, y: np.ndarray, sides: int, distance: float) -> np
 
 
 # Inside tests on object coordinates, y upwards, every shape within the unit circle. Only exact arithmetic on arrays
-# (no transcendental functions), so that pictures are equal to the byte on every processor.
+# (no transcendental functions), so that images are byte-identical on every processor.
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": lambda x, y: x * x + y * y < 0.64,
     "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.68,
@@ -47,13 +47,13 @@ def draw_shapes(
 
     Args:
         objects_per_class: different objects in each class.
-        views: pictures of every object, each with its own turn, place, scale and light.
-        size: side of the square pictures in pixels.
+        views: images of every object, each with its own turn, place, scale and light.
+        size: side of the square images in pixels.
         channels: 1 for grey, 3 for colour.
         seed: seed of every random choice.
 
     Returns:
-        Pictures uint8 (10 * objects_per_class * views, channels, size, size), and one row a picture:
+        Images uint8 (10 * objects_per_class * views, channels, size, size), and one row an image:
         label, object, view, colour, texture, tilt (degrees, counter-clockwise) and caption.
 
     Raises:

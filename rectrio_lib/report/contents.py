@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
+from io import BytesIO
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from rectrio_lib.core.tables import shortened, with_interval
 from rectrio_lib.data.places.archives import archive_of
@@ -18,9 +22,9 @@ from rectrio_lib.embeddings.store import store_folder
 from rectrio_lib.evaluation.classes import class_similarity, quality
 from rectrio_lib.evaluation.doubts import doubtful_labels
 from rectrio_lib.evaluation.evaluation import Evaluation
-from rectrio_lib.report import charts, projection, thumbnails
+from rectrio_lib.report import charts, grids, projection
 from rectrio_lib.search.collection import Collection
-from rectrio_lib.search.results import thumbnails as small_images
+from rectrio_lib.search.results import thumbnails
 
 MOST_COMPARED = 10_000  # images that are compared with one another, all with all
 THUMBNAIL, MAP_WIDTH = 112, 1200  # pixels
@@ -29,6 +33,14 @@ MOST_GROUPS, MOST_OF_A_GROUP, MOST_BAD, MOST_DOUBTS = 12, 8, 40, 16
 MAP_COLUMNS = 26
 Facts = dict[str, Any]
 _drawn = partial(shortened, most=24)  # a class name in a figure
+
+
+def figure_address(figure: Figure) -> str:
+    """Return a figure as a data URI, and close it."""
+    written = BytesIO()
+    figure.savefig(written, format="png", dpi=grids.DPI, bbox_inches="tight")
+    plt.close(figure)
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 def sample(rows: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -92,7 +104,7 @@ def class_quality(spaces: Mapping[str, np.ndarray], rows: pd.DataFrame, tested: 
         "at_random": float(share.reindex(last.labels).fillna(0).mean()),
         "remarks": _remarks([evaluation.means() for evaluation in measured.values()]),
         "per_class": last.per_class()["recall_at_1"].dropna().to_dict(),
-        "similarity": thumbnails.figure_address(figure),
+        "similarity": figure_address(figure),
     }
 
 
@@ -145,7 +157,7 @@ def doubts(gallery: Collection, vectors: np.ndarray, groups: list[np.ndarray], r
 
 def _shots(place: Place, paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, Facts]:
     """Return {path: what the page needs to show an image and to link to its file}."""
-    small = small_images(place, paths, side)
+    small = thumbnails(place, paths, side)
     return {p: {"path": p, "address": address, "file": place.address(p)} for p, address in small.items()}
 
 
@@ -183,5 +195,5 @@ def image_map(gallery: Collection, vectors: np.ndarray, rows: pd.DataFrame) -> F
     if 2 <= len(classes) <= projection.MOST_CLASSES:
         upright = {"": points * (1, -1)}  # y grows upwards in a plot, and downwards on a page
         figure = charts.projection(upright, chosen["label"].map(_drawn), list(map(_drawn, classes)))
-        scatter = thumbnails.figure_address(figure)
+        scatter = figure_address(figure)
     return {"map": shown, "mapped": len(chosen), "map_columns": columns, "method": method, "scatter": scatter}

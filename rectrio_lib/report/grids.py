@@ -9,17 +9,24 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.files import renamed
+from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data.decoding import FIGURE
+from rectrio_lib.data.image_files import read_image
+from rectrio_lib.data.places.place import Place
 from rectrio_lib.report.lettering import fitted, lettered
+from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.results import Results
 
 HIT, MISS, QUERY = "#009e73", "#d55e00", "#0072b2"  # told apart by colour-blind people (Okabe and Ito, 2008)
 DPI = 110
+GRID_SIDE = 144  # pixels of an image that is read from its file
 
 
 def save_figure(figure: Figure, name: str) -> None:
@@ -147,3 +154,37 @@ def captioned_images(
         wall.show(*divmod(number, columns), image, caption, frame)
     wall.axis.set_title(title)
     return wall.figure
+
+
+def answer_grid(collection: Collection, queries: Sequence[str | Path], results: Results) -> Figure:
+    """Draw queries and results; an image that cannot be read is white.
+
+    Args:
+        collection: that was searched.
+        queries: the images searched for; of a combined query the first is shown; empty for texts, which stand above.
+        results: of the search.
+
+    Raises:
+        DataError: if the folder of the images is gone, or they are not files.
+    """
+    place = collection.images_place()
+    paths, labels = results.column("path"), results.column("label")
+    found = np.stack([[_square(None if pd.isna(p) else (place, p)) for p in line] for line in paths])
+    queries = queries[: len(results)]
+    own = [_label(collection, query) for query in queries] or [""] * len(results)
+    squares = np.stack([_square(query and collection.located(query)) for query in queries or own])
+    title = "" if queries else "\n".join(map(shortened, results.query_ids))
+    return neighbour_grid(squares, own, found, np.where(pd.isna(labels), "", labels), results.scores, title)
+
+
+def _square(located: tuple[Path | Place, str] | None) -> np.ndarray:
+    pixels = read_image(*located, GRID_SIDE, 3).pixels if located else None
+    return np.full((3, GRID_SIDE, GRID_SIDE), 255, np.uint8) if pixels is None else pixels
+
+
+def _label(collection: Collection, query: str | Path) -> str:
+    """Return the label of an image of the collection; empty for one from elsewhere."""
+    file = Path(query).expanduser()
+    name = collection.own_id(file) if file.is_file() else str(query)
+    place = collection.positions([name])
+    return str(collection.index.rows["label"].iloc[place[name]]) if name in place else ""

@@ -11,7 +11,7 @@ from makers.images import photograph
 from makers.walls import tiles
 from PIL import Image
 
-from rectrio_lib.report import grids, thumbnails
+from rectrio_lib.report import contents, grids
 from rectrio_lib.search import results
 from rectrio_lib.search.collection import Collection
 
@@ -43,7 +43,7 @@ def test_thumbnails_are_the_pictures_in_small_and_empty_where_there_is_none(gall
 
 def test_a_figure_becomes_an_address_and_is_closed():
     figure = grids.example_grid({"ant": np.zeros((1, 3, 8, 8), np.uint8)})
-    assert min(opened(thumbnails.figure_address(figure)).size) > 20
+    assert min(opened(contents.figure_address(figure)).size) > 20
     assert not plt.fignum_exists(figure.number)
 
 
@@ -53,7 +53,7 @@ def captions(wall, line):
 
 def test_a_grid_shows_questions_and_answers_with_their_labels_and_leaves_missing_places_empty(gallery):
     asked = ["cat/00.png", "dog/51.png"]
-    wall = tiles(thumbnails.answer_grid(gallery, asked, gallery.search(asked, k=8, where="label == 'dog'")))
+    wall = tiles(grids.answer_grid(gallery, asked, gallery.search(asked, k=8, where="label == 'dog'")))
     (first, *found), (second, *hits) = captions(wall, 0), captions(wall, 1)
     assert (first, second, len(found), len(hits)) == ("cat", "dog", 6, 5)
     assert all(caption.startswith("dog 0.") for caption in found)
@@ -62,8 +62,8 @@ def test_a_grid_shows_questions_and_answers_with_their_labels_and_leaves_missing
 
 def test_a_grid_shows_the_pixels_of_the_files(gallery, tmp_path):
     file = shutil.copy(gallery.folder / "cat" / "03.png", tmp_path)
-    wall = tiles(thumbnails.answer_grid(gallery, [file], gallery.search(file, k=1)))
-    expected = np.asarray(photograph(3).resize((thumbnails.GRID_SIDE,) * 2, Image.Resampling.BICUBIC), int)
+    wall = tiles(grids.answer_grid(gallery, [file], gallery.search(file, k=1)))
+    expected = np.asarray(photograph(3).resize((grids.GRID_SIDE,) * 2, Image.Resampling.BICUBIC), int)
     for tile in wall.values():
         (pixels,) = tile["arrays"]
         assert np.abs(np.asarray(pixels, int) - expected).max() <= 2
@@ -74,7 +74,7 @@ def test_a_file_from_elsewhere_has_no_label_and_an_answer_that_is_gone_is_white(
     stranger = tmp_path / "stranger.png"
     photograph(3).save(stranger)
     (gallery.folder / "cat" / "03.png").unlink()
-    wall = tiles(thumbnails.answer_grid(gallery, [stranger], gallery.search(stranger, k=2)))
+    wall = tiles(grids.answer_grid(gallery, [stranger], gallery.search(stranger, k=2)))
     assert captions(wall, 0)[:2] == ["", "cat 1.00"]
     assert (np.asarray(wall[0, 1]["arrays"][0]) == 255).all()
     assert [wall[0, column]["frame"] for column in (1, 2)] == [None, None]
@@ -82,13 +82,13 @@ def test_a_file_from_elsewhere_has_no_label_and_an_answer_that_is_gone_is_white(
 
 def test_of_a_combined_question_the_first_picture_is_shown(gallery):
     asked = ["cat/00.png", "cat/01.png"]
-    wall = tiles(thumbnails.answer_grid(gallery, asked, gallery.search(asked, k=2, combine=True)))
+    wall = tiles(grids.answer_grid(gallery, asked, gallery.search(asked, k=2, combine=True)))
     assert wall.keys() == {(0, 0), (0, 1), (0, 2)}
 
 
 def test_of_questions_in_words_the_words_stand_above_and_no_picture_is_shown(gallery):
     by_picture = gallery.search(["cat/00.png", "dog/51.png"], k=2)
-    figure = thumbnails.answer_grid(gallery, [], replace(by_picture, query_ids=["a cat", "a dog " * 20]))
+    figure = grids.answer_grid(gallery, [], replace(by_picture, query_ids=["a cat", "a dog " * 20]))
     above, wall = figure.axes[0].get_title(), tiles(figure)
     assert above.splitlines()[0] == "a cat" and above.endswith("…")
     assert len(wall) == 6 and wall[0, 0]["caption"] == ""
