@@ -89,9 +89,11 @@ def copies_of(index: VectorIndex, files: pd.DataFrame) -> pd.DataFrame:
     rows = index.rows
     if files.empty or not {*COPIED} <= {*rows.columns}:
         return rows.iloc[:0].assign(position=0)
-    place = pd.Index(rows["image_id"].where(~index.removed)).get_indexer(files["image_id"])
+    there = np.flatnonzero(~index.removed)
+    rows = rows.iloc[there]
+    place = pd.Index(rows["image_id"]).get_indexer(files["image_id"])
     other = (place >= 0) & ~files["path"].isin(rows["path"]).to_numpy()
-    copies = rows.iloc[place[other]].assign(position=place[other]).reset_index(drop=True)
+    copies = rows.iloc[place[other]].assign(position=there[place[other]]).reset_index(drop=True)
     if len(copies):
         told = describe(files["path"].tolist()).set_index(files["path"])
         paths = files["path"][other].tolist()
