@@ -71,7 +71,9 @@ class Options:
         if self.sure is self.minimum_probability is None:
             return self
         if calibration is None:
-            raise ArgumentError("Nobody knows yet what scores mean here: `Collection.calibrate()` learns it.")
+            raise ArgumentError(
+                "This collection is not calibrated: run `rectrio calibrate NAME`, or call `Collection.calibrate()`."
+            )
         least = calibration.minimum(self.sure, self.minimum_probability)
         least = least if self.minimum is None else max(least, self.minimum)
         return replace(self, minimum=least, sure=None, minimum_probability=None)
