@@ -21,7 +21,7 @@ def with_minimum(now: Generation, request: SearchRequest) -> SearchRequest:
         ArgumentError: if it is no query by images alone, or nothing tells what scores mean here.
     """
     if not by_images(request):
-        raise ArgumentError("sure: only how alike images are is known well enough; give images alone, to be like.")
+        raise ArgumentError("`sure` works for queries by image only: leave out text and `without`.")
     wanted = Options(minimum=request.minimum, sure=request.sure, minimum_probability=request.minimum_probability)
     return request.model_copy(update={"minimum": wanted.calibrated(now.calibrate()).minimum})
 

@@ -58,17 +58,18 @@ class Generation:
         self.texts = Batcher(self._encode_texts, batch)
         self._encoder_lock, self._apply_lock, self._size = Lock(), Lock(), len(collection.index)
         self._calibration_lock = Lock()
-        names = collection.index.rows["image_id"].tolist()
+        names, gone = collection.index.rows["image_id"].tolist(), collection.index.removed
         rows = {row.image_id: row for row in catalogue.since(0)}
         self._seen = max((row.sequence for row in rows.values()), default=0)
-        built = set(names)
+        built = {name for name, absent in zip(names, gone, strict=True) if not absent}
         later = [row for name, row in rows.items() if name not in built]
         fresh = [row for row in later if self._belongs(row)]
         self.stale = {row.image_id: row for row in later if self._is_stale(row)}
-        records = [record_of(rows[name]) for name in names] + [record_of(row) for row in fresh]
+        said = [record_of(rows[name]) if name in rows else {"image_id": name} for name in names]
+        records = said + [record_of(row) for row in fresh]
         self._kinds = kinds_of(records)
         frame = frame_of(records, self._kinds)
-        removed = np.array([rows[name].removed for name in names], bool)
+        removed = gone | np.array([name not in rows or rows[name].removed for name in names], bool)
         self.columns = list(frame.columns)
         self.live = LiveIndex(collection.index, frame.iloc[: len(names)].reset_index(drop=True), removed)
         self._add(fresh)
@@ -77,7 +78,7 @@ class Generation:
     def of(cls, collection: Collection, engine: Engine, batch: int = 1, threads: int = 1) -> Generation:
         """Bring the database in step with the index of a collection, and return both together."""
         catalogue = Catalogue(engine, collection.name)
-        catalogue.sync(collection.index.rows, collection.folder)
+        catalogue.sync(collection.index.rows[~collection.index.removed], collection.folder)
         return cls(collection, catalogue, Pictures(collection, uploads_of(collection)), batch, threads)
 
     @cached_property

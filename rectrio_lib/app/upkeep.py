@@ -100,7 +100,8 @@ def _reindex(now: Generation) -> None:
         raise DataError("The collection holds no image any more, and an index of none cannot be built.")
     if not isinstance(index, Index):  # a server, which takes what is new as it is
         size = len(snapshot.main_rows)
-        index.remove(snapshot.rows["image_id"][:size][snapshot.removed[:size]])
+        gone = snapshot.removed[:size] & ~index.removed[:size]
+        index.remove(snapshot.rows["image_id"][:size][gone])
         fresh = kept[kept >= size]
         index.add(snapshot.vectors_at(fresh), snapshot.rows.iloc[fresh])
         index.save(now.collection.name, now.collection.workspace)

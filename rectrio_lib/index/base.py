@@ -59,7 +59,7 @@ class VectorIndex(Protocol):
         """Append unit vectors (N, dim) with their rows; an image_id that is there already is refused."""
 
     def remove(self, image_ids: Sequence[str]) -> None:
-        """Take vectors out: all of them, or none if one is unknown."""
+        """Take vectors out: all of them; or none, and ArgumentError, if one is unknown."""
 
     def count(self, where: Where = None) -> int:
         """Count the rows that may be results: not removed, and meeting `where`; ArgumentError if it does not fit."""
@@ -144,9 +144,9 @@ def already_there(names: Sequence[str]) -> ArgumentError:
     return ArgumentError(f"{len(names)} of these images are in the index already or come twice: {names[0]!r}.")
 
 
-def not_there(absent: Sequence[str], count: int) -> KeyError:
+def not_there(absent: Sequence[str], count: int) -> ArgumentError:
     """Return the error of images that cannot be removed."""
-    return KeyError(f"{len(absent)} of {count} images are not in the index, such as {absent[0]!r}.")
+    return ArgumentError(f"{len(absent)} of {count} images are not in the index, such as {absent[0]!r}.")
 
 
 def check_mask(where: np.ndarray, count: int) -> np.ndarray:

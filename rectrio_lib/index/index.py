@@ -192,7 +192,7 @@ class Index:
         self._mark(np.concatenate([self.removed, np.zeros(len(rows), bool)]))
 
     def remove(self, image_ids: Sequence[str]) -> None:
-        """Take images out; KeyError, and none is removed, if one of them is not in the index."""
+        """Take images out; ArgumentError, and none is removed, if one of them is not in the index."""
         where = pd.Series(np.arange(len(self.rows)), index=self.rows["image_id"])[~self.removed]
         if absent := [i for i in image_ids if i not in where.index]:
             raise not_there(absent, len(image_ids))

@@ -28,7 +28,7 @@ class Snapshot:
     Positions count through the rows of `main`, then through the tail.
 
     Attributes:
-        main: the saved index; nothing of it is removed, see `removed`.
+        main: the saved index; what it has removed is in `removed` as well.
         main_rows: metadata of its vectors, one row each; may say more than the index does.
         tail: vectors that came since, float32 (T, dim).
         tail_rows: their metadata; the first T count.
@@ -92,10 +92,11 @@ class Snapshot:
         size = len(self.main_rows)
         inside, parts = allowed[:size], []
         if count := int(np.count_nonzero(inside)):
-            chosen = None if count == size else inside
-            if len(self.main.removed) > size:  # on a server others may have added some since
-                chosen = np.concatenate([inside, np.zeros(len(self.main.removed) - size, bool)])
-            parts.append(self.main.search(vectors, min(k, count), where=chosen))
+            there, chosen = ~self.main.removed, inside
+            if len(there) > size:  # on a server others may have added some since
+                chosen = np.concatenate([inside, np.zeros(len(there) - size, bool)])
+            everything = count == len(there) or np.array_equal(chosen, there)
+            parts.append(self.main.search(vectors, min(k, count), where=None if everything else chosen))
         fresh = np.flatnonzero(allowed[size:])
         if len(fresh):
             scores = unit_vectors(vectors, self.main.dim) @ self.tail[fresh].T
@@ -133,7 +134,7 @@ class LiveIndex:
     Args:
         main: as loaded; it is never changed.
         rows: metadata of its vectors, in its order; None: its own.
-        removed: which of them are no longer there, bool (N,); None: none.
+        removed: which of them are no longer there, bool (N,); None: those that it has removed.
 
     Attributes:
         current: what can be searched now.
@@ -141,7 +142,7 @@ class LiveIndex:
 
     def __init__(self, main: VectorIndex, rows: pd.DataFrame | None = None, removed: np.ndarray | None = None):
         rows = main.rows if rows is None else rows
-        removed = np.zeros(len(rows), bool) if removed is None else removed.copy()
+        removed = (main.removed if removed is None else removed).copy()
         places = dict(zip(rows["image_id"].tolist(), range(len(rows)), strict=True))
         self._vectors, self._lock = np.empty((64, main.dim), np.float32), Lock()
         self.current = Snapshot(main, rows, self._vectors[:0], [], removed, places)

@@ -71,7 +71,9 @@ class Options:
         if self.sure is self.minimum_probability is None:
             return self
         if calibration is None:
-            raise ArgumentError("Nobody knows yet what scores mean here: `Collection.calibrate()` learns it.")
+            raise ArgumentError(
+                "This collection is not calibrated: run `rectrio calibrate NAME`, or call `Collection.calibrate()`."
+            )
         least = calibration.minimum(self.sure, self.minimum_probability)
         least = least if self.minimum is None else max(least, self.minimum)
         return replace(self, minimum=least, sure=None, minimum_probability=None)
@@ -89,9 +91,11 @@ def copies_of(index: VectorIndex, files: pd.DataFrame) -> pd.DataFrame:
     rows = index.rows
     if files.empty or not {*COPIED} <= {*rows.columns}:
         return rows.iloc[:0].assign(position=0)
-    place = pd.Index(rows["image_id"].where(~index.removed)).get_indexer(files["image_id"])
+    there = np.flatnonzero(~index.removed)
+    rows = rows.iloc[there]
+    place = pd.Index(rows["image_id"]).get_indexer(files["image_id"])
     other = (place >= 0) & ~files["path"].isin(rows["path"]).to_numpy()
-    copies = rows.iloc[place[other]].assign(position=place[other]).reset_index(drop=True)
+    copies = rows.iloc[place[other]].assign(position=there[place[other]]).reset_index(drop=True)
     if len(copies):
         told = describe(files["path"].tolist()).set_index(files["path"])
         paths = files["path"][other].tolist()

@@ -171,7 +171,7 @@ def test_duplicates_and_strangers_are_refused_and_nothing_is_changed(fixed, gall
     for wrong, name in ((rows.iloc[[4]], "'p4'"), (other, "'x'")):
         with pytest.raises(ArgumentError, match=name):
             fixed.add(vectors[: len(wrong)], wrong)
-    with pytest.raises(KeyError, match="'q'"):
+    with pytest.raises(ArgumentError, match="'q'"):
         fixed.remove(["p1", "q"])
     with pytest.raises(ArgumentError, match=r"2 .* 1"):
         fixed.add(vectors[:2], rows.head(1).assign(image_id="y"))

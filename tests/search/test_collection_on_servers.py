@@ -69,6 +69,18 @@ def test_images_are_added_and_removed_and_built_again(folder, url, tmp_path):
     assert Collection.build(folder, vectors="faiss").index.kind == "flat"
 
 
+def test_copies_are_found_by_their_own_path_and_label_after_removals(folder, url):
+    for twin, of in (("dog/twin.png", "cat/00.png"), ("dog/gone.png", "cat/01.png")):
+        (folder / twin).write_bytes((folder / of).read_bytes())
+    shop = Collection.build(folder, ENCODER, vectors=url)
+    shop.remove(["cat/01.png", "cat/02.png", "dog/50.png"])
+    dogs = shop.search("cat/03.png", where="label == 'dog'", k=12).frame()["path"]
+    assert sorted(dogs) == ["dog/51.png", "dog/52.png", "dog/53.png", "dog/54.png", "dog/55.png", "dog/twin.png"]
+    assert shop.positions(["dog/twin.png", "dog/gone.png"]) == {
+        "dog/twin.png": shop.positions(["cat/00.png"])["cat/00.png"]
+    }
+
+
 def test_the_commands_work_as_with_faiss(folder, url):
     run = CliRunner().invoke(app, ["index", str(folder), "--encoder", ENCODER, "--vectors", url])
     assert run.exit_code == 0 and "s3cret" not in run.output, run.output

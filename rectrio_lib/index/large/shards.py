@@ -119,7 +119,7 @@ class Shards:
         self.indexes[-1].add(vectors, rows)
 
     def remove(self, image_ids: Sequence[str]) -> None:
-        """Take images out; KeyError, and none is removed, if one of them is in no shard."""
+        """Take images out; ArgumentError, and none is removed, if one of them is in no shard."""
         wanted = pd.Series(list(dict.fromkeys(image_ids)), dtype=str)
         there = [wanted[wanted.isin(known)].tolist() for known in self._image_ids()]
         if absent := wanted[~wanted.isin([name for names in there for name in names])].tolist():

@@ -117,7 +117,7 @@ class PgvectorIndex(ServerIndex):
             tables.insert_rows(joined, snapshot.name, vectors, rows, start)
 
     def remove(self, image_ids: Sequence[str], connection: sa.Connection | None = None) -> None:
-        """Take images out; KeyError, and none is removed, if one of them is not in the index."""
+        """Take images out; ArgumentError, and none is removed, if one of them is not in the index."""
         names = list(dict.fromkeys(image_ids))
         with self._writing(connection) as joined:
             rows = self._read(joined).rows

@@ -129,7 +129,7 @@ class QdrantIndex(ServerIndex):
                 points.upsert(self._client, self.collection, vectors, rows, len(known))
 
     def remove(self, image_ids: Sequence[str]) -> None:
-        """Take images out; KeyError, and none is removed, if one of them is not in the index."""
+        """Take images out; ArgumentError, and none is removed, if one of them is not in the index."""
         names, (rows, removed) = list(dict.fromkeys(image_ids)), self._read_table()
         places = dict(zip(rows["image_id"][~removed], np.flatnonzero(~removed).tolist(), strict=True))
         if absent := [name for name in names if name not in places]:
