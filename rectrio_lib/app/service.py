@@ -91,13 +91,12 @@ class Service:
             request = await asyncio.to_thread(certainty.with_minimum, now, request)
         with measured("search"):
             plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
-            answer = (snapshot, request, query, own)
-            if plain and request.sort == "score":  # a fraction of a millisecond: a thread would take longer
-                results, total, more = querying.search(*answer)
-            else:
-                results, total, more = await asyncio.to_thread(querying.search, *answer)
+            call = now.quick if plain and request.sort == "score" else asyncio.to_thread
+            results, total, more = await call(querying.search, snapshot, request, query, own)
         certainty.add_probabilities(now, request, results)
-        reason = None if results or asked is request else certainty.reason(now, snapshot, asked, query, own)
+        reason = None
+        if not (results or asked is request):
+            reason = await asyncio.to_thread(certainty.reason, now, snapshot, asked, query, own)
         shown = [result.id for result in results[:SHOWN]]
         seconds, search = round(time.perf_counter() - begun, 4), None
         if (parts or request.words) and not request.offset:
@@ -119,10 +118,10 @@ class Service:
         else:
             if part.file >= len(files):
                 raise ArgumentError(f"The query speaks of file {part.file}, but {len(files)} came; they count from 0.")
-            name = content_id(files[part.file])
+            name = await asyncio.to_thread(content_id, files[part.file])
         place = snapshot.positions([name])
         if name in place:
-            return snapshot.vectors_at(np.array([place[name]]))[0], place[name]
+            return (await now.quick(snapshot.vectors_at, np.array([place[name]])))[0], place[name]
         if part.id is not None:
             raise MissingArtefactError(f"There is no image {part.id} in this collection.")
         return await self._encode(now, files[part.file]), -1
@@ -177,7 +176,7 @@ class Service:
 
     async def _accept(self, now: Generation, name: str, data: bytes) -> str | tuple[CleanImage, np.ndarray]:
         """Return the id of an image that is there already, or a checked image with its vector."""
-        known = content_id(data)
+        known = await asyncio.to_thread(content_id, data)
         if now.live.current.positions([known]) and await asyncio.to_thread(now.catalogue.holds, known):
             return known
         clean = await apart(check_image, data, name)

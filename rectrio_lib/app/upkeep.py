@@ -32,7 +32,7 @@ async def keep_up(service: Service) -> None:
         await asyncio.sleep(POLL_SECONDS)
         idle, asked = service.asked == asked, service.asked
         try:
-            if service.rebuilt_elsewhere():
+            if await asyncio.to_thread(service.rebuilt_elsewhere):
                 await service.reload()
             await service.catch_up()
             if service.now.live.tail_is_full:
