@@ -118,7 +118,7 @@ class _Server(uvicorn.Server):
             self._call(self._address)
 
 
-class Served:
+class NotebookService:
     """A service in a thread of this process; in a notebook it shows its page.
 
     Attributes:

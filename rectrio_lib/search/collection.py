@@ -24,7 +24,7 @@ from rectrio_lib.search.options import Options, among, copies_of
 from rectrio_lib.search.searcher import normal
 
 if TYPE_CHECKING:  # PyTorch is imported when something is embedded, not before
-    from rectrio_lib.app.server import Served
+    from rectrio_lib.app.server import NotebookService
     from rectrio_lib.encoders.base import Encoder
 
 
@@ -185,7 +185,7 @@ class Collection(Changeable):
             "columns": ", ".join(map(str, self.index.rows.columns)),
         }
 
-    def serve(self, port: int = 0, height: int = 800) -> Served:
+    def serve(self, port: int = 0, height: int = 800) -> NotebookService:
         """Serve the collection from a thread of this process; in a notebook its page is shown below the cell.
 
         Args:
@@ -195,7 +195,7 @@ class Collection(Changeable):
         Raises:
             MissingPackageError: if the packages of the service are not installed.
         """
-        return _service().Served(self, port, height)
+        return _service().NotebookService(self, port, height)
 
     def feedback(self) -> pd.DataFrame:
         """Return what people said of the images, on the page or over the API, oldest first.

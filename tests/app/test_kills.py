@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.records.history import Searches
-from rectrio_lib.app.server import Served
+from rectrio_lib.app.server import NotebookService
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
 
@@ -125,7 +125,7 @@ def test_kills_lose_nothing_on_postgresql(template, tmp_path):
 
 def test_a_service_in_a_thread_answers_and_ends(template, tmp_path):
     shop = copied(template, tmp_path).serve()
-    assert isinstance(shop, Served)
+    assert isinstance(shop, NotebookService)
     assert httpx.get(f"{shop.address}about").json()["images"] == 12
     assert shop.address in repr(shop)
     shop.stop()

@@ -76,7 +76,9 @@ def _pixels(now: Generation, record: dict) -> np.ndarray:
     try:
         return now.pictures.pixels(record, wanted["size"], wanted["channels"])
     except RectrioError as error:
-        raise DataError(f"{record['path']} cannot be read, so that its place in a new index is unknown.") from error
+        raise DataError(
+            f"{record['path']} cannot be read, so the index cannot be rebuilt: restore the file or remove the image."
+        ) from error
 
 
 def _file(now: Generation, frozen: Pretrained) -> Path:
