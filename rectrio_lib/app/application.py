@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.staticfiles import StaticFiles
 
 import rectrio_lib
@@ -64,7 +65,8 @@ def create_app(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await service.searches.flush()
+        with suppress(SQLAlchemyError):  # the database is away, and the service ends
+            await service.searches.flush()
 
     app = FastAPI(title="RecTrio", version=rectrio_lib.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.learner = service, Learner(service)

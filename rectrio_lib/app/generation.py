@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +67,7 @@ class Generation:
         later = [row for name, row in rows.items() if name not in built]
         fresh = [row for row in later if self._belongs(row)]
         self.stale = {row.image_id: row for row in later if self._is_stale(row)}
-        said = [record_of(rows[name]) if name in rows else {"image_id": name} for name in names]
-        records = said + [record_of(row) for row in fresh]
+        records = [record_of(rows[name]) for name in names] + [record_of(row) for row in fresh]
         self._kinds = kinds_of(records)
         frame = frame_of(records, self._kinds)
         removed = gone | np.array([name not in rows or rows[name].removed for name in names], bool)
@@ -112,6 +113,13 @@ class Generation:
         """Whether the index holds more or fewer images than when it was opened, as one on a server may."""
         return len(self.collection.index) != self._size
 
+    async def quick(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what takes a fraction of a millisecond in memory, less than a thread; for a server or disk, in one."""
+        index = self.collection.index
+        if isinstance(index, Index) and index.kind != factory.ON_DISK:
+            return function(*arguments)
+        return await asyncio.to_thread(function, *arguments)
+
     def calibrate(self) -> Calibration:
         """Return what scores mean here; learned when first needed. ArgumentError if there is nothing to learn from."""
         with self._calibration_lock:
@@ -137,7 +145,7 @@ class Generation:
             kept = [row for row in rows if not row.removed]
             self.live.update([self._record(row) for row in kept if row.image_id in there])
             self._add([row for row in kept if row.image_id not in there and self._belongs(row)])
-            self.stale |= {row.image_id: row for row in kept if row.image_id not in there and self._is_stale(row)}
+            self.stale |= {r.image_id: r for r in kept if r.image_id not in there and self._is_stale(r)}
             self._seen = rows[-1].sequence
             return False
 
@@ -164,7 +172,7 @@ class Generation:
         return row.vector is not None and row.encoder_hash == self.collection.index.encoder_hash and not row.removed
 
     def _is_stale(self, row: ImageRow) -> bool:
-        """Tell whether an upload is to be encoded again; an edited image whose file is away waits for its file."""
+        """Tell whether an upload has to be encoded again; edited images of the folder only wait for their file."""
         return row.uploaded and not row.removed and not self._belongs(row)
 
     def _encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:

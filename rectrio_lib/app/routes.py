@@ -176,7 +176,7 @@ async def forget(service: Served, caller: Searching) -> None:
 
 
 @routes.delete("/history/{search_id}", tags=["history"], status_code=204)
-async def forget_one(search_id: schemas.ImageId, service: Served, caller: Searching) -> None:
+async def forget_one(search_id: schemas.SearchId, service: Served, caller: Searching) -> None:
     """Delete one of the caller's searches."""
     await service.searches.flush()
     if not await asyncio.to_thread(service.searches.delete, caller.name, search_id):
@@ -184,12 +184,12 @@ async def forget_one(search_id: schemas.ImageId, service: Served, caller: Search
 
 
 @routes.get("/about", tags=["service"])
-async def about(service: Served, caller: Searching) -> schemas.About:
+def about(service: Served, caller: Searching) -> schemas.About:
     """What is served, and what the caller may do."""
     now, index = service.now, service.now.collection
     return schemas.About(
         collection=service.name, images=len(now.live.current), encoder=index.encoder_name, texts=service.texts,
-        calibrated=await asyncio.to_thread(getattr, now, "calibrated"),
+        calibrated=now.calibrated,
         random_weights=index.random_weights, generated_images=index.generated_images, scopes=sorted(caller.scopes),
         user=caller.name, columns=now.columns, most_bytes=MOST_BYTES, most_files=MOST_FILES,
         version=rectrio_lib.__version__,

@@ -12,6 +12,8 @@ SORT = r"^(score|[A-Za-z_][A-Za-z0-9_]{0,63})$"
 
 ImageId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[0-9A-Za-z_-]+$")]
 
+SearchId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # of one in the history, or a saved one
+
 
 def _whole(text: str) -> str:
     if text.encode("utf-8", "ignore").decode() != text:

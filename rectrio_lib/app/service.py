@@ -91,14 +91,11 @@ class Service:
             request = await asyncio.to_thread(certainty.with_minimum, now, request)
         with measured("search"):
             plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
-            answer = (snapshot, request, query, own)
-            if plain and request.sort == "score" and now.in_memory:  # a thread would take longer
-                results, total, more = querying.search(*answer)
-            else:
-                results, total, more = await asyncio.to_thread(querying.search, *answer)
+            call = now.quick if plain and request.sort == "score" else asyncio.to_thread
+            results, total, more = await call(querying.search, snapshot, request, query, own)
         certainty.add_probabilities(now, request, results)
         reason = None
-        if not results and asked is not request:
+        if not (results or asked is request):
             reason = await asyncio.to_thread(certainty.reason, now, snapshot, asked, query, own)
         shown = [result.id for result in results[:SHOWN]]
         seconds, search = round(time.perf_counter() - begun, 4), None
@@ -121,12 +118,10 @@ class Service:
         else:
             if part.file >= len(files):
                 raise ArgumentError(f"The query speaks of file {part.file}, but {len(files)} came; they count from 0.")
-            name = content_id(files[part.file])
+            name = await asyncio.to_thread(content_id, files[part.file])
         place = snapshot.positions([name])
         if name in place:
-            at = np.array([place[name]])
-            found = snapshot.vectors_at(at) if now.in_memory else await asyncio.to_thread(snapshot.vectors_at, at)
-            return found[0], place[name]
+            return (await now.quick(snapshot.vectors_at, np.array([place[name]])))[0], place[name]
         if part.id is not None:
             raise MissingArtefactError(f"There is no image {part.id} in this collection.")
         return await self._encode(now, files[part.file]), -1
@@ -181,7 +176,7 @@ class Service:
 
     async def _accept(self, now: Generation, name: str, data: bytes) -> str | tuple[CleanImage, np.ndarray]:
         """Return the id of an image that is there already, or a checked image with its vector."""
-        known = content_id(data)
+        known = await asyncio.to_thread(content_id, data)
         if now.live.current.positions([known]) and await asyncio.to_thread(now.catalogue.holds, known):
             return known
         clean = await apart(check_image, data, name)

@@ -84,7 +84,7 @@ def test_list_of_keys_has_no_secret(engine, key):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("anna", "search"), ("local", "search"), ("a:b", "search"), ("", "search"), ("../x", "search"),
+    [("anna", "search"), ("Anna", "search"), ("local", "search"), ("a:b", "search"), ("", "search"), ("../x", "search"),
      ("x" * 65, "search"), ("bob", ""), ("bob", "search,root"), ("bob", []), ("bob", "search", "60"),
      ("bob", "search", "many/minute"), ("bob", "search", "", 0), ("bob", "search", "", float("nan"))],
 )  # fmt: skip
@@ -163,14 +163,31 @@ def test_removed_key_is_refused_at_once_and_its_history_goes(engine, app, key):
         access.remove_key(engine, "anna")
 
 
-def test_a_key_of_another_case_keeps_its_sessions(engine, app, key):
-    access.add_key(engine, "Anna", "search")
+def test_removing_a_key_takes_nothing_of_a_name_in_other_capitals(engine, app, key):
     client, _, _ = open_session(app, "Anna")
-    session_name = client.get("/who").json()["name"]
-    remember(engine, session_name)
+    other = client.get("/who").json()["name"]
+    remember(engine, "anna", other)
     access.remove_key(engine, "anna")
-    assert client.get("/who").status_code == 200
-    assert remembered(engine) == [session_name]
+    assert (remembered(engine), client.get("/who").status_code) == ([other], 200)
+
+
+def test_removing_a_key_that_is_none_takes_nothing(engine):
+    remember(engine, "local")
+    with pytest.raises(ArgumentError, match="rectrio keys list"):
+        access.remove_key(engine, "local")
+    assert remembered(engine) == ["local"]
+
+
+def test_of_several_who_add_one_name_at_once_one_gets_it(engine):
+    def add(name):
+        try:
+            return access.add_key(engine, name, "search")
+        except ArgumentError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(add, ["carl", "Carl"] * 4))
+    assert len([secret for secret in made if secret]) == len(access.list_keys(engine)) == 1
 
 
 def test_keys_are_compared_in_constant_time(engine, key, monkeypatch):

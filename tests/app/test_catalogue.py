@@ -158,3 +158,12 @@ def test_a_wrong_address_is_refused(tmp_path):
     for url in ("nonsense", "mysql+nothing://x"):
         with pytest.raises(ArgumentError):
             open_database(url, Workspace(tmp_path))
+
+
+def test_what_people_wrote_survives_a_build_without_the_file(catalogue):
+    catalogue.sync(rows("a", "b", label=["cat", "cat"]))
+    catalogue.change("a", {"label": "tiger", "tags": ["mine"], "price": 5.0})
+    catalogue.sync(rows("b", label=["cat"]))
+    catalogue.sync(rows("a", "b", label=["cat", "cat"]))
+    row = by_id(catalogue)["a"]
+    assert (row.label, row.tags, row.price, row.edited) == ("tiger", ["mine"], 5.0, True)

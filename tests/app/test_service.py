@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from rectrio_lib.app.generation import Generation
 from rectrio_lib.app.images import uploads
 from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
-from rectrio_lib.app.schemas import Part, SearchRequest
+from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.app.service import Service
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
@@ -532,3 +533,60 @@ def test_a_new_column_makes_one_new_generation_for_all_that_wait(collection, mon
     assert len(made) == 1
     assert service.now is not before
     assert service.now.live.current.count("zoo == 'Berlin'") == 1
+
+
+def test_an_edited_image_whose_file_is_away_waits_for_it_and_is_not_encoded_again(tmp_path):
+    collection = build_collection(tmp_path)
+    name, engine = id_of(collection, "cat/02.png"), open_database(workspace=collection.workspace)
+
+    def built_again():
+        built = Collection.build(collection.folder, "pixels", "photos", workspace=collection.workspace)
+        return Generation.of(built, engine)
+
+    built_again().catalogue.change(name, {"label": "tiger"})
+    file = collection.folder / "cat/02.png"
+    data = file.read_bytes()
+    file.unlink()
+    without = built_again()
+    assert (without.stale, without.live.current.positions([name])) == ({}, {})
+    without.catalogue.change(name, {"price": 7.0})
+    without.catch_up()
+    assert without.stale == {}
+    file.write_bytes(data)
+    snapshot = built_again().live.current
+    (record,) = snapshot.records([*snapshot.positions([name]).values()])
+    assert (record["label"], record["price"]) == ("tiger", 7.0)
+
+
+@pytest.mark.parametrize(("kind", "blocking"), [("flat", False), (factory.ON_DISK, True), ("qdrant", True)])
+def test_a_slow_index_holds_nobody_up(collection, monkeypatch, kind, blocking):
+    """What may wait for a server or a disk is never called on the event loop."""
+    service = Service(collection, open_database(workspace=collection.workspace))
+    monkeypatch.setattr(collection.index, "kind", kind, raising=False)
+    if kind == "qdrant":
+        monkeypatch.setattr("rectrio_lib.app.generation.Index", type("Other", (), {}))
+    threads, snapshot = set(), service.now.live.current
+    for method in ("search", "vectors_at"):
+        original = getattr(type(snapshot), method)
+
+        def watched(self, *arguments, _original=original, **more):
+            threads.add(threading.get_ident())
+            return _original(self, *arguments, **more)
+
+        monkeypatch.setattr(type(snapshot), method, watched)
+    request = SearchRequest(like=[{"id": id_of(collection, "cat/00.png")}])
+    assert asyncio.run(service.search(request, [], "ann")).results
+    assert (threading.get_ident() not in threads) is blocking
+
+
+def test_whether_a_server_has_changed_is_not_asked_on_the_event_loop(collection, monkeypatch):
+    service, threads = Service(collection, open_database(workspace=collection.workspace)), []
+    monkeypatch.setattr(service, "rebuilt_elsewhere", lambda: threads.append(threading.get_ident()) or False)
+    monkeypatch.setattr(upkeep, "POLL_SECONDS", 0.01)
+
+    async def run():
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(upkeep.keep_up(service), 0.3)
+
+    asyncio.run(run())
+    assert threads and threading.get_ident() not in threads

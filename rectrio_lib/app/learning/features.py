@@ -77,7 +77,7 @@ def _pixels(now: Generation, record: dict) -> np.ndarray:
         return now.pictures.pixels(record, wanted["size"], wanted["channels"])
     except RectrioError as error:
         raise DataError(
-            f"{record['path']} cannot be read, so the index cannot be rebuilt: restore it or remove the image."
+            f"{record['path']} cannot be read, so the index cannot be rebuilt: restore the file or remove the image."
         ) from error
 
 

@@ -39,8 +39,8 @@ class Catalogue:
     def sync(self, rows: pd.DataFrame, folder: Path | None = None) -> None:
         """Take in the rows of a newly built index: new ones are added, changed ones updated unless people edited them.
 
-        Images that are gone from the folder go from the database as well, unless people edited them: they may come
-        back. Uploads stay, and removed ones stay removed.
+        Images that are gone from the folder go from the database as well, except edited ones: their file may come back
+        with the next build. Uploads stay, and removed ones stay removed.
 
         Args:
             rows: of the index, with `image_id`.
@@ -55,8 +55,9 @@ class Catalogue:
                 if name in known and not (known[name].edited or known[name].uploaded)
                 and any(getattr(known[name], key) != record[key] for key in _COMPARED if key != "created")
             ]  # fmt: skip
-            kept = {name for name, row in known.items() if row.uploaded or row.removed or row.edited}
-            gone = [name for name in known if name not in wanted and name not in kept]
+            gone = [
+                n for n, row in known.items() if n not in wanted and not (row.uploaded or row.removed or row.edited)
+            ]
             start = self._last(session) + 1
             for record in fresh:
                 record["created"] = record["created"] or _made(folder, record["path"])

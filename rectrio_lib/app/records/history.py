@@ -18,8 +18,10 @@ from rectrio_lib.core.tables import shortened
 
 LOG = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.05  # searches that come together are written in one transaction
+RETRY_SECONDS = 1  # if the database is away
 FEEDS = 20  # of the last ones, nothing is recommended again
 MOST_WAITING = 10_000  # if the database is away for long, older ones are forgotten
+AWAY = (OperationalError, InterfaceError)
 Kept = tuple[type[SearchRow | FeedRow], dict]
 
 
@@ -30,6 +32,7 @@ class Searches:
         self.engine, self.collection = engine, collection
         self._waiting: list[Kept] = []
         self._under_way: list[Kept] = []
+        self._later: asyncio.Task | None = None
         self._writer: asyncio.Task | None = None
         self._turn = asyncio.Lock()
         with Session(engine) as session:
@@ -55,36 +58,47 @@ class Searches:
         own = {"owner": owner, "collection": self.collection, "created": now(), "shown": list(shown)}
         self._waiting.append((table, own | values))
         del self._waiting[:-MOST_WAITING]
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._flush_soon())
+        if self._later is None or self._later.done():
+            self._later = asyncio.create_task(self._flush_soon())
 
     async def _flush_soon(self) -> None:
-        written = True
-        while written and self._waiting:  # more may come while these are written
-            await asyncio.sleep(FLUSH_SECONDS)
-            written = await self.flush()
-
-    async def flush(self) -> bool:
-        """Write down what waits, after a write under way; False if the database is away, then it waits on."""
-        async with self._turn:
-            rows, self._waiting = self._waiting, []
-            if not rows:
-                return True
-            self._under_way = rows
+        pause = FLUSH_SECONDS
+        while self._waiting:  # what came during a write as well
+            await asyncio.sleep(pause)
             try:
-                await asyncio.to_thread(self._write, rows)
-            except (OperationalError, InterfaceError) as error:
+                await self.flush()
+                pause = FLUSH_SECONDS
+            except AWAY as error:
                 LOG.warning("The history cannot be written now: %s", type(error).__name__)
-                self._waiting = rows + self._waiting
-                return False
-            except SQLAlchemyError as error:  # one of them will never be written: the others are
-                LOG.error("A search was not kept: %s", type(error).__name__)
-                for row in rows if len(rows) > 1 else []:
-                    with suppress(SQLAlchemyError):
-                        await asyncio.to_thread(self._write, [row])
-            finally:
-                self._under_way = []
-            return True
+                pause = RETRY_SECONDS
+
+    async def flush(self) -> None:
+        """Write down what waits, and wait for what is being written; those who come together share a write.
+
+        Raises:
+            OperationalError, InterfaceError: if the database is away; what waits waits on.
+        """
+        for _ in range(2):  # the write under way, then one of what came since
+            if self._waiting or self._under_way:
+                if self._writer is None or self._writer.done():
+                    self._writer = asyncio.create_task(self._write_waiting())
+                await asyncio.shield(self._writer)
+
+    async def _write_waiting(self) -> None:
+        rows = self._under_way = self._waiting
+        self._waiting = []
+        try:
+            await asyncio.to_thread(self._write, rows)
+        except AWAY:
+            self._waiting = rows + self._waiting
+            raise
+        except SQLAlchemyError as error:  # one of them will never be written: the others are
+            LOG.error("A search was not kept: %s", type(error).__name__)
+            for row in rows if len(rows) > 1 else []:
+                with suppress(SQLAlchemyError):
+                    await asyncio.to_thread(self._write, [row])
+        finally:
+            self._under_way = []
 
     def _write(self, rows: list[Kept]) -> None:
         with writing(self.engine) as session:
@@ -103,7 +117,7 @@ class Searches:
     def shown(self, owner: str) -> set[str]:
         """Return what was recommended to an owner lately, whether it is written already or not."""
         late = [
-            row["shown"] for kind, row in self._under_way + self._waiting if (kind, row["owner"]) == (FeedRow, owner)
+            row["shown"] for kind, row in self._waiting + self._under_way if (kind, row["owner"]) == (FeedRow, owner)
         ]
         mine = FeedRow.of(owner, self.collection)
         with Session(self.engine) as session:

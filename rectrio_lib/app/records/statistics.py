@@ -30,8 +30,8 @@ def usage(engine: Engine, collection: str, days: int, least: float | None = None
     judged = [JudgementRow.collection == collection, JudgementRow.created >= start]
     good = select(JudgementRow.search).where(*judged, JudgementRow.kind.in_(POSITIVE), JudgementRow.search.isnot(None))
     bad = SearchRow.best.is_(None) if least is None else or_(SearchRow.best.is_(None), SearchRow.best < least)
-    moment = SearchRow.created if engine.dialect.name == "sqlite" else func.timezone("UTC", SearchRow.created)
-    day, count = func.date(moment), func.count()
+    utc = SearchRow.created if engine.dialect.name == "sqlite" else func.timezone("UTC", SearchRow.created)
+    day, count = func.date(utc), func.count()
     with Session(engine) as session:
         total, owners = session.execute(select(count, func.count(distinct(SearchRow.owner))).where(*made)).one()
         followed = session.scalar(select(count).select_from(SearchRow).where(*made, SearchRow.name.in_(good)))

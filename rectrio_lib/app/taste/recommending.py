@@ -31,7 +31,7 @@ async def answer(service: Service, request: RecommendRequest, files: Sequence[by
     (likes, its), (dislikes, others) = await asyncio.gather(*given)
     judged = {*its.tolist(), *others.tolist()}
     with measured("recommend"):
-        before = [_before(snapshot, names, judged) for names in (liked_before, disliked_before)]
+        before = [await _before(now, snapshot, names, judged) for names in (liked_before, disliked_before)]
         likes, its = np.concatenate([likes, before[0][0]]), np.concatenate([its, before[0][1]])
         dislikes, others = np.concatenate([dislikes, before[1][0]]), np.concatenate([others, before[1][1]])
         likes, dislikes, both = apart(likes, its, dislikes, others)
@@ -72,10 +72,12 @@ async def _given(
     return vectors, places
 
 
-def _before(snapshot: Snapshot, names: Sequence[str], judged: set[int]) -> tuple[np.ndarray, np.ndarray]:
+async def _before(
+    now: Generation, snapshot: Snapshot, names: Sequence[str], judged: set[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors and positions of remembered images, those aside that the request speaks of itself."""
     places = np.array([at for at in snapshot.positions(names).values() if at not in judged], np.int64)
-    return snapshot.vectors_at(places), places
+    return await now.quick(snapshot.vectors_at, places), places
 
 
 def warm_up() -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from rectrio_lib.app.records.database import SavedRow
 from rectrio_lib.app.records.statistics import usage
 from rectrio_lib.app.routes import Governing, Searching, Served
-from rectrio_lib.app.schemas import ImageId, SearchRequest
+from rectrio_lib.app.schemas import SearchId, SearchRequest
 from rectrio_lib.app.taste import recommending, schemas
 from rectrio_lib.app.web import bodies
 from rectrio_lib.search.ranking.recommend import ABSENT
@@ -87,7 +87,7 @@ def save(said: schemas.Save, service: Served, caller: Searching) -> schemas.Save
 
 
 @routes.delete("/saved/{saved_id}", tags=["taste"], status_code=204)
-def unsave(saved_id: ImageId, service: Served, caller: Searching) -> None:
+def unsave(saved_id: SearchId, service: Served, caller: Searching) -> None:
     """Delete one of the caller's saved searches."""
     if not service.saved.delete(caller.name, saved_id):
         raise HTTPException(404, f"You have no saved search {saved_id}.")

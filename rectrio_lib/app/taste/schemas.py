@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from rectrio_lib.app.schemas import LONGEST_WHERE, MOST_RESULTS, Example, ImageId, Result, SearchRequest, Strict
+from rectrio_lib.app.schemas import (
+    LONGEST_WHERE,
+    MOST_RESULTS,
+    Example,
+    ImageId,
+    Result,
+    SearchId,
+    SearchRequest,
+    Strict,
+)
 
 MOST_EXAMPLES, MOST_SEEN, MOST_JUDGED = 64, 2000, 100
 COLUMN = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
-SearchId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 class RecommendRequest(Strict):

@@ -56,7 +56,7 @@ def add_key(engine: Engine, name: str, scopes: str | Iterable[str], rate: str = 
 
     Args:
         engine: the database.
-        name: of whoever gets the key, not yet in use.
+        name: of whoever gets the key, not yet in use, in capitals or not.
         scopes: some of search, write, admin; or these joined by commas.
         rate: how many requests it is good for, such as 60/minute; empty: no limit.
         days: how long it is valid; None: until it is removed.
@@ -64,8 +64,6 @@ def add_key(engine: Engine, name: str, scopes: str | Iterable[str], rate: str = 
     Raises:
         ArgumentError: if the name is taken or cannot be one, or another argument is none of these.
     """
-    if any(key["name"] == name for key in list_keys(engine)):
-        raise ArgumentError(f"There is a key {name!r} already: take another name, or remove that key first.")
     if days is not None and not 0 < days <= 36_500:
         raise ArgumentError(f"A key cannot be valid for {days} days: give a positive number, at most 36,500.")
     ends = None if days is None else now() + timedelta(days=days)
@@ -93,16 +91,15 @@ def list_keys(engine: Engine) -> list[dict[str, Any]]:
 def remove_key(engine: Engine, name: str) -> None:
     """Remove a key, the links and sessions made in its name, and all that they kept; ArgumentError if there is none."""
     with writing(engine) as session:
-        removed = session.execute(delete(KeyRow).where(_named(KeyRow.name, name))).rowcount
+        if not session.execute(delete(KeyRow).where(_named(KeyRow.name, name))).rowcount:
+            raise ArgumentError(f"There is no key {name!r}: `rectrio keys list` shows those there are.")
         for table in OWNED:
             session.execute(delete(table).where(_named(table.owner, name)))
-    if not removed:
-        raise ArgumentError(f"There is no key {name!r}: `rectrio keys list` shows those there are.")
 
 
 def _named(column: Any, name: str) -> Any:
-    session = f"{name}:"  # compared as it is: LIKE takes anna and Anna for one on SQLite
-    return or_(col(column) == name, func.substr(column, 1, len(session)) == session)
+    session = f"{name}:"  # LIKE would ignore case on SQLite, and take another one's
+    return or_(col(column) == name, func.substr(col(column), 1, len(session)) == session)
 
 
 def _forget(session: Session, condition: Any) -> None:
@@ -126,6 +123,10 @@ def _add(engine: Engine, kind: str, name: str, scopes: str | Iterable[str], rate
     secret = f"rectrio_{secrets.token_urlsafe(32)}"
     with writing(engine) as session:
         hashed = _hash(kind, secret)
+        keys = select(KeyRow.name).where(col(KeyRow.secret_hash).startswith("key:"))
+        same = [known for known in session.scalars(keys) if known.lower() == name.lower()]
+        if kind == "key" and same:
+            raise ArgumentError(f"There is a key {same[0]!r} already: take another name, or remove that key first.")
         session.add(KeyRow(name=name, secret_hash=hashed, scopes=",".join(chosen), rate=rate, expires=ends))
     return secret
 
