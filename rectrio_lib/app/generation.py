@@ -67,7 +67,8 @@ class Generation:
         later = [row for name, row in rows.items() if name not in built]
         fresh = [row for row in later if self._belongs(row)]
         self.stale = {row.image_id: row for row in later if self._is_stale(row)}
-        records = [record_of(rows[name]) for name in names] + [record_of(row) for row in fresh]
+        said = [record_of(rows[name]) if name in rows else {"image_id": name} for name in names]
+        records = said + [record_of(row) for row in fresh]
         self._kinds = kinds_of(records)
         frame = frame_of(records, self._kinds)
         removed = gone | np.array([name not in rows or rows[name].removed for name in names], bool)
@@ -102,11 +103,6 @@ class Generation:
                     self.images.threads = 1  # which OpenVINO spreads over all cores
                     return encoder
         return None
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether a search takes a fraction of a millisecond; one on a server waits for its answers."""
-        return isinstance(self.collection.index, Index)
 
     @property
     def is_outdated(self) -> bool:

@@ -70,15 +70,6 @@ def test_a_new_build_follows_the_folder_and_keeps_what_people_did(catalogue):
     assert by_id(catalogue)["d"].removed
 
 
-def test_an_image_that_is_away_for_one_build_comes_back_as_people_edited_it(catalogue):
-    catalogue.sync(rows("a", "b", label=["cat", "cat"]))
-    catalogue.change("a", {"label": "tiger", "tags": ["big"], "price": 5.0})
-    catalogue.sync(rows("b", label=["cat"]))
-    catalogue.sync(rows("a", "b", label=["cat", "cat"]))
-    a = by_id(catalogue)["a"]
-    assert (a.label, a.tags, a.price, a.removed) == ("tiger", ["big"], 5.0, False)
-
-
 def test_nothing_new_writes_nothing(catalogue):
     table = rows("a", "b", label=["cat", "dog"], price=[1.0, np.nan], brand=["x", "y"])
     catalogue.sync(table)

@@ -14,7 +14,7 @@ import pytest
 from makers.images import photograph, save_photograph
 from makers.served import application, build_collection, client, copied, new_images, png, said
 
-from rectrio_lib.app import querying, upkeep
+from rectrio_lib.app import upkeep
 from rectrio_lib.app.generation import Generation
 from rectrio_lib.app.images import uploads
 from rectrio_lib.app.records import database
@@ -24,7 +24,6 @@ from rectrio_lib.app.service import Service
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index import factory
-from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.collection import Collection
 
 
@@ -68,21 +67,6 @@ def test_search_by_id_is_the_search_of_the_library(api, collection):
     assert [r["rank"] for r in answer["results"]] == [1, 2, 3, 4, 5]
     assert answer["total"] == 12
     assert answer["results"][0]["metadata"]["label"] in ("cat", "dog")
-
-
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_nobody_waits_for_another_ones_search_on_a_server(collection, monkeypatch, in_memory):
-    name, threads = id_of(collection, "cat/02.png"), set()
-
-    def watched(function):
-        return lambda *given: threads.add(threading.get_ident()) or function(*given)
-
-    monkeypatch.setattr(Generation, "in_memory", in_memory)
-    monkeypatch.setattr(Snapshot, "vectors_at", watched(Snapshot.vectors_at))
-    monkeypatch.setattr(querying, "search", watched(querying.search))
-    service = Service(collection, open_database(workspace=collection.workspace))
-    asyncio.run(service.search(SearchRequest(like=[Part(id=name)]), [], "ann"))
-    assert threads and (threading.get_ident() in threads) is in_memory
 
 
 def test_a_file_of_the_collection_is_known_by_its_content_and_finds_itself_first(api, collection):

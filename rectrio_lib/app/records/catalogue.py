@@ -66,9 +66,9 @@ class Catalogue:
             for block in _blocks(fresh):
                 session.execute(insert(ImageRow), [own | record for record in block])
             for block in _blocks(changed):
-                told = [{k: v for k, v in record.items() if k not in ("created", "colour") or v} for record in block]
+                kept = [{k: v for k, v in record.items() if k not in ("created", "colour") or v} for record in block]
                 session.execute(
-                    update(ImageRow), [r | {"collection": self.collection, "sequence": start} for r in told]
+                    update(ImageRow), [r | {"collection": self.collection, "sequence": start} for r in kept]
                 )
             for block in _blocks(gone):
                 session.execute(ImageRow.__table__.delete().where(self._mine, ImageRow.image_id.in_(block)))

@@ -34,7 +34,6 @@ class Searches:
         self._under_way: list[Kept] = []
         self._later: asyncio.Task | None = None
         self._writer: asyncio.Task | None = None
-        self._turn = asyncio.Lock()
         with Session(engine) as session:
             self._private = _private(session)
 
