@@ -149,7 +149,8 @@ class Generation:
         """Save an index of the images at some positions, with vectors (N, dim), in the place of the present one."""
         before, rows = self.collection.index, self.live.current.rows.iloc[kept].reset_index(drop=True)
         kind = "auto" if before.kind in factory.candidates("auto", before.dim, len(before)) else before.kind
-        built = Index.build(kind, vectors, rows, encoder_hash, before.recall or 0.95)
+        recall = before.recall if before.recall and before.kind != "flat" else 0.95  # a flat one finds all, unasked
+        built = Index.build(kind, vectors, rows, encoder_hash, recall, memory_limit=before.memory_limit)
         built.made_from = made_from
         built.save(self.collection.name, self.collection.workspace)
 

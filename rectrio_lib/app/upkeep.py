@@ -17,6 +17,8 @@ from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index.index import Index
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rectrio_lib.app.service import Service
 
 LOG = logging.getLogger(__name__)
@@ -64,6 +66,12 @@ def encode_again(now: Generation) -> None:
         now.catalogue.set_vectors(vectors, now.collection.index.encoder_hash)
 
 
+def _as_built(rows: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+    """Write tags as one text, "red; summer", where the index has them so, as from metadata.csv."""
+    listed = "tags" not in before or before["tags"].map(lambda tags: isinstance(tags, list)).any()
+    return rows if listed else rows.assign(tags=rows["tags"].map("; ".join, na_action="ignore"))
+
+
 def find_colours(now: Generation) -> None:
     """Find the dominant colours of some images that have none yet."""
     snapshot = now.live.current
@@ -103,7 +111,7 @@ def _reindex(now: Generation) -> None:
         gone = snapshot.removed[:size] & ~index.removed[:size]
         index.remove(snapshot.rows["image_id"][:size][gone])
         fresh = kept[kept >= size]
-        index.add(snapshot.vectors_at(fresh), snapshot.rows.iloc[fresh])
+        index.add(snapshot.vectors_at(fresh), _as_built(snapshot.rows.iloc[fresh], index.rows))
         index.save(now.collection.name, now.collection.workspace)
         return
     now.rebuild(kept, snapshot.vectors_at(kept), index.encoder_hash, index.made_from)

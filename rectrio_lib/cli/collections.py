@@ -59,7 +59,10 @@ def index(
     ] = "",
     memory_limit: Annotated[
         str,
-        typer.Option(help="What the index may take, such as 2GB: what is larger stays on disk.", show_default=False),
+        typer.Option(
+            help="What the index may take, such as 2GB: what is larger stays on disk; by default as before.",
+            show_default=False,
+        ),
     ] = "",
     ray: Annotated[
         str,

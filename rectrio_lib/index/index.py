@@ -95,6 +95,11 @@ class Index:
         count = max(1, len(self.removed))
         return factory.memory(self.kind, self.dim, count) / count
 
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of memory that it was built for; None: any, see `build`."""
+        return self._vectors.limit
+
     @classmethod
     def build(
         cls,

@@ -142,7 +142,7 @@ def current_index(
     same &= index.encoder_hash == (made_by or store.card["encoder_hash"])
     if vectors:
         return index if same and opening.lies_at(index, vectors) else None
-    same &= index.kind == factory.candidates(kind, index.dim, len(store), memory_limit)[0]
+    same &= index.kind in factory.candidates(kind, index.dim, len(store), memory_limit)  # the first may fall short
     return index if same and (index.recall or 0) >= recall else None
 
 
@@ -158,8 +158,10 @@ def bring_up_to_date(
 ) -> None:
     """Build and save an index of exactly the vectors of a store, unless it is there.
 
-    `vectors` is a server or empty; with `whiten`, see `whitening.whiten`, the vectors are whitened first.
+    `vectors` is a server or empty; with `whiten`, see `whitening.whiten`, the vectors are whitened first. None as
+    `memory_limit` stands for that of the index that is there.
     """
+    memory_limit = memory_limit or workspace.cards("indexes").get(name, {}).get("memory_limit")
     made_from, made_by = provenance.of_store(store.folder.name, store.card), store.card["encoder_hash"]
     mapped = store.mapped()
     if whiten:

@@ -24,6 +24,7 @@ from rectrio_lib.app.service import Service
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index import factory
+from rectrio_lib.index.index import Index
 from rectrio_lib.search.collection import Collection
 
 
@@ -315,9 +316,19 @@ def test_a_new_index_takes_over_what_was_uploaded_and_leaves_out_what_was_remove
 
 def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, collection, tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "FLAT_ROWS", len(collection.index))
+    asked, build = [], Index.build
+    monkeypatch.setattr(Index, "build", lambda *given, **options: asked.append(given[4]) or build(*given, **options))
     api.post("/upload", files=new_images(tmp_path / "new", 90))
     upkeep.reindex(api.app.state.service.now)
     assert Collection.open("photos", workspace=collection.workspace).index.kind == "hnsw"
+    assert asked == [0.95]  # not the 1.0 that a flat index finds
+
+
+def test_a_new_index_keeps_the_memory_limit(collection):
+    given = {"workspace": collection.workspace, "memory_limit": "50MB"}
+    limited = Collection.build(collection.folder, collection.encoder_name, "limited", **given)
+    upkeep.reindex(Generation.of(limited, open_database(workspace=collection.workspace)))
+    assert Collection.open("limited", workspace=collection.workspace).index.memory_limit == 50_000_000
 
 
 def test_two_services_on_one_database_see_each_others_changes(api, collection, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from makers.folders import save_classes
-from makers.served import application, client, new_images
+from makers.served import application, client, new_images, said
 
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.base import RawPixels
@@ -49,6 +49,22 @@ def test_what_was_removed_stays_away_however_often_the_index_is_built(collection
         api.portal.call(app.state.service.reindex)
         assert everything(api) == before - {gone} | uploaded
         assert collection.index.removed.sum() == 2
+
+
+def test_tags_of_uploads_are_kept_as_metadata_csv_writes_them(collection, tmp_path):
+    (collection.folder / "metadata.csv").write_text("path,tags\ncat/00.png,red; sale\n", encoding="utf-8")
+    shop = Collection.build(collection.folder, workspace=collection.workspace)
+    app = application(shop)
+    with client(app) as api:
+        files = [*new_images(tmp_path / "new", 90, 91)]
+        added = api.post("/upload", files=files[:1], data=said(tags=["big", "sale"])).json()["images"]
+        added += api.post("/upload", files=files[1:]).json()["images"]
+        api.portal.call(app.state.service.reindex)
+        assert not len(app.state.service.now.live.current.tail)
+        found = api.post("/search", json={"where": "'sale' in tags"}).json()["results"]
+        assert {result["id"]: result["metadata"]["tags"] for result in found} == {
+            added[0]["id"]: ["big", "sale"], shop.row("cat/00.png")["image_id"]: ["red", "sale"],
+        }  # fmt: skip
 
 
 def test_what_the_library_removed_is_gone_from_the_service_too(collection):

@@ -19,6 +19,7 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import registry
 from rectrio_lib.encoders.pretrained import load_pretrained
 from rectrio_lib.encoders.registry import save_encoder
+from rectrio_lib.index import factory
 from rectrio_lib.search import building, provenance
 from rectrio_lib.search.collection import Collection
 
@@ -66,6 +67,21 @@ def test_a_second_call_embeds_nothing_and_leaves_the_index_alone(folder):
     before = index_file().stat().st_mtime_ns, index_file().stat().st_ino
     shop = build(folder)
     assert shop.report.embedded == 0 and len(shop.index) == 12
+    assert (index_file().stat().st_mtime_ns, index_file().stat().st_ino) == before
+
+
+def test_a_collection_keeps_its_memory_limit(folder):
+    assert build(folder, memory_limit="50MB").index.memory_limit == 50_000_000
+    save_texture(folder / "dog" / "new.png", 99)
+    assert (len(build(folder).index), build(folder).index.memory_limit) == (13, 50_000_000)
+    assert build(folder, memory_limit="60MB", kind="hnsw").index.memory_limit == 60_000_000
+
+
+def test_an_index_whose_kind_is_not_the_first_choice_is_left_alone_as_well(folder, monkeypatch):
+    build(folder, kind="flat")
+    monkeypatch.setattr(factory, "candidates", lambda *given: ["hnsw", "flat"])
+    before = index_file().stat().st_mtime_ns, index_file().stat().st_ino
+    assert build(folder).index.kind == "flat"
     assert (index_file().stat().st_mtime_ns, index_file().stat().st_ino) == before
 
 

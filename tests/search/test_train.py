@@ -46,6 +46,14 @@ def test_a_better_encoder_is_saved_and_the_index_is_built_again(shop, monkeypatc
     assert again.search(shop.folder / "cat" / "00.png", k=3).frame()["path"].tolist() == found.frame()["path"].tolist()
 
 
+def test_a_collection_on_a_server_is_trained_there(shop, monkeypatch):
+    pytest.importorskip("qdrant_client")
+    monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("phase 1"))
+    shop = Collection.build(shop.folder, BACKBONE, allow_random_weights=True, vectors="qdrant::memory:")
+    shop.train(epochs=1, blocks=1)
+    assert (shop.index.kind, shop.encoder_name, shop.index.dim) == ("qdrant", "pets-tuned", fine_tuning.DIM)
+
+
 def test_an_encoder_that_is_not_better_is_not_used_and_that_is_said(shop, monkeypatch, caplog):
     monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("frozen backbone"))
     caplog.set_level(logging.INFO, "rectrio_lib")
