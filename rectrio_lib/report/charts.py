@@ -99,8 +99,8 @@ def training_curves(
         axis.set_ylim(bottom=None if name == "validation" else 0)
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1:
-            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if name == "validation" else {}
-            axis.legend(fontsize=9, **(beside if margin is None else {}))
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 3} if name == "validation" else {}
+            axis.legend(fontsize=9, **(below if margin is None else {}))
     told, reached = VALIDATED[drawn[0]][0], validated[drawn[0]]
     others = [f"{encoder} {figures[drawn[0]]:.3f}" for encoder, figures in (baselines or {}).items()]
     figure.suptitle(", ".join([f"Validation {told}: first {reached.iloc[0]:.3f}, best {reached.max():.3f}", *others]))
