@@ -78,7 +78,7 @@ def training_curves(
     """
     rows = [["loss", "distance"], ["validation"] * 2] if margin is None else [[*CURVES][:2], [*CURVES][2:]]
     rows = rows if len(history) >= 10 else [["validation"]]
-    figure, axes = plt.subplot_mosaic(rows, figsize=(10, 3.4 * len(rows)))
+    figure, axes = plt.subplot_mosaic(rows, figsize=(10, 3.4 * len(rows) + (margin is None)))
     titles = {"loss": "Loss", "active": f"Triplets with a gap above −{margin}", "distance": "Mean distances in a batch"}
     validated = history[history["validated"]]
     drawn = [name for name in validated if name in VALIDATED]
@@ -99,7 +99,7 @@ def training_curves(
         axis.set_ylim(bottom=None if name == "validation" else 0)
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1:
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 3} if name == "validation" else {}
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 3} if name == "validation" else {}
             axis.legend(fontsize=9, **(below if margin is None else {}))
     told, reached = VALIDATED[drawn[0]][0], validated[drawn[0]]
     others = [f"{encoder} {figures[drawn[0]]:.3f}" for encoder, figures in (baselines or {}).items()]
