@@ -24,16 +24,11 @@ ENCODERS = {"pixels": "#7f7f7f", "untrained": "#e69f00", "frozen": "#e69f00", "p
 TRAINED = HIT
 KINDS = (QUERY, "#e69f00", HIT, "#cc79a7", "#56b4e9", MISS)  # of lines that are no encoders
 NAMES = {"pixels": "raw pixels", "frozen": "frozen backbone", "phase1": "phase 1", "phase2": "phase 2"}
-CURVES = {
-    "Loss": "loss",
-    "Triplets that violate the margin": "share of a batch",
-    "Mean distances in a batch": "distance of unit vectors",
-    "Validation": "share",
-}
-VALIDATED = {
-    "recall_at_1": ("recall@1", TRAINED),
-    "map_at_r": ("mAP@R", "#cc79a7"),
-    "named_rightly": ("named rightly", QUERY),
+CURVES = {"loss": "loss", "active": "share of a batch", "distance": "distance of unit vectors", "validation": "share"}
+VALIDATED = {  # name, colour, and the line of what others reach
+    "recall_at_1": ("recall@1", TRAINED, "--"),
+    "map_at_r": ("mAP@R", "#cc79a7", ":"),
+    "named_rightly": ("named correctly", QUERY, "-."),
 }
 
 
@@ -71,34 +66,44 @@ def projection(panels: Mapping[str, np.ndarray], labels: Sequence[str], classes:
     return figure
 
 
-def training_curves(history: pd.DataFrame, baselines: Mapping[str, float] | None = None) -> Figure:
-    """Loss, active triplets, distances and validation figures over the epochs, as `training.fit` recorded them.
+def training_curves(
+    history: pd.DataFrame, baselines: Mapping[str, Mapping[str, float]] | None = None, margin: float | None = None
+) -> Figure:
+    """Draw loss, distances and validation over the epochs; of fewer than ten log entries, validation alone.
 
     Args:
-        history: of a `TrainingResult`.
-        baselines: {encoder: what it reaches on validation} for lines to compare with, such as {"raw pixels": 0.83}.
+        history: of a `TrainingResult`; of its validation figures, the first decides which weights are kept.
+        baselines: {encoder: its validation figures} to compare with, such as {"raw pixels": {"recall_at_1": 0.83}}.
+        margin: of a loss of triplets; the share of triplets that violate it is drawn as well.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4))
-    loss, active, distance, validation = axes.flat
-    few = "o-" if len(history) < 10 else "-"  # between points of so short a training nothing was seen
-    loss.plot(history["epoch"], history["loss"], few, color=QUERY)
-    active.plot(history["epoch"], history["active"], few, color=QUERY)
-    distance.plot(history["epoch"], history["positive_distance"], few, color=HIT, label="anchor to positive")
-    distance.plot(history["epoch"], history["negative_distance"], few, color=MISS, label="anchor to negative")
-    distance.axhline(2**0.5, color="0.5", linestyle=":", label="orthogonal")
+    rows = [["loss", "distance"], ["validation"] * 2] if margin is None else [[*CURVES][:2], [*CURVES][2:]]
+    rows = rows if len(history) >= 10 else [["validation"]]
+    figure, axes = plt.subplot_mosaic(rows, figsize=(10, 3.4 * len(rows) + (margin is None)))
+    titles = {"loss": "Loss", "active": f"Triplets with a gap above −{margin}", "distance": "Mean distances in a batch"}
     validated = history[history["validated"]]
-    for name, (label, colour) in VALIDATED.items():
-        if name in validated:
-            validation.plot(validated["epoch"], validated[name], "o-", color=colour, label=label)
-    for encoder, height in (baselines or {}).items():
-        validation.axhline(height, color=colour_of(encoder), linestyle="--", label=encoder)
-    for axis, (title, ylabel) in zip(axes.flat, CURVES.items(), strict=True):
-        axis.set(title=title, xlabel="epoch", ylabel=ylabel, xlim=(0, None))
+    drawn = [name for name in validated if name in VALIDATED]
+    for name, axis in axes.items():
+        if name in ("loss", "active"):
+            axis.plot(history["epoch"], history[name], color=QUERY)
+        if name == "distance":
+            axis.plot(history["epoch"], history["positive_distance"], color=HIT, label="anchor to positive")
+            axis.plot(history["epoch"], history["negative_distance"], color=MISS, label="anchor to negative")
+            axis.axhline(2**0.5, color="0.5", linestyle=":", label="orthogonal")
+        for metric in drawn if name == "validation" else ():
+            label, colour, style = VALIDATED[metric]
+            axis.plot(validated["epoch"], validated[metric], "o-", color=colour, label=label)
+            for encoder, reached in (baselines or {}).items():
+                line = {"color": colour_of(encoder), "linestyle": style, "label": f"{encoder}, {label}"}
+                axis.axhline(reached[metric], **line)
+        axis.set(title=titles.get(name, "Validation"), xlabel="epoch", ylabel=CURVES[name], xlim=(0, None))
+        axis.set_ylim(bottom=None if name == "validation" else 0)
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1:
-            axis.legend(fontsize=9)
-    for axis in (loss, active, distance):
-        axis.set_ylim(bottom=0)
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 3} if name == "validation" else {}
+            axis.legend(fontsize=9, **(below if margin is None else {}))
+    told, reached = VALIDATED[drawn[0]][0], validated[drawn[0]]
+    others = [f"{encoder} {figures[drawn[0]]:.3f}" for encoder, figures in (baselines or {}).items()]
+    figure.suptitle(", ".join([f"Validation {told}: first {reached.iloc[0]:.3f}, best {reached.max():.3f}", *others]))
     figure.tight_layout()
     return figure
 
@@ -116,14 +121,15 @@ def class_dots(
     Args:
         evaluations: {encoder: figures of queries by class}.
         classes: names of the classes, where labels are numbers; empty: labels are names.
-        title: above.
+        title: above; empty: in how many classes the last one gains on the first, from where to where.
         score: which figure, a key of VALIDATED.
         groups: of the queries (Q,), each with several labels, to draw rows of in place of labels.
     """
     labels = next(iter(evaluations.values())).labels
     groups = labels if groups is None else groups
     figures = [pd.Series(evaluation.scores[score]).groupby(groups).mean() for evaluation in evaluations.values()]
-    order = (figures[-1] - figures[0] if len(figures) > 1 else figures[0]).sort_values().index
+    gain = (figures[-1] - figures[0] if len(figures) > 1 else figures[0]).sort_values()
+    order = gain.index
     figure, axis = plt.subplots(figsize=(7.5, (0.14 * len(evaluations) + 0.12) * len(order) + 1.2))
     for number, (name, evaluation) in enumerate(evaluations.items()):
         for row, group in enumerate(order):
@@ -133,7 +139,11 @@ def class_dots(
             height, colour = row + 0.22 * ((len(evaluations) - 1) / 2 - number), colour_of(name)
             axis.plot(interval, [height] * 2, color=colour, lw=2, alpha=0.5)
             axis.plot(one.means()[score], height, "os^dv"[number % 5], color=colour, label=name if row == 0 else None)
-    axis.set_yticks(range(len(order)), [readable(classes[group] if len(classes) else group) for group in order])
+    names = [readable(classes[group] if len(classes) else group) for group in order]
+    if not title and len(figures) > 1:
+        (least, most), (low, high) = (names[0], names[-1]), 100 * gain.iloc[[0, -1]]
+        title = f"{(gain > 0).sum()} of {len(gain)} classes gain, in points: {least} {low:+.0f} to {most} {high:+.0f}"
+    axis.set_yticks(range(len(order)), names)
     axis.set(xlabel=f"{VALIDATED[score][0]}, with 95 % intervals", title=title)
     axis.set(xlim=(None, 1.005), ylim=(-0.6, len(order) - 0.4))
     axis.grid(alpha=0.3)
@@ -233,14 +243,14 @@ def _name_settings(axis: Axes, table: pd.DataFrame, column: str) -> None:
 
 
 def label_efficiency(table: pd.DataFrame, chance: float) -> Figure:
-    """Lines of the share named rightly: rows are labelled images per class, columns methods; chance is a line, too."""
+    """Lines of the share named correctly: rows are labelled images per class, columns methods; so is chance."""
     figure, axis = plt.subplots(figsize=(7, 3.8))
     styles = {"linear probe": {"color": "#cc79a7", "marker": "D", "ls": ":"}}
     for name, shares in table.items():
         colour = QUERY if "head" in name else colour_of(name)
         axis.plot(table.index, shares, **{"color": colour, "marker": "o", **styles.get(name, {})}, label=name)
     axis.axhline(chance, color="0.6", lw=1, label="always the largest class")
-    axis.set(xscale="log", ylim=(0, 1), xlabel="labelled images per class", ylabel="share named rightly")
+    axis.set(xscale="log", ylim=(0, 1), xlabel="labelled images per class", ylabel="share named correctly")
     axis.set_xticks(table.index, table.index.astype(str))
     axis.minorticks_off()
     few, many = table.iloc[0], table.iloc[-1]
@@ -250,18 +260,4 @@ def label_efficiency(table: pd.DataFrame, chance: float) -> Figure:
     )
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="center right", bbox_to_anchor=(1, 0.42))
-    return figure
-
-
-def right_among_nearest(shares: Mapping[str, np.ndarray]) -> Figure:
-    """Bars {encoder: shares of queries with 0, 1, ... k right ones among k nearest (k + 1,)}; two encoders or more."""
-    figure, axis = plt.subplots(figsize=(7, 3))
-    offsets = 0.4 * (np.arange(len(shares)) - (len(shares) - 1) / 2)
-    for offset, (name, heights) in zip(offsets, shares.items(), strict=True):
-        bars = axis.bar(np.arange(len(heights)) + offset, heights, 0.38, color=colour_of(name), label=name)
-        axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=8)
-    axis.set(xlabel="images of the query's class among its nearest", ylabel="share of queries", ylim=(0, 1.05))
-    first, *_, last = (f"{heights[1:-1].sum():.0%}" for heights in shares.values())
-    axis.set_title(f"Neither all right nor all wrong: {first} of the queries, then {last}")
-    axis.legend(frameon=False)
     return figure

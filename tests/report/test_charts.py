@@ -14,6 +14,7 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.evaluation.evaluation import Evaluation
 from rectrio_lib.report import charts, grids, lettering
 from rectrio_lib.report.projection import apart
+from rectrio_lib.report.teaching import rankings
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -212,37 +213,43 @@ def test_names_of_classes_move_only_where_they_would_cover_each_other():
 
 
 def test_training_curves_draw_what_was_recorded_and_skip_epochs_without_validation():
-    history = pd.DataFrame(
-        {
-            "epoch": [1, 2, 3],
-            "loss": [0.3, 0.2, 0.1],
-            "active": [0.9, 0.5, 0.4],
-            "positive_distance": [0.6, 0.5, 0.3],
-            "negative_distance": [0.7, 1.0, 1.2],
-            "validated": [True, False, True],
-            "recall_at_1": [0.7, np.nan, 0.9],
-            "map_at_r": [0.4, np.nan, 0.6],
-        }
-    )
-    figure = charts.training_curves(history, {"raw pixels": 0.65})
+    epochs = np.arange(1, 13)
+    history = pd.DataFrame({"epoch": epochs, "loss": 1 / epochs, "active": 0.9 / epochs, "validated": epochs % 6 == 0})
+    history = history.assign(positive_distance=0.6 / epochs, negative_distance=0.1 * epochs)
+    history = history.assign(map_at_r=np.where(history["validated"], epochs / 20, np.nan), recall_at_1=0.9)
+    baselines = {"raw pixels": {"recall_at_1": 0.65, "map_at_r": 0.25, "knn_accuracy": 0.8}}
+    figure = charts.training_curves(history, baselines, margin=0.3)
     loss, active, distance, validation = figure.axes
     drawn = [[list(line.get_ydata()) for line in axis.lines] for axis in (loss, active)]
-    assert drawn == [[[0.3, 0.2, 0.1]], [[0.9, 0.5, 0.4]]]
+    assert drawn == [[list(history["loss"])], [list(history["active"])]]
+    assert active.get_title() == "Triplets with a gap above −0.3"
     assert {line.get_label(): list(line.get_ydata()) for line in distance.lines} == {
-        "anchor to positive": [0.6, 0.5, 0.3],
-        "anchor to negative": [0.7, 1.0, 1.2],
+        "anchor to positive": list(history["positive_distance"]),
+        "anchor to negative": list(history["negative_distance"]),
         "orthogonal": [2**0.5] * 2,
     }
     lines = {line.get_label(): line for line in validation.lines}
     assert {name: list(line.get_ydata()) for name, line in lines.items()} == {
-        "recall@1": [0.7, 0.9],
-        "mAP@R": [0.4, 0.6],
-        "raw pixels": [0.65, 0.65],
+        "recall@1": [0.9, 0.9],
+        "mAP@R": [0.3, 0.6],
+        "raw pixels, recall@1": [0.65, 0.65],
+        "raw pixels, mAP@R": [0.25, 0.25],
     }
-    assert list(lines["recall@1"].get_xdata()) == [1, 3]
-    assert lines["raw pixels"].get_color() == charts.ENCODERS["pixels"]
+    assert list(lines["recall@1"].get_xdata()) == [6, 12]
+    of_pixels = [lines[f"raw pixels, {metric}"] for metric in ("recall@1", "mAP@R")]
+    assert [line.get_color() for line in of_pixels] == [charts.ENCODERS["pixels"]] * 2
+    assert of_pixels[0].get_linestyle() != of_pixels[1].get_linestyle()
     assert all(axis.get_ylabel() and axis.get_xlabel() for axis in figure.axes)
-    assert len(charts.training_curves(history).axes[3].lines) == 2
+    assert figure.get_suptitle() == "Validation mAP@R: first 0.300, best 0.600, raw pixels 0.250"
+
+
+def test_training_curves_leave_out_what_there_is_no_margin_or_too_little_for():
+    few = pd.DataFrame({"epoch": [1, 2], "validated": True, "recall_at_1": [0.5, 0.4]})
+    (validation,) = charts.training_curves(few).axes
+    assert [list(line.get_ydata()) for line in validation.lines] == [[0.5, 0.4]]
+    many = pd.concat([few] * 6).assign(loss=1.0, active=0.5, positive_distance=0.5, negative_distance=1.0)
+    titles = [axis.get_title() for axis in charts.training_curves(many).axes]
+    assert titles == ["Loss", "Mean distances in a batch", "Validation"]
 
 
 def test_class_dots_show_every_class_with_its_interval_most_gained_on_top():
@@ -368,7 +375,7 @@ def test_label_efficiency_has_a_line_per_method_and_one_for_chance():
 
 def test_bars_of_right_ones_among_the_nearest_say_how_many_are_mixed():
     shares = {"frozen backbone": np.array([0.1, 0.3, 0.6]), "phase 1": np.array([0.2, 0.05, 0.75])}
-    (axis,) = charts.right_among_nearest(shares).axes
+    (axis,) = rankings.right_among_nearest(shares).axes
     assert [bar.get_height() for bar in axis.patches] == [0.1, 0.3, 0.6, 0.2, 0.05, 0.75]
     assert "30%" in axis.get_title() and "5%" in axis.get_title()
 

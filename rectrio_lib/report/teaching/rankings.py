@@ -162,3 +162,17 @@ def mistaken_pairs(images: np.ndarray, cases: pd.DataFrame, title: str = "") -> 
         wall.show(line, column + 1, images[case.result], f"{case.times} × taken for\n{case.taken_for}", MISS)
     wall.axis.set_title(title)
     return wall.figure
+
+
+def right_among_nearest(shares: Mapping[str, np.ndarray]) -> Figure:
+    """Bars {encoder: shares of queries with 0, 1, ... k right ones among k nearest (k + 1,)}; two encoders or more."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    offsets = 0.4 * (np.arange(len(shares)) - (len(shares) - 1) / 2)
+    for offset, (name, heights) in zip(offsets, shares.items(), strict=True):
+        bars = axis.bar(np.arange(len(heights)) + offset, heights, 0.38, color=colour_of(name), label=name)
+        axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=8)
+    axis.set(xlabel="images of the query's class among its nearest", ylabel="share of queries", ylim=(0, 1.05))
+    first, *_, last = (f"{heights[1:-1].sum():.0%}" for heights in shares.values())
+    axis.set_title(f"Neither all right nor all wrong: {first} of the queries, then {last}")
+    axis.legend(frameon=False)
+    return figure

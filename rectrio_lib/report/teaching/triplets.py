@@ -69,21 +69,22 @@ def circle(positive: float, margin: float, negatives: Sequence[float] = (), titl
     Args:
         positive: distance of the positive from the anchor, 0 to 2.
         margin: how much farther negatives have to be.
-        negatives: distances of negatives, strokes on the side away from the positive.
+        negatives: distances of negatives, strokes on the left and on the right in turn.
         title: above the circle.
     """
     figure, axis = plt.subplots(figsize=(5.6, 5.6))
+    white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
     bounds = np.clip([0, positive, positive + margin, 2], 0, 2)
     for (zone, colour), near, far in zip(ZONES.items(), bounds, bounds[1:], strict=False):
         for side in (-1, 1):
             arc = _on_circle(np.linspace(near, far, 99), side)
             axis.plot(*arc, color=colour, lw=9, alpha=0.4, solid_capstyle="butt")
         if far > near:
-            x, y = 1.2 * _on_circle((near + far) / 2, 1)
-            axis.text(x, y, zone, color=colour, weight="bold", ha="left" if x > 0 else "right", va="center")
+            x, y = 1.16 * _on_circle((near + far) / 2, 1)
+            axis.text(x, y, zone, color=colour, weight="bold", ha="left", va="center", bbox=white)
     for radius, style, name in ((positive, "-", "as far as the positive"), (positive + margin, "--", "and the margin")):
         axis.add_patch(Circle((0, 1), radius, fill=False, linestyle=style, color="0.55", lw=1))
-        axis.text(0, 1 + radius, name, color="0.4", fontsize=8, ha="center", va="bottom")
+        axis.text(0, 1 + radius, name, color="0.4", fontsize=8, ha="center", va="center", bbox=white)
     axis.plot(*np.transpose([(0, 1), _on_circle(positive, 1)]), color=HIT, lw=1)
     for name, (x, y), colour, place in (
         ("anchor", (0, 1), QUERY, (0, 8)),
@@ -92,9 +93,9 @@ def circle(positive: float, margin: float, negatives: Sequence[float] = (), titl
         axis.plot(x, y, "o", color=colour, ms=9, zorder=3)
         offset = {"xytext": place, "textcoords": "offset points", "ha": "center" if place[0] == 0 else "right"}
         axis.annotate(name, (x, y), color=colour, weight="bold", **offset)
-    for distance in negatives:
+    for number, distance in enumerate(negatives):
         colour = list(ZONES.values())[int(np.searchsorted(bounds[1:3], distance))]
-        axis.plot(*np.outer(_on_circle(distance, -1), (0.88, 1.12)), color=colour, lw=2, zorder=3)
+        axis.plot(*np.outer(_on_circle(distance, (-1, 1)[number % 2]), (0.88, 1.12)), color=colour, lw=2, zorder=3)
     axis.set(xlim=(-1.75, 1.75), ylim=(-1.2, min(3, 1.2 + positive + margin)), aspect="equal", title=title)
     axis.axis("off")
     return figure
@@ -106,16 +107,17 @@ def _on_circle(distance: np.ndarray | float, side: int) -> np.ndarray:
     return np.stack([side * np.sin(angle), np.cos(angle)])
 
 
-def similarity_histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Histograms one above the other, {title: cosines of pairs of one class, cosines of pairs of two}."""
+def similarity_histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "") -> Figure:
+    """Histograms one above the other, {name: cosines of pairs of one class, cosines of pairs of two}."""
     low = min(values.min() for pair in panels.values() for values in pair)
     figure, axes = plt.subplots(len(panels), figsize=(8, 1.9 * len(panels)), sharex=True, squeeze=False)
-    for axis, (title, pair) in zip(axes[:, 0], panels.items(), strict=True):
+    figure.suptitle(title)
+    for axis, (panel, pair) in zip(axes[:, 0], panels.items(), strict=True):
         for values, colour, name in zip(pair, (HIT, MISS), ("same class", "different classes"), strict=True):
             axis.hist(values, np.linspace(low, 1, 80), density=True, color=colour, alpha=0.55, label=name)
             axis.axvline(values.mean(), color=colour, lw=1.5)
         axis.set(yticks=[])
-        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_title(panel, loc="left", fontsize=10)
         axis.spines[["top", "left", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False)
     axes[-1, 0].set_xlabel("cosine similarity of a pair (line: mean)")
