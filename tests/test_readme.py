@@ -55,16 +55,16 @@ def value(profile, chapter, *path):
 STEPS, COVERS, SEARCH = "What each step buys", "By kind", "Search among"
 HEADLINES = {
     "raw pixels; trained from scratch, 3 seeds": (
-        value("full", "05", "Three ways", "fashion-triplet-pixels", "recall@1"),
+        value("full", "05", "Three ways", "raw pixels", "recall@1"),
         value("full", "02", "recall_at_1"),
     ),
     "mAP@R: raw pixels; trained from scratch": (
-        value("full", "05", "Three ways", "fashion-triplet-pixels", "mAP@R"),
-        value("full", "05", "Three ways", "fashion-triplet", "mAP@R"),
+        value("full", "05", "Three ways", "raw pixels", "mAP@R"),
+        value("full", "05", "Three ways", "trained", "mAP@R"),
     ),
     "(quick profile), mAP@R: raw pixels": (
-        value("quick", "05", "Three ways", "fashion-triplet-pixels", "mAP@R"),
-        value("quick", "05", "Three ways", "fashion-triplet", "mAP@R"),
+        value("quick", "05", "Three ways", "raw pixels", "mAP@R"),
+        value("quick", "05", "Three ways", "trained", "mAP@R"),
     ),
     "Animals, frozen EfficientNet-Lite0": (
         value("quick", "03", STEPS, "frozen backbone", "mAP@R"),
@@ -105,7 +105,7 @@ def headline_rows() -> list[list[str]]:
 @pytest.mark.parametrize("name", HEADLINES)
 def test_headline_figures_are_those_of_the_published_files(name):
     (row,) = (cells for cells in headline_rows() if name in cells[0])
-    for shown, published in zip(row[1:3], HEADLINES[name], strict=True):
+    for shown, published in zip(re.findall(r"\d+\.\d+", " ".join(row[1:3])), HEADLINES[name], strict=True):
         digits = len(shown.partition(".")[2])
         assert shown == f"{published:.{digits}f}"
 

@@ -16,6 +16,8 @@ from rectrio_lib.index.tuning import GroundTruth
 if TYPE_CHECKING:
     from rectrio_lib.index.index import Index
 
+WARMING = 50  # queries before the clock starts, for each setting
+
 
 def curve(
     index: Index, queries: np.ndarray, vectors: np.ndarray, tried: Sequence[int] | None = None, timed: int = 200
@@ -45,6 +47,8 @@ def curve(
     try:
         for param in tried or sorted(chosen):
             index.search_param, seconds = param, []
+            for query in truth.queries[:WARMING]:  # untimed: what no query has touched yet is slow to reach
+                index.search(query[None], truth.k)
             for query in truth.queries[:timed]:
                 started = time.perf_counter()
                 index.search(query[None], truth.k)

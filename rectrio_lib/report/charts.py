@@ -22,13 +22,13 @@ from rectrio_lib.report.projection import apart
 # One colour per encoder in all figures, by what its name holds; any other is a trained one.
 ENCODERS = {"pixels": "#7f7f7f", "untrained": "#e69f00", "frozen": "#e69f00", "phase 1": QUERY, "phase1": QUERY}
 TRAINED = HIT
-KINDS = (QUERY, "#e69f00", HIT, "#cc79a7", "#56b4e9", MISS)  # of lines that are no encoders
+KINDS = ("#cc79a7", "#56b4e9", "black", MISS)  # of lines that are no encoders: none of their colours
 NAMES = {"pixels": "raw pixels", "frozen": "frozen backbone", "phase1": "phase 1", "phase2": "phase 2"}
 CURVES = {"loss": "loss", "active": "share of a batch", "distance": "distance of unit vectors", "validation": "share"}
 VALIDATED = {  # name, colour, and the line of what others reach
     "recall_at_1": ("recall@1", TRAINED, "--"),
     "map_at_r": ("mAP@R", "#cc79a7", ":"),
-    "named_rightly": ("named correctly", QUERY, "-."),
+    "named_correctly": ("named correctly", QUERY, "-."),
 }
 
 
@@ -210,14 +210,14 @@ def recall_against_latency(table: pd.DataFrame, exact: tuple[float, float] | Non
                 chosen = points[points["tuned"]]
                 axis.plot(chosen["ms"], chosen[column], "*", ms=15, color=line.get_color(), mec="black", zorder=4)
         if exact and column == "task_recall":
-            axis.axhspan(*exact, color=TRAINED, alpha=0.12, lw=0, label="exact search, 95 % interval")
-        _name_settings(axis, table, column)
+            axis.axhspan(*exact, color="0.5", alpha=0.15, lw=0, label="exact search, 95 % interval")
         percentile = " (to the right: the 95th percentile)" if "p95_ms" in table else ""
         axis.set(xscale="log", xlabel=f"milliseconds per query{percentile}", ylabel=ylabel)
         plain_logarithmic(axis.xaxis)
-        axis.margins(y=0.08)
+        axis.margins(0.08)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.2), frameon=False)
+    _name_settings(axes[0, 0], table)  # not on the right, where points of several settings lie on one another
     figure.tight_layout()
     return figure
 
@@ -229,16 +229,16 @@ def plain_logarithmic(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _name_settings(axis: Axes, table: pd.DataFrame, column: str) -> None:
+def _name_settings(axis: Axes, table: pd.DataFrame) -> None:
     """Write the setting beside each point, and beside a point on top of another one only if it is tuned."""
-    span = max(np.ptp(table[column]), 1e-9), max(np.ptp(np.log(table["ms"])), 1e-9)
-    places = np.stack([table[column] / span[0], np.log(table["ms"]) / span[1]], 1)
+    spots = np.stack([np.log(table["ms"]), table["recall_at_10"]], 1)
+    places = spots / np.maximum(np.ptp(spots, axis=0), 1e-9)
     named: list[int] = []
     tuned = table["tuned"].to_numpy() if "tuned" in table else np.zeros(len(table), bool)
     for at in np.argsort(~tuned, kind="stable"):
         if all(np.abs(places[at] - places[other]).max() > 0.05 for other in named):
             named.append(int(at))
-            text, place = table["setting"].iloc[at].split()[-1], (table["ms"].iloc[at], table[column].iloc[at])
+            text, place = table["setting"].iloc[at].split()[-1], table[["ms", "recall_at_10"]].iloc[at]
             axis.annotate(text, place, fontsize=7, xytext=(6, -11), textcoords="offset points", zorder=5)
 
 

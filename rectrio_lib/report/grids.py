@@ -51,7 +51,7 @@ class Wall:
 
     MARGIN = 0.05
 
-    def __init__(self, lines: int, columns: int, inches: float, caption: float = 0.25):
+    def __init__(self, lines: int, columns: float, inches: float, caption: float = 0.25):
         self.height, self.caption = 1 + caption, caption
         self.figure, self.axis = plt.subplots(figsize=(inches * columns, inches * self.height * lines))
         self.axis.set(xlim=(0, columns), ylim=(lines * self.height, 0))
@@ -59,7 +59,7 @@ class Wall:
         self.axis.set_position([0, 0, 1, 1])  # so that an inch is one, and captions fit; the title lies outside
 
     def show(
-        self, line: int, column: int, image: np.ndarray, caption: str = "", frame: str | None = None
+        self, line: int, column: float, image: np.ndarray, caption: str = "", frame: str | None = None
     ) -> tuple[float, float, float, float]:
         """Draw uint8 (C, H, W) with a caption above and a frame, dashed for a miss; return left, right, bottom, top."""
         top, side = line * self.height + self.caption + self.MARGIN, 1 - 2 * self.MARGIN

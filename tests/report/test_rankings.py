@@ -55,7 +55,7 @@ def test_ranks_are_counted_in_their_bars_and_queries_without_an_answer_are_not()
     np.testing.assert_allclose(frozen, [1 / 4, 1 / 4, 0, 1 / 4, 0, 0, 1 / 4])
     np.testing.assert_allclose(ours, [4 / 9, 0, 1 / 9, 1 / 9, 1 / 9, 2 / 9, 0])
     title = figure.axes[0].get_title()
-    assert title.startswith("phase 2") and "44%" in title and "67%" in title
+    assert title.startswith("Phase 2") and "44%" in title and "67%" in title
 
 
 def test_thresholds_lie_on_their_curves_below_the_ideal_and_the_axis_starts_at_0():

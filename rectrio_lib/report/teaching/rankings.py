@@ -15,7 +15,7 @@ from rectrio_lib.report.lettering import lettered
 
 RANKS = {"1": 1, "2": 2, "3": 3, "4-5": 4, "6-10": 6, "11-30": 11, "later": 31}  # bars and where they begin
 MARKS = "os^Dv"
-IN_LINE = 4  # mistaken pairs beside each other
+IN_LINE, APART = 4, 2.5  # mistaken pairs beside each other, and how far, in images
 
 
 @lettered
@@ -69,7 +69,8 @@ def score_histograms(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, float]],
             weights = np.full(chosen.sum(), 1 / max(1, chosen.sum()))
             look = {"alpha": 0.5} if filled else {"histtype": "step", "lw": 2, "linestyle": "--"}
             axis.hist(np.clip(scores[chosen], bins[0], None), bins, weights=weights, color=colour, label=label, **look)
-        axis.set(title=f"{name}: AUROC {auroc:.2f}", xlabel="cosine to the first result", yticks=[])
+        xlabel = "cosine to the first result\n(leftmost bar: and all below)"
+        axis.set(title=f"{name}: AUROC {auroc:.2f}", xlabel=xlabel, yticks=[])
         axis.locator_params(axis="x", nbins=4)
     axes[0, 0].set_ylabel("share of hits, of misses")
     axes[0, 0].legend(frameon=False, loc="upper left")
@@ -108,7 +109,8 @@ def first_right(ranks: Mapping[str, np.ndarray]) -> Figure:
     axis.margins(y=0.12)
     name, found = list(asked.items())[-1]
     axis.set_title(
-        f"{name}: the right product comes first for {(found <= 1).mean():.0%}, in five for {(found <= 5).mean():.0%}"
+        f"{name[:1].upper()}{name[1:]}: the right product comes first for {(found <= 1).mean():.0%}, "
+        f"among the first five for {(found <= 5).mean():.0%}"
     )
     axis.set(xlabel="rank of the first right image", ylabel="share of queries")
     axis.figure.tight_layout()
@@ -155,9 +157,10 @@ def mistaken_pairs(images: np.ndarray, cases: pd.DataFrame, title: str = "") -> 
         cases: label, taken_for, times, query and result.
         title: above.
     """
-    wall = Wall(max(1, -(-len(cases) // IN_LINE)), 3 * min(IN_LINE, max(1, len(cases))) - 1, 1.1, caption=0.4)
+    beside = min(IN_LINE, max(1, len(cases)))
+    wall = Wall(max(1, -(-len(cases) // IN_LINE)), APART * (beside - 1) + 2, 1.1, caption=0.4)
     for number, case in enumerate(cases.itertuples()):
-        line, column = number // IN_LINE, 3 * (number % IN_LINE)
+        line, column = number // IN_LINE, APART * (number % IN_LINE)
         wall.show(line, column, images[case.query], case.label, QUERY)
         wall.show(line, column + 1, images[case.result], f"{case.times} × taken for\n{case.taken_for}", MISS)
     wall.axis.set_title(title)
