@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent: written under a temporary name, then renamed."""
+"""Files and folders that are complete or absent: written under a temporary name, kept by the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from rectrio_lib.core.errors import DataError, RectrioError, StorageError
 STALE_SECONDS = 86_400  # a temporary file that nobody wrote to for so long belongs to a killed process
 WHOLE_BYTES, END_BYTES = 64 << 20, 1 << 20  # of a larger file only size, head and tail enter its checksum
 ROWS_AT_ONCE = 1 << 17  # of a table, encoded in memory
+MANY = 100  # files of a folder; beyond it one `os.sync` is faster than an fsync of each
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what some network disks say of a folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a disk without room
 
 
@@ -50,7 +52,9 @@ def renamed(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
+            _sync(partial)
             partial.replace(path)
+            _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -89,9 +93,11 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
             fresh.mkdir(parents=True)
             yield fresh
+            _sync_all(fresh)
             if folder.exists():
                 folder.replace(old)
             fresh.replace(folder)
+            _sync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -111,6 +117,30 @@ def restore_folder(folder: Path) -> None:
     if old.exists() and not folder.exists():
         with storage_errors(folder):
             old.replace(folder)
+
+
+def _sync(path: Path) -> None:
+    """Return once a file's content, or the names in a folder, would survive a power cut; Windows does so for files."""
+    windows, names = os.name == "nt", path.is_dir()
+    if windows and names:
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not names or error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    """Do so for a folder and all that is in it."""
+    paths = [*folder.rglob("*"), folder]
+    if len(paths) > MANY and hasattr(os, "sync"):
+        return os.sync()
+    for path in paths:
+        _sync(path)
 
 
 def _set_aside(folder: Path) -> Path:

@@ -174,7 +174,7 @@ def read_rows(folder: Path, card: Card, told: pd.DataFrame | None = None) -> pd.
     if wrong:
         raise DataError(f"{path}: column {wrong[0]!r} is damaged: delete {folder} and embed the images again.")
     for shard, count in rows["shard"].value_counts().items():
-        _check_shard(folder / shard_name(shard), (int(count), card["dim"]), card["dtype"])
+        check_shard(folder / shard_name(shard), (int(count), card["dim"]), card["dtype"])
         check_sum(folder / shard_name(shard), sums, whole=SHARD_BYTES)
     return rows
 
@@ -202,7 +202,7 @@ def files_of(folder: Path, unfinished: bool = False) -> pd.DataFrame:
     return files if len(there) == 1 else files.drop_duplicates("path", keep="last", ignore_index=True)
 
 
-def _check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
+def check_shard(path: Path, shape: tuple[int, int], dtype: str) -> None:
     """Compare a shard's header and size with what the rows say, without reading its vectors."""
     try:
         with path.open("rb") as file:

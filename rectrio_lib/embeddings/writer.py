@@ -12,12 +12,21 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from rectrio_lib.core.errors import ArgumentError, StorageError, StoreInUseError
+from rectrio_lib.core.errors import ArgumentError, DataError, StorageError, StoreInUseError
 from rectrio_lib.core.files import renamed, replaced_folder, restore_folder
 from rectrio_lib.core.workspace import Card, read_card
 from rectrio_lib.data.places.place import is_another
 from rectrio_lib.embeddings import parts
-from rectrio_lib.embeddings.store import ROWS, SHARD_ROWS, EmbeddingStore, read_rows, read_store_card, shard_name
+from rectrio_lib.embeddings.store import (
+    FILES,
+    ROWS,
+    SHARD_ROWS,
+    EmbeddingStore,
+    check_shard,
+    read_rows,
+    read_store_card,
+    shard_name,
+)
 
 
 class Writer:
@@ -113,7 +122,25 @@ def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
     if any(old[key] != card[key] for key in ("encoder_hash", "dim", "dtype")):
         shutil.rmtree(folder)
         return None
+    if not old["finished"]:
+        _drop_torn(folder, old)
+        if not any(folder.glob("rows*.parquet")):
+            shutil.rmtree(folder)
+            return None
     return read_rows(folder, old)
+
+
+def _drop_torn(folder: Path, card: Card) -> None:
+    """Forget the last tables whose content, or whose shard, a power cut took: not every disk keeps what it promised."""
+    for path in (folder / ROWS, folder / FILES):
+        for number, part in reversed(parts.parts_of(path).items()):
+            try:
+                count = len(parts.read(part, "embedded"))
+                if path.name == ROWS:
+                    check_shard(folder / shard_name(number), (count, card["dim"]), card["dtype"])
+                break
+            except DataError:
+                part.unlink()
 
 
 def drop_rows(folder: Path, rows: pd.DataFrame, gone: np.ndarray, shard_rows: int = SHARD_ROWS) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,9 @@ from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.weights import load_weights
 
 REFERENCE = re.compile(r"(?!__main__)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:name
+
+TRUST = "RECTRIO_TRUST"  # references that a card may name, separated by commas
+_named: set[str] = set()  # those that this process gave to `from_module`
 
 
 class ModuleEncoder(Encoder):
@@ -64,7 +68,8 @@ def from_module(
 ) -> ModuleEncoder:
     """Use a torch module as an encoder: trained, searched with and saved like any other.
 
-    Opening a saved one imports `reference`, and importing runs code: open no encoder whose packages you do not trust.
+    Opening a saved one imports and calls `reference`. A card could name any function that way, so another process does
+    it only if you name the same reference there: in RECTRIO_TRUST, or by calling `from_module` with it first.
 
     Args:
         module: maps float32 images (B, C, size, size) to vectors (B, D); they are scaled to unit length.
@@ -79,6 +84,7 @@ def from_module(
         ArgumentError: if the module does not give one vector per image, or the reference builds something else.
     """
     if reference:
+        _named.add(reference)
         try:
             json.dumps(arguments)
             load_weights(_build(reference, arguments or {}), module.state_dict(), "the module")
@@ -90,6 +96,11 @@ def from_module(
 def _build(reference: str, arguments: dict[str, Any]) -> nn.Module:
     if not isinstance(reference, str) or not REFERENCE.fullmatch(reference):
         raise DataError(f"{reference!r} is not the import path of a class or function, such as 'mypackage.nets:build'.")
+    if reference not in _named | {*os.environ.get(TRUST, "").split(",")}:
+        raise DataError(
+            f"To open this encoder, {reference} would be imported and called, and you have not named it: if you trust "
+            f"that code, set {TRUST}={reference}."
+        )
     package, _, name = reference.partition(":")
     try:
         factory = getattr(import_module(package), name)

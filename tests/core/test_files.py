@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
@@ -152,6 +153,59 @@ def test_leftovers_of_killed_processes_go_after_a_day_and_nothing_else_does(fold
     with files.replaced_folder(folder):
         pass
     assert names(folder.parent) == ["toy"]
+
+
+# --- power cuts
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows syncs no folder")
+@pytest.mark.parametrize("write", ["file", "folder", "many files"])
+def test_content_is_on_the_disk_before_its_name_and_its_name_before_the_call_returns(folder, monkeypatch, write):
+    done, rename, fsync = [], Path.replace, os.fsync
+    known = {}  # a folder or file by what the system calls it
+
+    def synced(descriptor):
+        fsync(descriptor)
+        done.append(known.get(os.fstat(descriptor).st_ino, "another"))
+
+    def renamed(path, target):
+        done.append(f"{Path(target).name} named")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "sync", lambda: done.append("all"), raising=False)
+    monkeypatch.setattr(Path, "replace", renamed)
+    known[folder.stat().st_ino], known[folder.parent.stat().st_ino] = "toy", "home"
+    if write == "file":
+        with files.renamed(folder / "new.txt") as partial:
+            partial.write_text("new", encoding="utf-8")
+            known[partial.stat().st_ino] = "new.txt"
+    else:
+        with files.replaced_folder(folder) as fresh:
+            for number in range(1 if write == "folder" else files.MANY):
+                (fresh / f"{number}.txt").write_text("new", encoding="utf-8")
+            known[fresh.stat().st_ino], known[(fresh / "0.txt").stat().st_ino] = "fresh", "new.txt"
+    expected = {
+        "file": ["new.txt", "new.txt named", "toy"],
+        "folder": ["new.txt", "fresh", "toy.old named", "toy named", "home"],
+        "many files": ["all", "toy.old named", "toy named", "home"],
+    }[write]
+    assert done == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows syncs no folder")
+@pytest.mark.parametrize("code", files.NO_SYNC)
+def test_a_disk_that_cannot_sync_folders_is_written_all_the_same(folder, monkeypatch, code):
+    fsync = os.fsync
+
+    def of_files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    files.write_json(folder / "old.txt", 1)
+    assert contents(folder) == {"old.txt": b"1\n"}
 
 
 # --- folders

@@ -141,3 +141,17 @@ def test_kill_9_in_the_middle_of_a_shard_frees_the_store_and_loses_no_whole_shar
         child.kill()
     assert state(run(last))[:5] == expected[:5]
     assert last.embedded == COUNT - 2 * SHARD
+
+
+@pytest.mark.parametrize("torn", ["vectors-00001.npy", "rows-00001.parquet", "files-00001.parquet", "both shards"])
+def test_a_power_cut_that_took_the_content_of_the_last_files_costs_only_those(tmp_path, monkeypatch, torn):
+    expected = state(prepared(tmp_path, monkeypatch, "whole", first_files)(Counting()))
+    run, last = prepared(tmp_path, monkeypatch, "killed", first_files), Counting()
+    with pytest.raises(Killed):
+        run(Counting(2, die))
+    folder = Workspace().outputs / "embeddings" / "net--toys"
+    for name in ("vectors-00000.npy", "vectors-00001.npy") if torn == "both shards" else (torn,):
+        os.truncate(folder / name, 0)
+    assert state(run(last)) == expected
+    kept = {"both shards": 0, "files-00001.parquet": 2}.get(torn, 1)
+    assert last.embedded == COUNT - kept * SHARD

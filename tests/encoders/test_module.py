@@ -1,5 +1,6 @@
 """Any torch module as an encoder."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 from makers.networks import pictures, same_in_a_new_process
+from safetensors.torch import load_file
 from torch import nn
 
 import rectrio_lib as rt
+from rectrio_lib.core import files
 from rectrio_lib.core.errors import ArgumentError, DataError
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.encoders import module as modules
+from rectrio_lib.encoders import registry
+from rectrio_lib.encoders.adapted import adapted
 from rectrio_lib.encoders.registry import fingerprint, load_encoder, save_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +94,7 @@ def test_a_saved_one_gives_the_same_vectors_in_a_new_process(nets, tmp_path, mon
     with torch.no_grad():
         encoder.module[0].weight += 0.5
     monkeypatch.setenv("PYTHONPATH", f"{nets}:{ROOT}")
+    monkeypatch.setenv("RECTRIO_TRUST", "another.net:Net,ownnets.nets:build")
     same_in_a_new_process(encoder, pictures(5, 3, 8), tmp_path)
     loaded = load_encoder("net")
     assert fingerprint(loaded) == fingerprint(encoder) and loaded.preprocessing == encoder.preprocessing
@@ -122,6 +130,48 @@ def test_code_that_is_gone_or_builds_something_else_is_refused(nets, then, token
         del sys.modules[name]
     with pytest.raises(DataError, match=token):
         load_encoder("own")
+
+
+@pytest.fixture
+def elsewhere(nets, monkeypatch):
+    """A function that opens the encoder called "own" as a process does that did not make it."""
+    save_encoder(own(), "own")
+    monkeypatch.setattr(modules, "_named", set())
+    for name in [name for name in sys.modules if name.split(".")[0] == "ownnets"]:
+        del sys.modules[name]
+    return lambda: load_encoder("own")
+
+
+def test_an_encoder_from_elsewhere_runs_no_code_that_the_user_did_not_name(elsewhere, monkeypatch):
+    for trusted in ("", "ownnets.nets", "ownnets", "ownnets.nets:Tied", "nets:build", "*"):
+        monkeypatch.setenv("RECTRIO_TRUST", trusted)
+        with pytest.raises(DataError, match=r"RECTRIO_TRUST=ownnets\.nets:build"):
+            elsewhere()
+        assert "ownnets" not in sys.modules  # importing would have run it
+    monkeypatch.setenv("RECTRIO_TRUST", "ownnets.nets:build")
+    assert elsewhere().dim == 16
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in another one"])
+@pytest.mark.parametrize(
+    ("reference", "arguments"),
+    [
+        ("os:system", {"command": "touch ran"}),
+        ("torch.hub:load", {"repo_or_dir": ".", "model": "x"}),
+    ],
+)
+def test_a_card_calls_no_function_of_its_choice(nets, tmp_path, monkeypatch, reference, arguments, inside):
+    save_encoder(adapted(own(), mirror=True) if inside else own(), "own")
+    path = Workspace().outputs / "encoders" / "own" / "encoder.json"
+    card = path.read_text(encoding="utf-8").replace('"ownnets.nets:build"', json.dumps(reference))
+    card = json.loads(card.replace('"width": 4', json.dumps(arguments)[1:-1]))
+    state = load_file(path.with_name("weights.safetensors"))
+    card["hash"] = registry._digest([card["kind"], card["arguments"], card["preprocessing"]], state)
+    files.write_json(path, card)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"RECTRIO_TRUST={reference}"):
+        load_encoder("own")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_arguments_that_json_cannot_hold_are_refused(nets):

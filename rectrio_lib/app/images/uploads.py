@@ -118,8 +118,6 @@ class Uploads:
             descriptor = os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(image.data)
-                file.flush()
-                os.fsync(file.fileno())
         return path
 
     def delete(self, image_id: str) -> None:
