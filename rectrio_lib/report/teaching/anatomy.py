@@ -120,7 +120,9 @@ def _sphere(axis: Axes, dim: int) -> None:
     axis.add_patch(Circle((SPHERE, 0), 0.6, facecolor="#f2f2f2", edgecolor="#404040"))
     for width, height in ((1.2, 0.36), (0.36, 1.2)):
         axis.add_patch(Ellipse((SPHERE, 0), width, height, fill=False, edgecolor="#b0b0b0", lw=0.8))
-    for x, y, colour, name in ((-0.2, 0.3, QUERY, "anchor"), (0.1, 0.2, HIT, "same"), (0.15, -0.35, MISS, "other")):
+    points = {"anchor": (-0.2, 0.3, QUERY), "same": (0.1, 0.2, HIT), "other": (0.15, -0.35, MISS)}
+    for (name, (x, y, colour)), place in zip(points.items(), ((-0.35, 0.75), (0.35, 0.75), (0.5, -0.72)), strict=True):
         axis.plot(SPHERE + x, y, "o", ms=5, color=colour)
-        axis.annotate(name, (SPHERE + x, y), (4, 3), textcoords="offset points", fontsize=7, color=colour)
+        line = {"arrowprops": {"arrowstyle": "-", "color": colour, "lw": 0.8}, "color": colour, "fontsize": 8}
+        axis.annotate(name, (SPHERE + x, y), (SPHERE + place[0], place[1]), ha="center", va="center", **line)
     _below(axis, SPHERE, f"unit sphere,\n{dim} dimensions")
