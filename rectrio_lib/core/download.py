@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 from rectrio_lib.core.errors import DownloadError
-from rectrio_lib.core.files import storage_errors
+from rectrio_lib.core.files import REFUSED, storage_errors
 from rectrio_lib.core.workspace import Workspace, quiet
 
 TIMEOUT_SECONDS = 10
@@ -48,6 +48,7 @@ def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path
         try:
             return download_url(f"{mirror}{name}", folder, filename=name, md5=md5)
         except (OSError, HTTPException) as error:
+            _raise_if_unwritable(error)
             failure = DownloadError(f"{mirror}{name}: {error}")
         except RuntimeError:
             failure = DownloadError(f"{mirror}{name} does not have the published md5 checksum {md5}")
@@ -71,6 +72,8 @@ def download_weights(url: str, sha256: str, *, workspace: Workspace | None = Non
         with _timeouts():
             download_url_to_file(url, str(path), hash_prefix=sha256, progress=not quiet())
     except (OSError, HTTPException, RuntimeError) as error:
+        with storage_errors(path):
+            _raise_if_unwritable(error)
         raise DownloadError(f"{url}: {str(error).strip()}") from error
     return path
 
@@ -90,6 +93,8 @@ def download_animals10(folder: Path) -> None:
         with _timeouts():
             cached = Path(kagglehub.dataset_download(ANIMALS10)) / "raw-img"
     except (*refusals, BadZipFile, OSError, ValueError) as error:
+        with storage_errors(folder):
+            _raise_if_unwritable(error)
         raise DownloadError(f"Kaggle's {ANIMALS10}: {error}") from error
     arriving = folder.parent.with_name(f"{folder.parent.name}.part")  # not inside, where it would be taken for a class
     with storage_errors(folder):
@@ -101,6 +106,12 @@ def download_animals10(folder: Path) -> None:
             arriving.replace(folder)
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
+
+
+def _raise_if_unwritable(error: Exception) -> None:
+    """Raise an error again if it is of this machine's disk, and not of a server; see `storage_errors`."""
+    if getattr(error, "errno", None) in REFUSED:
+        raise error
 
 
 @contextmanager

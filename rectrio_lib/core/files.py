@@ -26,6 +26,7 @@ ROWS_AT_ONCE = 1 << 17  # of a table, encoded in memory
 MANY = 100  # files of a folder; beyond it one `os.sync` is faster than an fsync of each
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what some network disks say of a folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a disk without room
+REFUSED = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)  # and of one that takes nothing
 
 
 @contextmanager

@@ -106,6 +106,8 @@ def find_source(name: str, home: Path, pattern: str = "") -> str:
         try:
             published.download(home)
             return published.downloaded
+        except errors.StorageError:  # drawings would hide that nothing can be kept
+            raise
         except (OSError, RuntimeError) as error:
             reason = f"the download failed ({error})"
     told = "STAND-IN: %s holds no %s and %s: using generated shapes. No figure below is real."

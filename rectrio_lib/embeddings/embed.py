@@ -144,7 +144,8 @@ def embed(
             report.deleted, rows = _finish(source, writer, card)
     vars(report).update(source.counts())
     if report.deleted > ALARM_SHARE * (known := len(stores.not_deleted(before))):
-        LOG.warning("%s of %s known images of %s are gone: is a disk away?", report.deleted, known, name)
+        told = "%s of %s known images of %s are gone: is a drive disconnected?"
+        LOG.warning(told, f"{report.deleted:,}", f"{known:,}", name)
     del before, writer  # not two tables of all rows in memory
     pa.default_memory_pool().release_unused()
     return stores.open_store(encoder_name, name, workspace, rows), report

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rectrio_lib.core import download
-from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.errors import DataError, StorageError
 from rectrio_lib.core.workspace import Workspace, offline
 
 LOG = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ def look_for_state(
                 return found, f"the official weights of {name}"
             path = download.download_weights(*found, workspace=workspace)
             return read_state(path), str(path)
+        except StorageError:  # random weights would hide that nothing can be kept
+            raise
         except (OSError, HTTPException, RuntimeError) as error:
             reason = f"the download failed ({str(error).strip()})"
     return None, f"{root} holds no {stem} weights and {reason}"

@@ -66,7 +66,7 @@ def folder_contents(gallery: Collection, rows: pd.DataFrame, files: pd.DataFrame
     sizes = [f"{by_area['width'].iloc[i]:,} × {by_area['height'].iloc[i]:,}" for i in (0, len(rows) // 2, -1)]
     formats = files["path"].str.extract(r"\.([^./]*)(?:/\d+)?$")[0].str.lower().value_counts()
     counts = rows["label"][rows["label"].ne("")].value_counts()
-    ledger, path = report.ledger, store_folder(gallery.encoder_name, gallery.name) / "ledger.csv"
+    ledger, path = report.ledger, store_folder(gallery.encoder_name, gallery.name, gallery.workspace) / "ledger.csv"
     listed = {"count": len(ledger), "bad": report.bad, "copies": report.copies, "path": str(path)}
     return {
         "name": gallery.name,

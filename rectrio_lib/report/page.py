@@ -28,7 +28,7 @@ def write_page(gallery: Collection, seen: EmbeddingStore, report: Report, decisi
         drawn: whether the images are generated, which the page says on top.
     """
     workspace, baseline = gallery.workspace, seen
-    store, frozen = open_store(gallery.encoder_name, gallery.name), f"{gallery.encoder_name}-frozen"
+    store, frozen = open_store(gallery.encoder_name, gallery.name, workspace), f"{gallery.encoder_name}-frozen"
     if frozen in workspace.cards("encoders"):
         baseline, _ = embed(gallery.place, frozen, gallery.name, workspace=workspace)
     spaces = {s.card["encoder"]: s for s in (baseline, store)}

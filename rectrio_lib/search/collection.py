@@ -98,7 +98,7 @@ class Collection(Changeable):
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
             memory_limit: of the index, see `Index.build`; None: as before.
             ray: see `building.embed`.
-            whiten: make all directions of the vectors vary alike, those of queries, too: True, a number of dimensions,
+            whiten: weigh all directions of the vectors alike, those of queries, too: True, a number of dimensions,
                 or "auto" if labels say that it helps, see `whitening.whiten`; None: as the index of this name, if no
                 encoder is named, else False. It helps to find the very same thing, and harms classes.
             mirror: see `building.embed`.

@@ -1,4 +1,4 @@
-"""PCA-whitening of a collection: fitted on its own vectors, and kept as an encoder that queries go through as well."""
+"""Whitening of a collection, not centred: fitted on its own vectors, kept as an encoder that queries go through."""
 
 from __future__ import annotations
 

@@ -125,10 +125,13 @@ class TrainingState:
             state["device_random"] = torch.get_device_module(self.device).get_rng_state()
         self._write("last.pt", {**state, "random": torch.get_rng_state(), "identity": self.identity})
 
-    def save_best(self, figure: float) -> None:
+    def save_best(self, figure: float, name: str, step: int) -> None:
         """Write best.pt if this validation figure is higher than all before; a collapse repeats its figure."""
         if math.isnan(figure):
-            raise ArgumentError("The first validation figure is NaN: nothing to measure, or lower the learning rate.")
+            raise ArgumentError(
+                f"The validation figure {name!r} is NaN at step {step:,}. Either the validation images leave nothing "
+                "to measure, as where no two are of one class; or training diverged: lower the learning rate."
+            )
         if figure > self.best:
             self.best = figure
             self._write("best.pt", self.evaluated.state_dict())

@@ -169,7 +169,8 @@ def _train_epoch(
             _warn_of_collapse(run, row)
             if due:
                 figures = {name: float(figure) for name, figure in validate(run.evaluated).items()}
-                run.save_best(next(iter(figures.values())))
+                name, figure = next(iter(figures.items()))
+                run.save_best(figure, name, number)
                 row |= {"validated": True, **figures}
             run.history.append({**row, "seconds": run.seconds})
             bar.set_postfix(loss=f"{row['loss']:.3f}")

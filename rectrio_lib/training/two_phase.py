@@ -35,9 +35,10 @@ def augmented_features(
 
 
 def whitening_head(features: np.ndarray, dim: int, floor: float = 0.01) -> ProjectionHead:
-    """Make a linear head after which vectors like these vary alike in the strongest `dim` directions, all it keeps.
+    """Make a linear head after which vectors like these are about as large in each of the strongest `dim` directions.
 
-    It needs no labels, and is a good place to start training: its weights are as large as those of an untrained head.
+    It whitens second moments: vectors are not centred, so one of the directions holds their mean. It needs no labels,
+    and is a good place to start training: its weights are as large as those of an untrained head.
 
     Args:
         features: unit vectors (N, F) of the training images, not fewer than a few times dim.

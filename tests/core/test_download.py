@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import shutil
 import socket
 import threading
@@ -239,6 +241,24 @@ def test_refusal_of_kaggle_is_a_download_error_that_names_the_set(animals, monke
     monkeypatch.setattr(kagglehub, "dataset_download", refuse)
     with pytest.raises(DownloadError, match=f"{download.ANIMALS10}.*{error}"):
         download.download_animals10(animals)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_nothing_is_no_failed_download(animals, use_mirrors, tmp_path, monkeypatch, code):
+    def unwritable(*given, **options):
+        raise OSError(code, os.strerror(code))
+
+    use_mirrors("good")
+    monkeypatch.setattr(kagglehub, "dataset_download", unwritable)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", unwritable)
+    monkeypatch.setattr("torch.hub.download_url_to_file", unwritable)
+    for fetch in (
+        lambda: download.download_animals10(animals),
+        lambda: download.download_fashion_mnist(tmp_path / "fashion"),
+        lambda: download.download_weights("http://127.0.0.1/net.pth", ""),
+    ):
+        with pytest.raises(StorageError, match=os.strerror(code)):
+            fetch()
 
 
 def test_silent_kaggle_is_given_up_and_requests_of_others_stay_as_they_were(animals, server, monkeypatch):

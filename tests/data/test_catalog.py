@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from makers.images import pictures, save_classes
 
-from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.errors import DataError, StorageError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import catalog, dataset, readers, synthetic
 
@@ -49,6 +49,16 @@ def test_auto_falls_to_the_stand_in_when_the_download_fails_and_says_why_in_one_
     (line,) = caplog.messages
     assert line.startswith("STAND-IN: ")
     assert f"the download failed ({error})" in line
+
+
+def test_auto_takes_no_stand_in_where_the_disk_takes_no_download(monkeypatch):
+    def fail(folder):
+        raise StorageError("no space left")
+
+    monkeypatch.setenv("RECTRIO_OFFLINE", "0")
+    monkeypatch.setattr(catalog, "download_fashion_mnist", fail)
+    with pytest.raises(StorageError):
+        dataset.prepare(val_fraction=0.2)
 
 
 def test_auto_reads_what_it_downloads(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rectrio_lib.core.errors import DataError
+from rectrio_lib.core.errors import DataError, StorageError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import backbone
 from rectrio_lib.encoders.families import clip
@@ -232,6 +232,14 @@ def test_a_server_that_cannot_be_reached_leads_to_a_stand_in_with_the_reason(mon
     monkeypatch.setenv("RECTRIO_OFFLINE", "0")
     assert find_state(NAME, lambda: ("http://127.0.0.1:9/net.pth", "")) == (None, "")
     assert "refused" in announced(caplog)
+
+
+def test_weights_that_cannot_be_kept_lead_to_an_error_and_not_to_a_stand_in(monkeypatch):
+    monkeypatch.setenv("RECTRIO_OFFLINE", "0")
+    Workspace().weights.parent.mkdir(parents=True, exist_ok=True)
+    Workspace().weights.write_bytes(b"a file where the folder should be")
+    with pytest.raises(StorageError):
+        find_state(NAME, lambda: ("http://127.0.0.1:9/net.pth", ""))
 
 
 def test_offline_nothing_is_asked_and_the_stand_in_names_folder_network_and_reason(monkeypatch, caplog):

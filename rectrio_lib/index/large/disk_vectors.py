@@ -8,7 +8,7 @@ import shutil
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -45,7 +45,7 @@ class DiskVectors(FaissVectors):
 
     def __getstate__(self) -> dict[str, Any]:
         self.own()
-        kept = {name: os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for name, file in self._files.items()}
+        kept = {name: _content(file) for name, file in self._files.items()}
         learned = None if kept else faiss.serialize_index(self.faiss)
         return {"kind": self.kind, "dim": self.dim, "limit": self.limit, "files": kept, "learned": learned}
 
@@ -223,6 +223,11 @@ class DiskVectors(FaissVectors):
         folder = files.scratch_folder(Workspace().outputs / "indexes" / "on-disk")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()  # all: `os.pread` ends at 2 GiB, and Windows has none
 
 
 def _ranked_by(codes: faiss.Index, exact: np.ndarray) -> faiss.IndexRefine:
