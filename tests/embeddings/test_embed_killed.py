@@ -1,5 +1,6 @@
 """Killed at any moment, the next call finishes as if nothing had happened: data sets and folders alike."""
 
+import os
 import shutil
 from functools import partial
 from pathlib import Path
