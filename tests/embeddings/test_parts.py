@@ -47,7 +47,7 @@ def test_each_row_is_written_twice_however_many_shards_there_are(tmp_path, monke
     assert written["files"] == (2 * COUNT if store.card["folder"] else 0)
 
 
-@pytest.mark.parametrize("victim", ["rows-00000.parquet", "rows-00001.parquet", "files-00000.parquet"])
+@pytest.mark.parametrize("victim", ["rows-00000.parquet", "files-00000.parquet"])  # the last one a power cut may take
 def test_a_damaged_table_of_a_shard_is_named_and_without_it_its_images_are_done_again(tmp_path, monkeypatch, victim):
     run, last = prepared(tmp_path, monkeypatch, "killed", first_files), Counting()
     with pytest.raises(Killed):
