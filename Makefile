@@ -4,6 +4,7 @@ PYTHON ?= python3
 DISK_GB ?= 12
 BIN := .venv/bin
 READY := .venv/installed
+LINT = $(BIN)/ruff check rectrio_lib tests notebooks && $(BIN)/lint-imports
 PYTEST := RECTRIO_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 # A folder `../shared/data` beside the checkout is used if it exists, and so is `../shared/weights`.
@@ -47,14 +48,13 @@ run: $(READY)  ## run the chapters; PROFILE=full trains longer, ARGS="--only 02"
 	@$(BIN)/rectrio run $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 check: $(READY)  ## lint, import rule and quick tests, in minutes; ARGS="-k index" for some of them
-	$(BIN)/ruff check rectrio_lib tests notebooks
-	$(BIN)/lint-imports
+	$(LINT)
 	$(PYTEST) tests -m "not slow" $(ARGS)
 
-test: check  ## check, then slow tests, and the notebooks re-run against their stored outputs
-	$(PYTEST) tests -m slow
+test: $(READY)  ## lint, import rule and all tests, and the notebooks re-run against their stored outputs
+	$(LINT)
 	@outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && trap 'exit 130' INT TERM && \
-	RECTRIO_OUTPUTS="$$outputs" $(PYTEST) notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=3600
+	RECTRIO_OUTPUTS="$$outputs" $(PYTEST) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=3600
 
 serve: $(READY)  ## open the page on a demo collection; ARGS=NAME on one of yours
 	@$(BIN)/rectrio serve $(or $(ARGS),--demo)

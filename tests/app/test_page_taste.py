@@ -1,6 +1,7 @@
 """What people like, on the page: judging, "For you", saved searches, sure answers, insights, retraining, privacy."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,9 @@ def held(page, path, method="GET"):
     page.route(path, hold)
 
     def release():
+        deadline = time.monotonic() + 15
+        while not answers and time.monotonic() < deadline:  # the page may not have asked yet
+            page.wait_for_timeout(20)
         assert answers
         for route, answer in answers:
             route.fulfill(response=answer)
