@@ -147,8 +147,8 @@ class Generation:
             return False
 
     def rows_at(self, positions: np.ndarray) -> pd.DataFrame:
-        """Return rows as an index keeps them: uploads lie elsewhere, so that their path is whole, as from `add`."""
-        rows = self.live.current.rows.iloc[positions].reset_index(drop=True)
+        """Return rows as `Collection` keeps them: whole paths of uploads, as of added files; "" where no label is."""
+        rows = self.live.current.rows.iloc[positions].reset_index(drop=True).fillna({"label": "", "split": ""})
         home = self.pictures.uploads.resolve().as_posix()
         return rows.assign(path=rows["path"].mask(rows["uploaded"], home + "/" + rows["path"]))
 

@@ -339,6 +339,19 @@ def test_the_library_finds_the_files_of_uploads_that_the_index_took_over(api, co
     assert api.get(f"/images/{kept}").json()["metadata"]["path"] == f"{kept[:2]}/{kept}.jpg"
 
 
+def test_an_image_without_a_label_has_none_in_a_new_index_either(api, collection, tmp_path):
+    unlabelled = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
+    api.patch(f"/images/{id_of(collection, 'cat/00.png')}", json={"label": None})
+    upkeep.reindex(api.app.state.service.now)
+    shop = Collection.open("photos", workspace=collection.workspace)
+    found = shop.search("cat/01.png", k=12, where="label == ''").frame()["image_id"]
+    assert set(found) == {unlabelled, id_of(collection, "cat/00.png")}
+    edges = [
+        patch.get_edgecolor() for patch in answer_grid(shop, [unlabelled], shop.search(unlabelled)).axes[0].patches
+    ]
+    assert len(set(edges)) == 1, "the query is framed, and no answer, as nobody knows which are right"
+
+
 def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, collection, tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "FLAT_ROWS", len(collection.index))
     asked, build = [], Index.build
