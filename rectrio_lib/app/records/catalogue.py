@@ -39,8 +39,9 @@ class Catalogue:
     def sync(self, rows: pd.DataFrame, folder: Path | None = None) -> None:
         """Take in the rows of a newly built index: new ones are added, changed ones updated unless people edited them.
 
-        Images that are gone from the folder go from the database as well, except edited ones: their file may come back
-        with the next build. Uploads stay, and removed ones stay removed.
+        Of edited ones the path alone is updated: their file may have moved. Images that are gone from the folder go
+        from the database as well, except edited ones: their file may come back with the next build. Uploads stay, and
+        removed ones stay removed.
 
         Args:
             rows: of the index, with `image_id`.
@@ -50,11 +51,12 @@ class Catalogue:
         with writing(self.engine) as session:
             known = {row.image_id: row for row in session.execute(select(*_SYNCED).where(self._mine))}
             fresh = [record for name, record in wanted.items() if name not in known]
-            changed = [
-                record for name, record in wanted.items()
-                if name in known and not (known[name].edited or known[name].uploaded)
-                and any(getattr(known[name], key) != record[key] for key in _COMPARED if key != "created")
-            ]  # fmt: skip
+            changed = []
+            for name, record in wanted.items():
+                if name in known and not known[name].uploaded:
+                    news = {key: record[key] for key in ("image_id", "path")} if known[name].edited else record
+                    if any(getattr(known[name], key) != news[key] for key in _COMPARED if key in news):
+                        changed.append(news)
             gone = [
                 n for n, row in known.items() if n not in wanted and not (row.uploaded or row.removed or row.edited)
             ]
