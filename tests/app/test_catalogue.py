@@ -83,6 +83,16 @@ def test_an_edited_image_whose_file_moved_is_found_where_it_lies_and_keeps_what_
     assert {row.image_id for row in catalogue.since(last)} == {"a", "b"}
 
 
+def test_a_date_and_a_colour_that_a_table_says_anew_are_taken_and_what_was_found_stays_otherwise(catalogue):
+    catalogue.sync(rows("a", "b", date=["2024-03-05", None], colour=["navy", None]))
+    catalogue.set_colours({"b": "red"})
+    found = by_id(catalogue)["b"].created
+    catalogue.sync(rows("a", "b", date=["2025-01-01", None], colour=["teal", None]))
+    a, b = (by_id(catalogue)[name] for name in "ab")
+    assert (a.created, a.colour) == (datetime(2025, 1, 1, tzinfo=UTC), "teal")
+    assert (b.created, b.colour) == (found, "red")
+
+
 def test_nothing_new_writes_nothing(catalogue):
     table = rows("a", "b", label=["cat", "dog"], price=[1.0, np.nan], brand=["x", "y"])
     catalogue.sync(table)

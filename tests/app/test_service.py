@@ -339,6 +339,16 @@ def test_the_library_finds_the_files_of_uploads_that_the_index_took_over(api, co
     assert api.get(f"/images/{kept}").json()["metadata"]["path"] == f"{kept[:2]}/{kept}.jpg"
 
 
+def test_an_index_that_the_service_built_tells_its_database_nothing_new(api, collection, tmp_path):
+    api.post("/upload", files=new_images(tmp_path / "new", 90), data=said(tags=["x"], price=2, extra={"zoo": "Bern"}))
+    upkeep.find_colours(api.app.state.service.now)
+    api.portal.call(api.app.state.service.catch_up)
+    service = api.app.state.service
+    last = service.now.catalogue.since(0)[-1].sequence
+    api.portal.call(service.reindex)
+    assert [(row.image_id, row.extra) for row in service.now.catalogue.since(last)] == []
+
+
 def test_an_image_without_a_label_has_none_in_a_new_index_either(api, collection, tmp_path):
     unlabelled = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
     api.patch(f"/images/{id_of(collection, 'cat/00.png')}", json={"label": None})
