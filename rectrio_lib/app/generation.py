@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sqlalchemy import Engine
 
@@ -145,9 +146,15 @@ class Generation:
             self._seen = rows[-1].sequence
             return False
 
+    def rows_at(self, positions: np.ndarray) -> pd.DataFrame:
+        """Return rows as `Collection` keeps them: whole paths of uploads, as of added files; "" where no label is."""
+        rows = self.live.current.rows.iloc[positions].reset_index(drop=True).fillna({"label": "", "split": ""})
+        home = self.pictures.uploads.resolve().as_posix()
+        return rows.assign(path=rows["path"].mask(rows["uploaded"], home + "/" + rows["path"]))
+
     def rebuild(self, kept: np.ndarray, vectors: np.ndarray, encoder_hash: str, made_from: Card) -> None:
         """Save an index of the images at some positions, with vectors (N, dim), in the place of the present one."""
-        before, rows = self.collection.index, self.live.current.rows.iloc[kept].reset_index(drop=True)
+        before, rows = self.collection.index, self.rows_at(kept)
         kind = "auto" if before.kind in factory.candidates("auto", before.dim, len(before)) else before.kind
         recall = before.recall if before.recall and before.kind != "flat" else 0.95  # a flat one finds all, unasked
         built = Index.build(kind, vectors, rows, encoder_hash, recall, memory_limit=before.memory_limit)

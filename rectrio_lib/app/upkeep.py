@@ -111,7 +111,7 @@ def _reindex(now: Generation) -> None:
         gone = snapshot.removed[:size] & ~index.removed[:size]
         index.remove(snapshot.rows["image_id"][:size][gone])
         fresh = kept[kept >= size]
-        index.add(snapshot.vectors_at(fresh), _as_built(snapshot.rows.iloc[fresh], index.rows))
+        index.add(snapshot.vectors_at(fresh), _as_built(now.rows_at(fresh), index.rows))
         index.save(now.collection.name, now.collection.workspace)
         return
     now.rebuild(kept, snapshot.vectors_at(kept), index.encoder_hash, index.made_from)

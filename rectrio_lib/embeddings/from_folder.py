@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rectrio_lib.core.files import save_table
 from rectrio_lib.core.lookup import IdSet, positions
 from rectrio_lib.data import image_files
 from rectrio_lib.data.image_files import ImageFile
+from rectrio_lib.data.places import archives
 from rectrio_lib.data.places.place import Place, place_of
 from rectrio_lib.data.places.tables import MANIFEST, OWN_COLUMNS, checked, storable
 from rectrio_lib.embeddings import parts
-from rectrio_lib.embeddings.store import FILES, files_of, is_finished
+from rectrio_lib.embeddings.store import FILES, MANIFESTS, files_of, is_finished
 from rectrio_lib.encoders.base import Encoder
 
 if TYPE_CHECKING:
@@ -30,13 +32,15 @@ class FolderSource:
     """Image files of a place, a few hundred in memory at once; see `embed.Source`.
 
     A file is known by path, size and time without reading it, else by its content. Byte-identical files have one row,
-    under the first path. Label and split come from the folders, a table beside the images (`metadata.csv` or
-    `.parquet`, keyed by `file_name` or `path`) or a manifest; what earlier calls told is kept.
+    under the first path. Label and split come from the folders; a manifest, one of an earlier call as well, goes before
+    them, a table beside the images (`metadata.csv` or `.parquet`, keyed by `file_name` or `path`) before that, and the
+    manifest of this call before all. What tables do not say any more is gone, except of images whose files are.
     """
 
     def __init__(self, folder: str | Path | Place, manifest: pd.DataFrame | None, outputs: Path):
         self.place = place_of(folder)
-        self.name, self._manifest, self._outputs = self.place.name, manifest, outputs
+        self._given = pd.DataFrame({"path": []}) if manifest is None else manifest
+        self.name, self._outputs = self.place.name, outputs
         self._read, self._saved = [], []  # since the last shard, and before: a table of each
         self.card, self.needed = {"folder": self.place.uri, "generated_images": False}, None
         self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
@@ -45,12 +49,16 @@ class FolderSource:
         """List the files, and find those that are new or changed."""
         before = files_of(home, unfinished=True)
         files = self.place.list([self._outputs], before if is_finished(home) else None)
-        self._tables = [*self.place.tables(files["path"])]
-        self._tables += [] if self._manifest is None else [checked(self._manifest, MANIFEST, "path")]
+        self._tables = [table.set_index("path") for table in self.place.tables(files["path"])]
+        self._manifest = checked(self._given, MANIFEST, "path").set_index("path")
+        told = home / MANIFESTS
+        self._told = parts.read(told, "described").set_index("image_id") if told.exists() else None
         self._own, self._embedded = _not_from_path(rows), IdSet(rows["image_id"])
         files = image_files.match_known(files, before, rows["image_id"])
         new = files["image_id"].eq("") & files["reason"].eq("")
         self._fresh, self._known = files.loc[new], files[~new]
+        packed = archives.archive_of(self._known["path"]).ne(self._known["path"])
+        self._unopened = self._known["image_id"][packed]  # in archives that did not change, and tell nothing this time
         self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
         return len(self._fresh)
 
@@ -92,21 +100,28 @@ class FolderSource:
         """Enter where each image lies now, and what is known of it; mark those whose files are gone."""
         known = self._paths()
         places = positions(rows["image_id"], known.index)
-        deleted, now = places < 0, pd.Series(known.array.take(places, allow_fill=True), rows.index)
-        paths = now.fillna(rows["path"])
-        told = image_files.describe(paths)
-        own = self._own.reindex(rows["image_id"]).reset_index(drop=True)
-        tables = [t.set_index("path").reindex(paths).reset_index(drop=True) for t in self._tables]
-        kept = rows.drop(columns=[*OWN_COLUMNS, "label", "split"], errors="ignore")
-        for table in (kept, own, *tables):
-            for column in table.columns.difference(OWN_COLUMNS, sort=False):
-                told[column] = table[column].combine_first(told[column]) if column in told else table[column]
+        deleted, paths = places < 0, pd.Series(known.array.take(places, allow_fill=True), rows.index)
+        paths = paths.fillna(rows["path"])
+        ids, folders, there = rows["image_id"], image_files.describe(paths), paths.mask(deleted)
+        tables = _over(folders[[]], *(_at(table, there) for table in self._tables))
+        before = _over(_at(self._own, ids), rows.drop(columns=["label", "split"], errors="ignore"))
+        if self._told is None:  # the store is of an older version: what no table says may come from a manifest
+            self._told = before.mask(tables.reindex(columns=before.columns).notna()).set_axis(ids)
+        manifest = _at(self._manifest, there)
+        told = _over(_at(self._told, ids), manifest)
+        unasked = deleted | (positions(ids, self._unopened) >= 0)
+        now = _over(folders, _filled(told[~unasked]), _filled(before[unasked]), tables, manifest)
+        order = rows.columns.union(now.columns, sort=False)
+        now = storable(now[order[order.isin(now.columns)]])
+        told = told.where(told.ne(folders.reindex(columns=told.columns)))  # a label from the path follows the path
+        self._told = storable(_filled(told)).set_axis(ids).dropna(how="all")
         first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
-        return pd.concat([first, storable(told), rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
+        return pd.concat([first, now, rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
 
     def save(self, home: Path, shard: int | None = None) -> None:
         """Remember what became of the files read since the last shard, or of each file."""
         if shard is None:
+            save_table(home / MANIFESTS, self._told.reset_index())
             parts.join(home / FILES, self._files())
         else:
             self._saved.append(pd.DataFrame(self._read, columns=image_files.FILE_COLUMNS))
@@ -149,3 +164,20 @@ def _not_from_path(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(index=rows["image_id"])
     told = rows[["label", "split"]].set_axis(rows["image_id"])
     return told.where(told.ne("") & (told.to_numpy() != image_files.describe(rows["path"]).to_numpy()))
+
+
+def _at(table: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
+    return table.reindex(names).reset_index(drop=True)
+
+
+def _over(below: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:
+    """Lay tables over another one of the same images: of each cell the last that is filled counts."""
+    below = below.copy()
+    for table in tables:
+        for column in table.columns.difference(OWN_COLUMNS, sort=False):
+            below[column] = table[column].combine_first(below[column]) if column in below else table[column]
+    return below
+
+
+def _filled(table: pd.DataFrame) -> pd.DataFrame:
+    return table.dropna(axis=1, how="all")

@@ -17,6 +17,7 @@ from rectrio_lib.data.image_files import FILE_COLUMNS
 from rectrio_lib.embeddings import parts
 
 ROWS, FILES = "rows.parquet", "files.parquet"  # see `parts`
+MANIFESTS = "files-manifests.parquet"  # what manifests told of files, and neither a table beside them nor their paths
 SHARD_ROWS = 16_384
 OWN_COLUMNS = ["shard", "deleted"]
 SCHEMA = {"encoder": str, "encoder_hash": str, "dim": int, "dtype": str, "dataset": str, "folder": str, "count": int}

@@ -187,4 +187,5 @@ def _label(collection: Collection, query: str | Path) -> str:
     file = Path(query).expanduser()
     name = collection.own_id(file) if file.is_file() else str(query)
     place = collection.positions([name])
-    return str(collection.index.rows["label"].iloc[place[name]]) if name in place else ""
+    label = collection.index.rows["label"].iloc[place[name]] if name in place else ""
+    return "" if pd.isna(label) else str(label)

@@ -70,6 +70,29 @@ def test_a_new_build_follows_the_folder_and_keeps_what_people_did(catalogue):
     assert by_id(catalogue)["d"].removed
 
 
+def test_an_edited_image_whose_file_moved_is_found_where_it_lies_and_keeps_what_people_wrote(catalogue):
+    catalogue.sync(rows("a", "b", label=["cat"] * 2, price=[1.0, 2.0]))
+    catalogue.change("a", {"label": "tiger", "extra": {"zoo": "Berlin"}})
+    catalogue.add([uploaded("u")])
+    catalogue.change("u", {"label": "lion"})
+    last, moved = last_of(catalogue), rows("a", "b", "u", label=["dog"] * 3, price=[5.0] * 3)
+    catalogue.sync(moved.assign(path=["dog/a.png", "dog/b.png", "dog/u.png"]))
+    a, b, u = (by_id(catalogue)[name] for name in "abu")
+    assert (a.path, a.label, a.price, a.extra, a.edited) == ("dog/a.png", "tiger", 1.0, {"zoo": "Berlin"}, True)
+    assert (b.path, b.label, b.price, u.path, u.label) == ("dog/b.png", "dog", 5.0, "u.jpg", "lion")
+    assert {row.image_id for row in catalogue.since(last)} == {"a", "b"}
+
+
+def test_a_date_and_a_colour_that_a_table_says_anew_are_taken_and_what_was_found_stays_otherwise(catalogue):
+    catalogue.sync(rows("a", "b", date=["2024-03-05", None], colour=["navy", None]))
+    catalogue.set_colours({"b": "red"})
+    found = by_id(catalogue)["b"].created
+    catalogue.sync(rows("a", "b", date=["2025-01-01", None], colour=["teal", None]))
+    a, b = (by_id(catalogue)[name] for name in "ab")
+    assert (a.created, a.colour) == (datetime(2025, 1, 1, tzinfo=UTC), "teal")
+    assert (b.created, b.colour) == (found, "red")
+
+
 def test_nothing_new_writes_nothing(catalogue):
     table = rows("a", "b", label=["cat", "dog"], price=[1.0, np.nan], brand=["x", "y"])
     catalogue.sync(table)

@@ -2,13 +2,19 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlmodel import Session, select
 
-from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.records.database import OWNED, open_database
 from rectrio_lib.app.records.history import Searches
+from rectrio_lib.app.records.judgements import Judgements
+from rectrio_lib.app.records.saved import Saved
 from rectrio_lib.app.schemas import SearchRequest
+from rectrio_lib.app.web.access import add_key, remove_key
+from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.workspace import Workspace
 
 
@@ -17,12 +23,12 @@ def searches(tmp_path):
     return Searches(open_database(workspace=Workspace(tmp_path)), "photos")
 
 
-def record(searches):
-    return searches.record("ann", SearchRequest(words="red"), [], 0.1, None)
+def record(searches, owner="local"):
+    return searches.record(owner, SearchRequest(words="red"), [], 0.1, None)
 
 
 def names(searches):
-    return {found.id for found in searches.list("ann", 100).searches}
+    return {found.id for found in searches.list("local", 100).searches}
 
 
 def slowed(searches, monkeypatch, seconds=0.3):
@@ -60,7 +66,7 @@ def test_a_flush_waits_for_the_write_under_way_so_that_nothing_comes_after_a_del
         await until_written(searches)
         await searches.flush()
         there = names(searches)
-        deleted = searches.delete("ann")
+        deleted = searches.delete("local")
         await asyncio.sleep(0.5)
         return name, there, deleted
 
@@ -89,3 +95,59 @@ def test_while_the_database_is_away_all_fail_together_and_later_everything_is_wr
     failed = asyncio.run(run())
     assert [type(error) for error in failed] == [OperationalError] * 20
     assert len(calls) <= 2  # a write for all of them, and one of the writer in the background
+
+
+def owners(searches):
+    """Whose data there are, of every kind."""
+    with Session(searches.engine) as session:
+        return {owner for table in OWNED for owner in session.exec(select(table.owner))}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_waits_when_a_key_is_removed_is_never_written_not_even_for_the_next_key_of_its_name(searches, again):
+    for name in ("ann", "bob"):
+        add_key(searches.engine, name, "search")
+
+    async def run():
+        for name in ("ann", "bob"):
+            record(searches, name)
+            searches.record_feed(name, ["a"])
+        remove_key(searches.engine, "ann")
+        if again:
+            add_key(searches.engine, "ann", "search")
+        await searches.flush()
+
+    asyncio.run(run())
+    assert owners(searches) == {"bob"}
+    if again:
+        asyncio.run(record_and_flush(searches, "ann"))
+        assert owners(searches) == {"ann", "bob"}
+
+
+async def record_and_flush(searches, owner):
+    record(searches, owner)
+    await searches.flush()
+
+
+def test_a_request_that_is_under_way_when_its_key_is_removed_leaves_nothing(searches):
+    judgements, saved = (kind(searches.engine, searches.collection) for kind in (Judgements, Saved))
+    said = [{"image_id": "a", "kind": "like", "anchor": None, "search": None}]
+    add_key(searches.engine, "ann", "search")
+    assert judgements.add("ann", said) == 1 and saved.add("ann", SearchRequest(words="red")).owner == "ann"
+    searches.set_keep("ann", True)
+    remove_key(searches.engine, "ann")
+    assert judgements.add("ann", said) == 0
+    with pytest.raises(ArgumentError):
+        saved.add("ann", SearchRequest(words="red"))
+    searches.set_keep("ann", False)
+    assert owners(searches) == set()
+
+
+def test_nothing_of_a_removed_key_stays_in_the_file(searches):
+    add_key(searches.engine, "ann", "search")
+    searches.set_keep("ann", True)
+    Saved(searches.engine, "photos").add("ann", SearchRequest(words="crimson"))
+    remove_key(searches.engine, "ann")
+    home = Path(searches.engine.url.database).parent
+    held = b"".join(file.read_bytes() for file in home.glob("service.sqlite*"))
+    assert held and b"crimson" not in held

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from makers.learned import build_learner, features, generation, judge
+from makers.learned import build_learner, features, generation, judge, says
 from makers.networks import pretrained
 from makers.processes import Child
 from makers.served import build_collection, client, new_images
@@ -22,7 +22,6 @@ from rectrio_lib.app.learning import triplets
 from rectrio_lib.app.learning.features import frozen_part, head_of
 from rectrio_lib.app.learning.retrain import retrain, undo
 from rectrio_lib.app.records.database import open_database
-from rectrio_lib.app.records.judgements import Judgements
 from rectrio_lib.app.web.access import add_key
 from rectrio_lib.cli.app import app as commands
 from rectrio_lib.core.errors import ArgumentError, StoreInUseError
@@ -213,7 +212,7 @@ def test_features_that_were_not_kept_are_computed_and_that_is_said(tmp_path, mon
         own, other = (rows.loc[rows["label"].eq(label) == same, "image_id"].tolist() for same in (True, False))
         said = [(name, "like") for name in own[:8]] + [(name, "dislike") for name in other[:8]]
         rows_said = [{"image_id": name, "kind": kind, "anchor": None, "search": None} for name, kind in said]
-        Judgements(engine, "photos").add(f"owner {number}", rows_said)
+        says(engine, collection, f"owner {number}", rows_said)
     first = retrain(generation(collection), engine)
     assert any("40" in note for note in first.notes)
     second = retrain(generation(reopened(collection)), engine)

@@ -15,17 +15,21 @@ from makers.images import photograph, save_photograph
 from makers.served import application, build_collection, client, copied, new_images, png, said
 
 from rectrio_lib.app import upkeep
-from rectrio_lib.app.generation import Generation
+from rectrio_lib.app.generation import Generation, uploads_of
 from rectrio_lib.app.images import uploads
+from rectrio_lib.app.images.uploads import Uploads
 from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.app.service import Service
+from rectrio_lib.data.image_files import read_image
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
+from rectrio_lib.report.grids import answer_grid
 from rectrio_lib.search.collection import Collection
+from rectrio_lib.search.results import thumbnails
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +316,50 @@ def test_a_new_index_takes_over_what_was_uploaded_and_leaves_out_what_was_remove
     opened = Collection.open("photos", workspace=collection.workspace)
     assert uploaded in set(opened.index.rows["image_id"])
     assert removed not in set(opened.index.rows["image_id"])
+
+
+def test_the_library_finds_the_files_of_uploads_that_the_index_took_over(api, collection, tmp_path):
+    added = api.post("/upload", files=new_images(tmp_path / "new", 90, 91)).json()["images"]
+    kept, lost = (image["id"] for image in added)
+    upkeep.reindex(api.app.state.service.now)
+    upkeep.reindex(
+        Generation.of(Collection.open("photos", workspace=collection.workspace), api.app.state.service.engine)
+    )
+    service_of_it, shop = Uploads(uploads_of(collection)), Collection.open("photos", workspace=collection.workspace)
+    assert shop.row(kept)["path"] == service_of_it.place(kept, ".jpg").as_posix()
+    assert shop.row("cat/00.png")["path"] == "cat/00.png"
+    service_of_it.delete(lost)
+    results = shop.search([kept, "cat/00.png"], k=13)
+    assert {kept, lost} <= set(results.column("image_id").ravel())
+    images = thumbnails(results.place, results.column("path")[1], 32)
+    assert [path for path, image in images.items() if not image] == [shop.row(lost)["path"]]
+    assert answer_grid(shop, [kept, lost], shop.search([kept, lost])).axes
+    place, path = shop.located(kept)
+    assert read_image(place, path, 8, 3).shape == read_image(tmp_path / "new", "90.png", 8, 3).shape
+    assert api.get(f"/images/{kept}").json()["metadata"]["path"] == f"{kept[:2]}/{kept}.jpg"
+
+
+def test_an_index_that_the_service_built_tells_its_database_nothing_new(api, collection, tmp_path):
+    api.post("/upload", files=new_images(tmp_path / "new", 90), data=said(tags=["x"], price=2, extra={"zoo": "Bern"}))
+    upkeep.find_colours(api.app.state.service.now)
+    api.portal.call(api.app.state.service.catch_up)
+    service = api.app.state.service
+    last = service.now.catalogue.since(0)[-1].sequence
+    api.portal.call(service.reindex)
+    assert [(row.image_id, row.extra) for row in service.now.catalogue.since(last)] == []
+
+
+def test_an_image_without_a_label_has_none_in_a_new_index_either(api, collection, tmp_path):
+    unlabelled = api.post("/upload", files=new_images(tmp_path / "new", 90)).json()["images"][0]["id"]
+    api.patch(f"/images/{id_of(collection, 'cat/00.png')}", json={"label": None})
+    upkeep.reindex(api.app.state.service.now)
+    shop = Collection.open("photos", workspace=collection.workspace)
+    found = shop.search("cat/01.png", k=12, where="label == ''").frame()["image_id"]
+    assert set(found) == {unlabelled, id_of(collection, "cat/00.png")}
+    edges = [
+        patch.get_edgecolor() for patch in answer_grid(shop, [unlabelled], shop.search(unlabelled)).axes[0].patches
+    ]
+    assert len(set(edges)) == 1, "the query is framed, and no answer, as nobody knows which are right"
 
 
 def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, collection, tmp_path, monkeypatch):

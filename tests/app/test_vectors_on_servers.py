@@ -1,5 +1,7 @@
 """A service whose vectors lie on a server, where removed rows keep their places."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from makers.folders import save_classes
@@ -42,6 +44,7 @@ def test_what_was_removed_stays_away_however_often_the_index_is_built(collection
             uploaded.add(answer["images"][0]["id"])
             api.portal.call(app.state.service.reindex)
         assert everything(api) == before - {gone, back} | uploaded
+        assert all(Path(collection.row(name)["path"]).is_file() for name in uploaded)
         row = collection.index.rows.set_index("image_id").loc[back]
         assert api.post(
             "/upload", files={"files": ("b.png", (collection.folder / row["path"]).read_bytes())}

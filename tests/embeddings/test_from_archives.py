@@ -113,6 +113,17 @@ def test_only_shards_that_changed_are_looked_into_and_what_was_told_of_others_st
     assert prices["image 000001"] == 9 and prices["image 000011"] == 3
 
 
+def test_what_a_shard_that_changed_does_not_tell_any_more_is_gone(write, images):
+    folder = shards(write, images)
+    embed(folder)
+    write("set-000.tar", tar_of({f"{number:06}.png": images[number] for number in range(4)}))
+    for _ in range(2):
+        store = embed(folder)[0].select()
+        plain = store["path"].str.startswith("set-000")
+        assert store["price"].isna().tolist() == plain.tolist() == store["text"].isna().tolist()
+        assert store["label"].eq("").tolist() == plain.tolist() and plain.sum() == 4
+
+
 def test_a_killed_call_is_continued_with_all_that_the_shards_tell(write, images, near, monkeypatch):
     folder = shards(write, images)
     with pytest.MonkeyPatch.context() as patch:

@@ -54,6 +54,82 @@ def test_a_table_beside_the_images_is_joined_in(folder, suffix, key):
     assert row(embeds_nothing(folder), "cat/00.png")["price"] == 4.0
 
 
+FULL = "file_name,label,price\ncat/00.png,lion,2\ndog/01.png,wolf,3\n"
+FEWER = {
+    "two cells": ("file_name,label,price\ncat/00.png,,\ndog/01.png,wolf,3\n", ["cat", "wolf"], {3}),
+    "a row": ("file_name,label,price\ndog/01.png,wolf,3\n", ["cat", "wolf"], {3}),
+    "two columns": ("file_name,size\ncat/00.png,5\n", ["cat", "dog"], None),
+    "the table": (None, ["cat", "dog"], None),
+}
+
+
+def write_table(folder, text):
+    (folder / "metadata.csv").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("taken", FEWER)
+def test_what_a_table_does_not_say_any_more_is_gone(folder, taken):
+    text, labels, prices = FEWER[taken]
+    write_table(folder, FULL)
+    embed(folder)
+    write_table(folder, text) if text else (folder / "metadata.csv").unlink()
+    store = embeds_nothing(folder)
+    assert [row(store, path)["label"] for path in ("cat/00.png", "dog/01.png")] == labels
+    assert (set(store.select()["price"].dropna()) if prices else "price" in store.select()) == (prices or False)
+    assert embeds_nothing(folder).rows.equals(store.rows)
+
+
+def test_what_an_earlier_manifest_told_holds_where_no_table_says_otherwise(folder):
+    table = {"path": ["cat/00.png", "dog/01.png", "cat/02.png"], "label": "pet", "split": "test", "price": 1.0}
+    embed(folder, manifest=pd.DataFrame(table))
+    write_table(folder, FULL)
+    told = ["label", "split", "price"]
+    store = embeds_nothing(folder)
+    assert row(store, "cat/00.png")[told].tolist() == ["lion", "test", 2.0]
+    assert row(store, "cat/02.png")[told].tolist() == ["pet", "test", 1.0]
+    store = embeds_nothing(folder, manifest=pd.DataFrame({"path": ["cat/00.png"], "label": ["tom"], "colour": "grey"}))
+    assert row(store, "cat/00.png")[[*told, "colour"]].tolist() == ["tom", "test", 2.0, "grey"]
+    (folder / "metadata.csv").unlink()
+    for number in range(4, 12):  # so many that the store is written anew
+        (folder / ("cat", "dog")[number % 2] / f"{number:02}.png").unlink()
+    for _ in range(2):
+        store = embeds_nothing(folder)
+        assert row(store, "cat/00.png")[[*told, "colour"]].tolist() == ["tom", "test", 1.0, "grey"]
+        assert row(store, "dog/01.png")[told].tolist() == ["pet", "test", 1.0]
+        assert len(store.rows) == 4 and set(store.select()) - {"image_id", "path", "width", "height"} == {
+            *told,
+            "colour",
+        }
+
+
+def test_images_whose_files_are_gone_keep_what_tables_said_until_they_come_back(folder, tmp_path):
+    write_table(folder, FULL)
+    embed(folder)
+    shutil.move(folder / "cat" / "00.png", tmp_path / "away.png")
+    save_pictures(tmp_path / "new", [90])
+    shutil.move(tmp_path / "new" / "cat" / "90.png", folder / "cat" / "00.png")  # another image of the same name
+    write_table(folder, FULL.replace("lion,2", "lynx,9"))
+    told = ["label", "price"]
+    store, _ = embed(folder, manifest=pd.DataFrame({"path": ["cat/00.png"], "split": "val"}))
+    assert store.rows.loc[store.rows["deleted"], [*told, "split"]].values.tolist() == [["lion", 2.0, ""]]
+    assert row(store, "cat/00.png")[[*told, "split"]].tolist() == ["lynx", 9.0, "val"]
+    shutil.move(tmp_path / "away.png", folder / "dog" / "back.png")
+    back = row(embed(folder)[0], "dog/back.png")
+    assert (back["label"], back["split"]) == ("dog", "") and pd.isna(back["price"])
+
+
+def test_a_store_of_an_older_version_keeps_once_what_no_table_says(folder):
+    write_table(folder, FULL)
+    store, _ = embed(folder, manifest=pd.DataFrame({"path": ["cat/02.png"], "label": ["tom"], "group": ["g"]}))
+    (store.folder / "files-manifests.parquet").unlink()
+    write_table(folder, FULL.replace("cat/00.png,lion,2\n", ""))
+    for labels in (["lion", "wolf", "tom"], ["lion", "dog", "tom"]):
+        store = embeds_nothing(folder)
+        assert [row(store, path)["label"] for path in ("cat/00.png", "dog/01.png", "cat/02.png")] == labels
+        assert row(store, "cat/02.png")["group"] == "g" and row(store, "cat/00.png")["price"] == 2
+        (folder / "metadata.csv").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize(
     ("table", "column"),
     [

@@ -1,11 +1,13 @@
 """A collection whose encoder can learn: made-up features with a strong class and a faint colour, and judgements."""
 
+from secrets import token_hex
+
 import numpy as np
 import pandas as pd
 
 from makers.networks import pretrained
 from rectrio_lib.app.generation import Generation
-from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.records.database import KeyRow, open_database, writing
 from rectrio_lib.app.records.judgements import Judgements
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.registry import fingerprint, save_encoder
@@ -51,8 +53,15 @@ def judge(collection, owners=24, each=10, taste=True, seed=0):
             {"image_id": f"p{image}", "kind": kind, "anchor": None, "search": None}
             for images, kind in said for image in images
         ]  # fmt: skip
-        Judgements(engine, collection.name).add(f"owner {number}", rows)
+        says(engine, collection, f"owner {number}", rows)
     return engine
+
+
+def says(engine, collection, owner, rows):
+    """Let somebody who has a key judge images."""
+    with writing(engine) as session:
+        session.add(KeyRow(name=owner, secret_hash=token_hex()))
+    assert Judgements(engine, collection.name).add(owner, rows) == len(rows)
 
 
 def generation(collection):

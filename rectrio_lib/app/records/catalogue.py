@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from rectrio_lib.app.records.database import ImageRow, now, writing
 
 FIXED = ("path", "label", "category", "price", "colour", "tags", "created", "width", "height", "uploaded")
+FOUND = ("created", "colour")  # found out here where no table says them
 EDITABLE = ("label", "category", "price", "tags", "created")
 BLOCK = 5000  # rows of one statement
 OWN = frozenset(("image_id", *FIXED))
@@ -39,8 +40,9 @@ class Catalogue:
     def sync(self, rows: pd.DataFrame, folder: Path | None = None) -> None:
         """Take in the rows of a newly built index: new ones are added, changed ones updated unless people edited them.
 
-        Images that are gone from the folder go from the database as well, except edited ones: their file may come back
-        with the next build. Uploads stay, and removed ones stay removed.
+        Of edited ones the path alone is updated: their file may have moved. Images that are gone from the folder go
+        from the database as well, except edited ones: their file may come back with the next build. Uploads stay, and
+        removed ones stay removed.
 
         Args:
             rows: of the index, with `image_id`.
@@ -50,11 +52,13 @@ class Catalogue:
         with writing(self.engine) as session:
             known = {row.image_id: row for row in session.execute(select(*_SYNCED).where(self._mine))}
             fresh = [record for name, record in wanted.items() if name not in known]
-            changed = [
-                record for name, record in wanted.items()
-                if name in known and not (known[name].edited or known[name].uploaded)
-                and any(getattr(known[name], key) != record[key] for key in _COMPARED if key != "created")
-            ]  # fmt: skip
+            changed = []
+            for name, record in wanted.items():
+                if name in known and not known[name].uploaded:
+                    news = {key: record[key] for key in ("image_id", "path")} if known[name].edited else record
+                    told = (key for key in _COMPARED if key in news and (news[key] or key not in FOUND))
+                    if any(getattr(known[name], key) != news[key] for key in told):
+                        changed.append({k: v for k, v in news.items() if v or k not in FOUND})
             gone = [
                 n for n, row in known.items() if n not in wanted and not (row.uploaded or row.removed or row.edited)
             ]
@@ -66,9 +70,8 @@ class Catalogue:
             for block in _blocks(fresh):
                 session.execute(insert(ImageRow), [own | record for record in block])
             for block in _blocks(changed):
-                kept = [{k: v for k, v in record.items() if k not in ("created", "colour") or v} for record in block]
                 session.execute(
-                    update(ImageRow), [r | {"collection": self.collection, "sequence": start} for r in kept]
+                    update(ImageRow), [r | {"collection": self.collection, "sequence": start} for r in block]
                 )
             for block in _blocks(gone):
                 session.execute(ImageRow.__table__.delete().where(self._mine, ImageRow.image_id.in_(block)))
@@ -151,7 +154,7 @@ class Catalogue:
         return session.scalar(select(func.max(ImageRow.sequence)).where(self._mine)) or 0
 
 
-_COMPARED = ("path", "label", "category", "price", "tags", "width", "height", "extra")
+_COMPARED = ("path", "label", "category", "price", "tags", "width", "height", "extra", *FOUND)
 _SYNCED = [getattr(ImageRow, name) for name in ("image_id", "uploaded", "removed", "edited", *_COMPARED)]
 
 
@@ -200,7 +203,7 @@ def frame_of(records: Sequence[Record], kinds: dict[str, type]) -> pd.DataFrame:
 
 def _records(rows: pd.DataFrame) -> list[Record]:
     """Return the rows of an index as rows of the table: known columns in their types, others in `extra`."""
-    plain = {str(name): _plain(values) for name, values in rows.items()}
+    plain = {str(name): _plain(values) for name, values in rows.items() if name != "uploaded"}  # which SQL alone knows
     count, empty = len(rows), [None] * len(rows)
     texts = ("image_id", "label", "category", "colour")
     known = {name: plain.pop(name, empty) for name in (*texts, "path", "tags", "created")}

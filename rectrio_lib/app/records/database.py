@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Engine, Index, create_engine, event, text
+from sqlalchemy import JSON, BigInteger, DateTime, Engine, Index, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError as BadUrlError
 from sqlalchemy.exc import NoSuchModuleError
@@ -18,6 +18,7 @@ from sqlmodel import Field, Session, SQLModel
 from rectrio_lib.core.errors import ArgumentError, MissingPackageError
 from rectrio_lib.core.workspace import Workspace
 
+KEYLESS = "local"  # the owner of what is kept where no key is needed
 BUSY_SECONDS = 10  # that a writer waits for another one
 WRITE_LOCK = 5_273_614  # an advisory lock of PostgreSQL, any number of our own
 
@@ -159,6 +160,15 @@ class SavedRow(_Owned, table=True):
 
 
 OWNED = (SearchRow, JudgementRow, FeedRow, SavedRow, OwnerRow)  # what goes with its owner
+
+
+def owners_since(session: Session, names: Collection[str]) -> dict[str, datetime]:
+    """Return since when owners have their key or session, without those who have none any more.
+
+    Ask in the transaction that writes something of theirs: what came late would outlive the key, or be the next one's.
+    """
+    named = select(KeyRow.name, func.min(KeyRow.created)).where(KeyRow.name.in_(names)).group_by(KeyRow.name)
+    return {KEYLESS: datetime.min.replace(tzinfo=UTC), **dict(session.execute(named).all())}
 
 
 def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:

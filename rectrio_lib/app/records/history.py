@@ -12,7 +12,16 @@ from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from rectrio_lib.app.records.database import FeedRow, JudgementRow, OwnerRow, SearchRow, blank_log, now, writing
+from rectrio_lib.app.records.database import (
+    FeedRow,
+    JudgementRow,
+    OwnerRow,
+    SearchRow,
+    blank_log,
+    now,
+    owners_since,
+    writing,
+)
 from rectrio_lib.app.schemas import History, Part, Searched, SearchRequest
 from rectrio_lib.core.tables import shortened
 
@@ -102,15 +111,18 @@ class Searches:
     def _write(self, rows: list[Kept]) -> None:
         with writing(self.engine) as session:
             self._private = _private(session)
+            since = owners_since(session, {row["owner"] for _, row in rows})
+            there = since.keys() - self._private
             for table in (SearchRow, FeedRow):
-                wanted = [row for kind, row in rows if kind is table and row["owner"] not in self._private]
-                if wanted:
+                mine = [row for kind, row in rows if kind is table and row["owner"] in there]
+                if wanted := [row for row in mine if since[row["owner"]] <= row["created"]]:
                     session.execute(insert(table), wanted)
 
     def set_keep(self, owner: str, keep: bool) -> None:
         """Say whether anything is kept from now on."""
         with writing(self.engine) as session:
-            session.merge(OwnerRow(owner=owner, keep=keep))
+            if owner in owners_since(session, [owner]):
+                session.merge(OwnerRow(owner=owner, keep=keep))
             self._private = _private(session)
 
     def shown(self, owner: str) -> set[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.orm import Session
 
-from rectrio_lib.app.records.database import JudgementRow, OwnerRow, SearchRow, blank_log, now, writing
+from rectrio_lib.app.records.database import JudgementRow, OwnerRow, SearchRow, blank_log, now, owners_since, writing
 from rectrio_lib.core.errors import MissingArtefactError
 
 TASTES = ("like", "dislike")  # of which an image has one
@@ -35,14 +35,14 @@ class Judgements:
                 anchor, the first image of the query of that search.
 
         Returns:
-            How many were kept; none if the owner lets nothing be kept.
+            How many were kept; none if the owner lets nothing be kept, or has no key any more.
 
         Raises:
             MissingArtefactError: if the owner has no such search.
         """
         with writing(self.engine) as session:
             settings = session.get(OwnerRow, owner)
-            if settings is not None and not settings.keep:
+            if owner not in owners_since(session, [owner]) or (settings is not None and not settings.keep):
                 return 0
             anchors = self._anchors(session, owner, {one["search"] for one in said if one["search"]})
             own, fresh = {"owner": owner, "collection": self.collection, "created": now()}, []

@@ -7,7 +7,7 @@ from uuid import uuid4
 from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
-from rectrio_lib.app.records.database import SavedRow, blank_log, writing
+from rectrio_lib.app.records.database import SavedRow, blank_log, owners_since, writing
 from rectrio_lib.app.records.history import title
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.core.errors import ArgumentError
@@ -25,7 +25,7 @@ class Saved:
         """Save a search under a title, by default the query in words.
 
         Raises:
-            ArgumentError: if it holds an uploaded file, which is not kept, or there are too many.
+            ArgumentError: if it holds an uploaded file, which is not kept, there are too many, or the key is gone.
         """
         if any(part.file is not None for part in (*query.like, *query.without)):
             raise ArgumentError("An uploaded image is not kept, so that this search cannot be saved: search by an id.")
@@ -35,6 +35,8 @@ class Saved:
         )
         count = select(func.count()).select_from(SavedRow).where(*SavedRow.of(owner, self.collection))
         with writing(self.engine) as session:
+            if owner not in owners_since(session, [owner]):
+                raise ArgumentError(f"The key {owner} was removed: nothing is saved under it any more.")
             if session.scalar(count) >= MOST:
                 raise ArgumentError(f"There are {MOST} saved searches already: delete one first.")
             session.add(row)

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 
-from rectrio_lib.app.records.database import OWNED, KeyRow, now, writing
+from rectrio_lib.app.records.database import KEYLESS, OWNED, KeyRow, blank_log, now, writing
 from rectrio_lib.app.web.shield import NO_KEY, Gate, Rates, is_loopback, read_rate
 from rectrio_lib.core.errors import ArgumentError
 
@@ -48,7 +48,7 @@ class Caller:
     keyless: bool = False
 
 
-LOCAL = Caller("local", frozenset(SCOPES), keyless=True)
+LOCAL = Caller(KEYLESS, frozenset(SCOPES), keyless=True)
 
 
 def add_key(engine: Engine, name: str, scopes: str | Iterable[str], rate: str = "", days: float | None = None) -> str:
@@ -89,12 +89,16 @@ def list_keys(engine: Engine) -> list[dict[str, Any]]:
 
 
 def remove_key(engine: Engine, name: str) -> None:
-    """Remove a key, the links and sessions made in its name, and all that they kept; ArgumentError if there is none."""
+    """Remove a key, the links and sessions made in its name, and all that they kept; ArgumentError if there is none.
+
+    Nothing of it stays in an SQLite file.
+    """
     with writing(engine) as session:
         if not session.execute(delete(KeyRow).where(_named(KeyRow.name, name))).rowcount:
             raise ArgumentError(f"There is no key {name!r}: `rectrio keys list` shows those there are.")
         for table in OWNED:
             session.execute(delete(table).where(_named(table.owner, name)))
+    blank_log(engine)
 
 
 def _named(column: Any, name: str) -> Any:
@@ -247,6 +251,7 @@ class Access:
         with writing(self.engine) as session:
             cookie = request.cookies.get(COOKIE, "")
             _forget(session, col(KeyRow.secret_hash) == _hash("session", cookie))
+        blank_log(self.engine)
         answer = Response(status_code=204)
         answer.delete_cookie(COOKIE, path=None, httponly=True, samesite="strict")
         return answer
