@@ -40,7 +40,8 @@ LOG = logging.getLogger(__name__)
 BATCH = 128  # images handed to the encoder at once
 UNFINISHED = {"count": 0, "finished": False}  # in the card, while a store changes
 STAGES = ("listing", "reading", "encoding", "writing")
-Encoded = Callable[..., Iterator[tuple[pd.DataFrame, np.ndarray]]]
+Vectors = Iterator[tuple[pd.DataFrame, np.ndarray]]
+Keep = Callable[[pd.DataFrame, np.ndarray], np.ndarray]  # see `Journal.add`
 ALARM_SHARE = 0.2  # of the known images: if more vanish at once, a warning says so
 
 
@@ -52,8 +53,8 @@ class Source(Protocol):
     empty: pd.DataFrame  # the rows of a store that holds nothing yet
     needed: list[str] | None  # columns of the rows that `droppable` and `describe` look at; None: all
 
-    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
-        """Find what is new besides the rows of the store in the folder `home`; return how many images at most."""
+    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame, waiting: pd.Series) -> pd.Series:
+        """Find what `rows` of the store `home` lack; return its ids or paths in order. Ids that wait have vectors."""
 
     def batches(self, step: int) -> Batches:
         """Yield rows and images uint8 (B, C, H, W), B up to `step`, valid until the next."""
@@ -86,7 +87,7 @@ def embed(
     engine: str = "local",
     address: str | None = None,
 ) -> tuple[EmbeddingStore, Report]:
-    """Embed every image that is not embedded yet; killed at any moment, the next call continues after the last shard.
+    """Embed every image that is not embedded yet; killed at any moment, the next call continues with the batch in hand.
 
     New images are appended; a store made by another encoder or in another dtype is rebuilt.
 
@@ -133,14 +134,16 @@ def embed(
     with writing(home):
         before = kept_rows(home, card)
         before = source.empty if before is None else before
-        with report.timed("listing"):
-            total = source.open(encoder, home, before)
         writer = Writer(home, before, dtype, shard_rows, partial(source.save, home))
-        if total:
+        with report.timed("listing"):
+            listed = source.open(encoder, home, before, writer.journal.rows["image_id"])
+            done = writer.journal.sort(listed)
+        if len(listed):
             write_json(home / "card.json", card | UNFINISHED)
-            with closing(encoded(source, encoder, min(BATCH, shard_rows), report)) as batches:
-                fill(writer, batches, report, total)
+            with closing(encoded(source, encoder, min(BATCH, shard_rows), report, writer.journal.add)) as batches:
+                fill(writer, batches, report, done, len(listed))
         with report.timed("writing"):
+            writer.close()
             report.deleted, rows = _finish(source, writer, card)
     vars(report).update(source.counts())
     if report.deleted > ALARM_SHARE * (known := len(stores.not_deleted(before))):
@@ -226,20 +229,18 @@ class Report:
         )
 
 
-def fill(writer: Writer, batches: Iterator[tuple[pd.DataFrame, np.ndarray]], report: Report, total: int) -> None:
-    """Take rows and vectors to the writer; `total` images are to be expected at most, for the progress bar."""
-    with tqdm(total=total, desc=f"embed {writer.folder.name}", disable=quiet(), unit="image") as bar:
+def fill(writer: Writer, batches: Vectors, report: Report, done: int, total: int) -> None:
+    """Take rows and vectors to the writer; for the progress bar, `done` images of at most `total` are embedded."""
+    with tqdm(initial=done, total=total, desc=f"embed {writer.folder.name}", disable=quiet(), unit="image") as bar:
         for rows, vectors in batches:
             with report.timed("writing"):
-                writer.add(rows, vectors)
+                writer.add(*writer.journal.with_earlier(rows, vectors))
             report.embedded += len(rows)
             bar.set_postfix_str(f"{report.timings['limit']} limits", refresh=False)
             bar.update(len(rows))
-    with report.timed("writing"):
-        writer.flush()
 
 
-def _encoder_loop(engine: str, address: str | None) -> Encoded:
+def _encoder_loop(engine: str, address: str | None) -> Callable[..., Vectors]:
     """Return what turns a source into rows and vectors; errors that need no work show now."""
     if engine == "ray":
         from rectrio_lib.embeddings import ray
@@ -252,10 +253,8 @@ def _encoder_loop(engine: str, address: str | None) -> Encoded:
     return encoded_here
 
 
-def encoded_here(
-    source: Source, encoder: Encoder, step: int, report: Report
-) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Take the batches of a source through the encoder in this process; yield rows and vectors float32 (B, dim)."""
+def encoded_here(source: Source, encoder: Encoder, step: int, report: Report, keep: Keep) -> Vectors:
+    """Take the batches of a source through the encoder in this process; yield rows and vectors (B, dim), once kept."""
     # Around all batches, autocast keeps the weights that it has cast; in `encode` it would forget them after each.
     with closing(source.batches(step)) as batches, autocast(best_device()):
         while True:
@@ -265,4 +264,6 @@ def encoded_here(
                 return
             with report.timed("encoding"):
                 vectors = encoder.encode(images)
+            with report.timed("writing"):
+                vectors = keep(rows, vectors)
             yield rows, vectors

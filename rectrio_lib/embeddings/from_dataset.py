@@ -28,10 +28,12 @@ class DatasetSource:
         self.card = {"folder": "", "generated_images": dataset.generated_images}
         self.empty = self.manifest.iloc[:0].assign(shard=np.empty(0, np.int64))
 
-    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
+    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame, waiting: pd.Series) -> pd.Series:
         """Find the images that no row has."""
-        self._missing = np.flatnonzero(positions(self.manifest["image_id"], rows["image_id"]) < 0)
-        return len(self._missing)
+        missing = np.flatnonzero(positions(self.manifest["image_id"], rows["image_id"]) < 0)
+        listed = self.manifest["image_id"].iloc[missing]
+        self._missing = missing[positions(listed, waiting) < 0]
+        return listed
 
     def batches(self, step: int) -> Iterator[tuple[pd.DataFrame, torch.Tensor]]:
         """Yield them in manifest order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,22 +46,22 @@ class FolderSource:
         self.card, self.needed = {"folder": self.place.uri, "generated_images": False}, None
         self.empty = pd.DataFrame(columns=["image_id", "path"]).assign(width=0, height=0, shard=0)
 
-    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame) -> int:
-        """List the files, and find those that are new or changed."""
+    def open(self, encoder: Encoder, home: Path, rows: pd.DataFrame, waiting: pd.Series) -> pd.Series:
+        """List the files, and find those that are new or changed; those of images that wait are read again."""
         before = files_of(home, unfinished=True)
         files = self.place.list([self._outputs], before if is_finished(home) else None)
         self._tables = [table.set_index("path") for table in self.place.tables(files["path"])]
         self._manifest = checked(self._given, MANIFEST, "path").set_index("path")
         told = home / MANIFESTS
         self._told = parts.read(told, "described").set_index("image_id") if told.exists() else None
-        self._own, self._embedded = _not_from_path(rows), IdSet(rows["image_id"])
+        self._own, self._embedded = _not_from_path(rows), IdSet(chain(rows["image_id"], waiting))
         files = image_files.match_known(files, before, rows["image_id"])
         new = files["image_id"].eq("") & files["reason"].eq("")
         self._fresh, self._known = files.loc[new], files[~new]
         packed = archives.archive_of(self._known["path"]).ne(self._known["path"])
         self._unopened = self._known["image_id"][packed]  # in archives that did not change, and tell nothing this time
         self._side, self._channels = encoder.preprocessing["size"], encoder.preprocessing["channels"]
-        return len(self._fresh)
+        return self._fresh["path"]
 
     def batches(self, step: int) -> Batches:
         """Yield contents that are not embedded; the array is used again for the next batch."""
@@ -84,10 +85,10 @@ class FolderSource:
             images[len(rows)] = read.pixels
             rows.append((read.image_id, read.path, *read.shape))
             if len(rows) == step:
-                yield _frame(rows), torch.from_numpy(images)
+                yield frame_of(rows), torch.from_numpy(images)
                 rows = []
         if rows:
-            yield _frame(rows), torch.from_numpy(images[: len(rows)])
+            yield frame_of(rows), torch.from_numpy(images[: len(rows)])
 
     def droppable(self, rows: pd.DataFrame) -> np.ndarray:
         """Return what is gone from folders that still hold images, if that is a fifth of all."""
@@ -153,7 +154,8 @@ class FolderSource:
         return good.set_index("image_id")["path"]
 
 
-def _frame(rows: list[tuple]) -> pd.DataFrame:
+def frame_of(rows: list[tuple]) -> pd.DataFrame:
+    """Return the rows of images of which only id, path, width and height are known yet."""
     frame = pd.DataFrame(rows, columns=["image_id", "path", "width", "height"])
     return frame.assign(label="", split="", deleted=False)  # entered at the end, see `describe`
 

@@ -1,9 +1,9 @@
 """Embedding on Ray: workers on any number of machines read, decode and encode; this process alone writes the store.
 
-Plain actors rather than Ray Data, for three reasons. This process fetches the vectors of a block as soon as they are
-there, so a node that dies takes only the block that it works on with it; Ray Data leaves finished blocks in the memory
-of the node and would embed them again. Blocks come back in the order of the images, so the store is the same to the
-byte as the one that a single process writes. And the number of blocks in flight is fixed, so memory does not grow.
+Plain actors rather than Ray Data, for three reasons. This process puts the vectors of a block into the journal as soon
+as they are there, so a death, of a node or its own, costs only blocks that are being encoded; Ray Data leaves finished
+blocks on the node and would embed them again. Blocks come back in the order of the images, so the store is
+byte-identical to that of a single process. And the number of blocks in flight is fixed, so memory does not grow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -71,12 +71,13 @@ class Workers:
     A worker that dies is replaced, its blocks are given to others first. Their failures show as ClusterError.
     """
 
-    def __init__(self, encoder: Encoder, seconds: dict[str, float]):
+    def __init__(self, encoder: Encoder, seconds: dict[str, float], keep: Callable[[pd.DataFrame, np.ndarray], Any]):
         try:
             self._encoder = ray.put(encoder.cpu())
         except Exception as error:  # whatever pickling it raises
             raise ArgumentError(f"An encoder of kind {encoder.kind!r} cannot be sent to workers: {error}") from error
         self._made_by, self._seconds, self._spent, self._waited = fingerprint(encoder), seconds, np.zeros(2), 0.0
+        self._keep = keep
         self._hands: dict[tuple[str, int], _Hand | None] = {}  # by slot; None if it could not be started
         self._running: dict[Any, tuple[_Hand, _Job | None]] = {}  # by the reference to what is awaited
         self._queue: deque[_Job] = deque()
@@ -174,6 +175,7 @@ class Workers:
                 continue
             hand.ready = True
             if job is not None:
+                self._keep(result.rows() if job.key is None else job.key, result.vectors)
                 hand.actor.received.remote()
                 hand.jobs, job.result = hand.jobs - 1, result
                 self._spent += result.reading, result.encoding
@@ -212,12 +214,12 @@ class Workers:
 
 
 def encoded(
-    source: Any, encoder: Encoder, step: int, report: Any, address: str
+    source: Any, encoder: Encoder, step: int, report: Any, keep: Any, address: str
 ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Yield rows and vectors as `embed.encoded_here`, made by workers on a Ray."""
     started = time.perf_counter()
     with _connected(address):
-        workers = Workers(encoder, report.seconds)
+        workers = Workers(encoder, report.seconds, keep)
         try:
             workers.start()
             report.seconds["starting"] = time.perf_counter() - started

@@ -10,6 +10,7 @@ from threading import Semaphore
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import ray
 import torch
 
@@ -17,6 +18,7 @@ from rectrio_lib.core.errors import ClusterError, DataError
 from rectrio_lib.data import image_files
 from rectrio_lib.data.image_files import ImageFile
 from rectrio_lib.data.places.place import Place
+from rectrio_lib.embeddings.from_folder import frame_of
 from rectrio_lib.encoders.registry import fingerprint
 
 PACKAGES = ("rectrio", "torch", "torchvision", "pillow")  # of which another version may give other vectors
@@ -56,7 +58,7 @@ class Worker:
         return Embedded(reads, vectors, read - started, time.perf_counter() - alone)
 
     def received(self) -> None:
-        """Note that the vectors of a block have arrived where they are written."""
+        """Note that the vectors of a block are in the journal."""
         self.free.release()
 
 
@@ -68,6 +70,10 @@ class Embedded:
     vectors: np.ndarray  # float32 (B, dim)
     reading: float  # seconds
     encoding: float
+
+    def rows(self) -> pd.DataFrame:
+        """Return the rows of vectors that belong to files."""
+        return frame_of([(read.image_id, read.path, *read.shape) for read in self.reads if read.pixels is not None])
 
 
 @dataclass(frozen=True)

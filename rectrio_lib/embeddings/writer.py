@@ -17,6 +17,7 @@ from rectrio_lib.core.files import renamed, replaced_folder, restore_folder
 from rectrio_lib.core.workspace import Card, read_card
 from rectrio_lib.data.places.place import is_another
 from rectrio_lib.embeddings import parts
+from rectrio_lib.embeddings.journal import JOURNAL, Journal
 from rectrio_lib.embeddings.store import (
     FILES,
     ROWS,
@@ -32,6 +33,7 @@ from rectrio_lib.embeddings.store import (
 class Writer:
     """Appends vectors to a store, which holds the rows `before`, with `shard`; `after` each shard its number is told.
 
+    Until it is written, the `journal` holds what is embedded; `close` also writes what earlier calls left there.
     A shard is committed by a table of its rows, rows-00000.parquet, which is written last: a killed process leaves no
     partial shard, and each costs the same however many there are. `_finish` in `embed` makes one table of them.
     """
@@ -45,9 +47,9 @@ class Writer:
         after: Callable[[int], None] | None = None,
     ):
         self.folder, self.before, self.dtype, self.shard_rows, self.after = folder, before, dtype, shard_rows, after
+        self.journal = Journal(folder, dtype, before)
         self._first = self._next = int(before["shard"].max()) + 1 if len(before) else 0
         self._rows, self._vectors, self._waiting = [], [], 0
-        folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, rows: pd.DataFrame, vectors: np.ndarray) -> None:
         """Take vectors (M, dim) and their M rows; write each shard that is full."""
@@ -67,10 +69,18 @@ class Writer:
         shard, self._next = self._next, self._next + 1
         with renamed(self.folder / shard_name(shard)) as partial, partial.open("wb") as file:
             np.save(file, np.concatenate(self._vectors))
-        parts.add(self.folder / ROWS, shard, pd.concat(self._rows, ignore_index=True).assign(shard=shard))
+        rows = pd.concat(self._rows, ignore_index=True).assign(shard=shard)
+        parts.add(self.folder / ROWS, shard, rows)
         self._rows, self._vectors, self._waiting = [], [], 0
         if self.after:
             self.after(shard)
+        self.journal.forget(rows["image_id"])
+
+    def close(self) -> None:
+        """Write all that is in no shard yet; the journal goes."""
+        self.add(self.journal.rows, self.journal.vectors)
+        self.flush()
+        shutil.rmtree(self.folder / JOURNAL, ignore_errors=True)
 
     def rows(self, columns: list[str] | None = None) -> pd.DataFrame:
         """Read the rows of all shards, those before and those written; if any was, only some columns, where given."""
@@ -111,7 +121,7 @@ def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
         ArgumentError: if they belong to a data set or to a folder of images elsewhere that is still there.
         DataError: if they are damaged.
     """
-    if not (folder / "card.json").exists() or not any(folder.glob("rows*.parquet")):
+    if not (folder / "card.json").exists() or _is_empty(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     old = read_store_card(folder)
@@ -122,12 +132,18 @@ def kept_rows(folder: Path, card: Card) -> pd.DataFrame | None:
     if any(old[key] != card[key] for key in ("encoder_hash", "dim", "dtype")):
         shutil.rmtree(folder)
         return None
-    if not old["finished"]:
+    if old["finished"]:
+        shutil.rmtree(folder / JOURNAL, ignore_errors=True)  # older versions, which may have finished it, leave it
+    else:
         _drop_torn(folder, old)
-        if not any(folder.glob("rows*.parquet")):
+        if _is_empty(folder):
             shutil.rmtree(folder)
             return None
-    return read_rows(folder, old)
+    return read_rows(folder, old) if any(folder.glob("rows*.parquet")) else None
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.glob("rows*.parquet")) and not (folder / JOURNAL).exists()
 
 
 def _drop_torn(folder: Path, card: Card) -> None:

@@ -137,7 +137,7 @@ def test_pages_of_mapped_pixels_do_not_stay_in_memory(tmp_path):
     pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     manifest = make_manifest(pixels, pd.DataFrame({"label": "a"}, range(4_000)))
     source = DatasetSource(ImageDataset("mapped", manifest, pixels, ("a",), "noise"))
-    source.open(None, tmp_path, source.empty)
+    source.open(None, tmp_path, source.empty, source.empty["image_id"])
     sums = [int(images.numpy().sum(dtype=np.int64)) for _, images in source.batches(128)]
     assert sum(sums) == pixels.sum(dtype=np.int64)
     assert resident(tmp_path / "pixels.npy") > 3_000  # kB: the line above has read it all

@@ -91,7 +91,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, monkeypatch):
         patch.setattr(np, "save", until_full)
         embed(folder)
     store, report = embed(folder)
-    assert report.embedded == 30 - 2 * SHARD
+    assert report.embedded == 30 - 3 * SHARD
     assert holds_files(store, folder) == 30
 
 

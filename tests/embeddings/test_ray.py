@@ -147,7 +147,8 @@ def test_a_full_disk_ends_the_call_and_what_is_written_counts(cluster, monkeypat
         spread(noise_set(8 * BLOCK), tales)
     assert committed() == 2 * BLOCK
     _, report = spread(noise_set(8 * BLOCK), tales, engine="local")
-    assert report.embedded == 6 * BLOCK
+    assert report.embedded <= 5 * BLOCK  # the third was in the journal
+    assert sum(told(tales).values()) <= 9 * BLOCK
 
 
 def test_an_encoder_that_kills_its_workers_ends_the_call(cluster, monkeypatch, tales):
@@ -280,10 +281,9 @@ def test_a_node_dies_half_way_then_the_driver_and_the_next_call_goes_on(two_node
     assert 0 < kept < count
     store, report = spread(noise_set(count), tales)
     assert content(store) == expected
-    assert report.embedded == count - kept == sum(told(tales).values()) - before
-    # what the node's worker held, and what was on its way to the driver from each of two
-    lost = 1 + 2 * (engine.AT_ONCE + engine.AHEAD)
-    assert sum(told(tales).values()) - count <= lost * BLOCK
+    assert report.embedded == sum(told(tales).values()) - before <= count - kept
+    # what the node's worker encoded when it died, and then the only other one when the driver did
+    assert sum(told(tales).values()) - count <= 2 * BLOCK
 
 
 def gone(pid):
@@ -301,7 +301,6 @@ def test_ctrl_c_ends_the_ray_that_was_started_and_the_next_call_goes_on(tmp_path
     assert "KeyboardInterrupt" in driver.wait()[1]
     workers = [*told(tales)]
     assert workers and all(map(gone, workers))
-    kept, before = committed(), sum(told(tales).values())
     spread(noise_set(40 * BLOCK), tales, engine="local")
-    assert sum(told(tales).values()) - before == 40 * BLOCK - kept
+    assert sum(told(tales).values()) - 40 * BLOCK <= len(workers) * BLOCK
     assert len(open_store("telling", "noise")) == 40 * BLOCK
