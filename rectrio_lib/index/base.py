@@ -34,8 +34,8 @@ class VectorIndex(Protocol):
         encoder_hash: fingerprint of the encoder that made them.
         kind: one of factory.KINDS, pgvector or qdrant.
         recall: recall@10 measured when the index was built; None if it was not.
-        made_from: encoder, store, dataset, folder, dataset_hash, random_weights, generated_images, whitening, as far as
-            known.
+        made_from: encoder, store, dataset, folder, dataset_hash, random_weights, generated_images, whitening, and which
+            kind and recall were asked for, as far as known.
     """
 
     dim: int

@@ -65,7 +65,8 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
     if not fitting:
         least = min(needs, key=needs.get)
         taken = f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}"
-        raise ArgumentError(f"{taken}, but memory_limit is {limit:,}: allow more, or index fewer.")
+        other = "" if kind == "auto" else "choose another kind, "  # which may be one that was asked for before
+        raise ArgumentError(f"{taken}, but memory_limit is {limit:,}: allow more, {other}or index fewer.")
     if kind == "auto" and limit is not None:
         left_out = [f"{name} {needs[name] / 1e9:.3g} GB" for name in names if name not in fitting]
         without = f"; too large: {', '.join(left_out)}" if left_out else ""

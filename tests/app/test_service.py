@@ -324,6 +324,20 @@ def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, 
     assert asked == [0.95]  # not the 1.0 that a flat index finds
 
 
+def test_a_new_index_has_the_kind_and_recall_that_were_asked_for(collection, monkeypatch):
+    given = {"workspace": collection.workspace, "kind": "flat", "recall": 0.9}
+    shop = Collection.build(collection.folder, collection.encoder_name, "wished", **given)
+    monkeypatch.setattr(factory, "FLAT_ROWS", 1)
+    asked, build = [], Index.build
+    monkeypatch.setattr(Index, "build", lambda *given, **more: asked.append(given[::4]) or build(*given, **more))
+    upkeep.reindex(Generation.of(shop, open_database(workspace=collection.workspace)))
+    assert Collection.open("wished", workspace=collection.workspace).index.kind == "flat"
+    shop.index.made_from.pop("asked")  # as in an older version, where the kind alone tells what was wished
+    upkeep.reindex(Generation.of(shop, open_database(workspace=collection.workspace)))
+    made_from = Collection.open("wished", workspace=collection.workspace).made_from
+    assert asked == [("flat", 0.9), ("flat", 0.95)] and made_from["asked"] == {"kind": "flat", "recall": 0.95}
+
+
 def test_a_new_index_keeps_the_memory_limit(collection):
     given = {"workspace": collection.workspace, "memory_limit": "50MB"}
     limited = Collection.build(collection.folder, collection.encoder_name, "limited", **given)

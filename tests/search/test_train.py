@@ -46,6 +46,14 @@ def test_a_better_encoder_is_saved_and_the_index_is_built_again(shop, monkeypatc
     assert again.search(shop.folder / "cat" / "00.png", k=3).frame()["path"].tolist() == found.frame()["path"].tolist()
 
 
+def test_kind_and_recall_that_were_asked_for_outlast_a_training(shop, monkeypatch):
+    monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("phase 1"))
+    shop = Collection.build(shop.folder, BACKBONE, kind="hnsw", recall=0.9, allow_random_weights=True)
+    shop.train(epochs=1, blocks=1)
+    assert (shop.index.kind, shop.encoder_name) == ("hnsw", "pets-tuned")
+    assert shop.index.made_from["asked"] == {"kind": "hnsw", "recall": 0.9}
+
+
 def test_a_collection_on_a_server_is_trained_there(shop, monkeypatch):
     pytest.importorskip("qdrant_client")
     monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("phase 1"))
