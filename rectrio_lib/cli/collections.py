@@ -72,7 +72,7 @@ def index(
     memory_limit: Annotated[
         str,
         typer.Option(
-            help="What the index may take, such as 2GB: what is larger stays on disk; by default as before.",
+            help="What the index may take, such as 2GB, or none: what is larger stays on disk; by default as before.",
             show_default=False,
         ),
     ] = "",

@@ -76,9 +76,11 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
 
 
 def byte_count(memory_limit: int | str | None) -> int | None:
-    """Return a number of bytes, given as such or as "500MB" or "2GB", in powers of 1000; None stays None."""
-    if memory_limit is None or (isinstance(memory_limit, Integral) and memory_limit > 0):
-        return memory_limit
+    """Return a number of bytes, given as such or as "500MB" or "2GB", in powers of 1000; None for None or "none"."""
+    if memory_limit is None or memory_limit == "none":
+        return None
+    if isinstance(memory_limit, Integral) and not isinstance(memory_limit, bool) and memory_limit > 0:
+        return int(memory_limit)
     read = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(memory_limit), re.IGNORECASE)
     if not isinstance(memory_limit, str) or not read or not float(read[1]):
         raise ArgumentError(f"memory_limit={memory_limit!r}: expected a number of bytes, or a size such as '2GB'.")

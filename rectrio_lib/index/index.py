@@ -100,6 +100,10 @@ class Index:
         """Bytes of memory that it was built for; None: any, see `build`."""
         return self._vectors.limit
 
+    @memory_limit.setter
+    def memory_limit(self, limit: int | None) -> None:
+        self._vectors.limit = limit
+
     @classmethod
     def build(
         cls,
@@ -122,7 +126,7 @@ class Index:
             recall: share of the true ten nearest neighbours that a new query finds, in (0, 1].
             search_param: to use, instead of tuning it.
             memory_limit: bytes, or "2GB", that building and searching may take, without metadata and mapped files; None
-                sets no limit. "auto" keeps on disk what is larger; there, beyond the limit, mapped pages are let go.
+                or "none": any. "auto" keeps on disk what is larger; there, beyond the limit, mapped pages are let go.
             made_from: goes into the card.
 
         Raises:
@@ -135,7 +139,7 @@ class Index:
             raise ArgumentError(f"An index is built from an array (N, dim), not from one of shape {vectors.shape}.")
         for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
             index = cls(name, vectors.shape[1], encoder_hash, search_param or factory.SEARCH_PARAM, made_from)
-            index._vectors.limit = factory.byte_count(memory_limit)
+            index.memory_limit = factory.byte_count(memory_limit)
             try:
                 filling.fill(index, vectors, rows, recall if search_param is None else None)
             except RecallOutOfReachError as error:
@@ -221,7 +225,7 @@ class Index:
             self.compact()
         card = {"kind": self.kind, "dim": self.dim, "encoder_hash": self.encoder_hash, "made_from": self.made_from}
         card |= {"effort": self.search_param, "recall": self.recall, "count": len(self)}
-        card["memory_limit"] = self._vectors.limit
+        card["memory_limit"] = self.memory_limit
         storage.write(folder, self._vectors, self.rows, card)
         return folder
 
@@ -236,7 +240,7 @@ class Index:
         folder = storage.folder_of(name, workspace)
         card = storage.read_card(folder)
         index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card["made_from"])
-        index._vectors.limit = card["memory_limit"]
+        index.memory_limit = card["memory_limit"]
         index._rows_file = storage.open_files(folder, card, index._vectors)
         index.recall, index._sums = card["recall"], card.get("checksums", {})
         index._mark(np.zeros(card["count"], bool))

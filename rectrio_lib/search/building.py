@@ -175,7 +175,9 @@ def bring_up_to_date(
     `asked` is what `asked_for` returns; `vectors` is a server or empty; with `whiten`, see `whitening.whiten`, the
     vectors are whitened first. None as `memory_limit` stands for that of the index that is there.
     """
-    memory_limit = memory_limit or workspace.cards("indexes").get(name, {}).get("memory_limit")
+    if memory_limit is None:
+        memory_limit = workspace.cards("indexes").get(name, {}).get("memory_limit")
+    limit = factory.byte_count(memory_limit)
     made_from, made_by = provenance.of_store(store.folder.name, store.card), store.card["encoder_hash"]
     made_from["asked"] = asked
     mapped = store.mapped()
@@ -188,13 +190,15 @@ def bring_up_to_date(
         if found.head:
             mapped, made_by = whitening.Projected(mapped, found.head), found.encoder_hash
             made_from["encoder"] = found.encoder
-    index = current_index(name, store, asked, workspace, vectors, memory_limit, made_by)
-    if index is not None and index.made_from == made_from:
+    index = current_index(name, store, asked, workspace, vectors, limit, made_by)
+    if index is not None and index.made_from == made_from and getattr(index, "memory_limit", limit) == limit:
         return
     if index is None and vectors:
         index = opening.build_on_server(vectors, name, mapped[:], store.select(), made_by)
     elif index is None:
-        index = Index.build(asked["kind"], mapped, store.select(), made_by, asked["recall"], memory_limit=memory_limit)
+        index = Index.build(asked["kind"], mapped, store.select(), made_by, asked["recall"], memory_limit=limit)
+    elif isinstance(index, Index):
+        index.memory_limit = limit
     index.made_from = made_from  # of one that is there: by an older version, or with other wishes
     index.save(name, workspace)
 

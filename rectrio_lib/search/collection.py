@@ -95,7 +95,7 @@ class Collection(Changeable):
             workspace: where to keep it; None: `Workspace()`.
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
-            memory_limit: of the index, see `Index.build`; None: as before.
+            memory_limit: of the index, see `Index.build`; None: as before; "none": no more.
             ray: see `building.embed`.
             whiten: weigh all directions of the vectors alike, those of queries, too: True, a number of dimensions,
                 or "auto" if labels say that it helps, see `whitening.whiten`; None: as the index of this name, if no

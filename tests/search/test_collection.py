@@ -77,7 +77,11 @@ def test_a_collection_keeps_its_memory_limit(folder):
     assert build(folder, memory_limit="50MB").index.memory_limit == 50_000_000
     save_texture(folder / "dog" / "new.png", 99)
     assert (len(build(folder).index), build(folder).index.memory_limit) == (13, 50_000_000)
-    assert build(folder, memory_limit="60MB", kind="hnsw").index.memory_limit == 60_000_000
+    assert build(folder, memory_limit=np.int64(60_000_000)).index.memory_limit == 60_000_000  # of the same vectors
+    assert build(folder, memory_limit="none").index.memory_limit is None
+    assert build(folder).index.memory_limit is None
+    with pytest.raises(ArgumentError):
+        build(folder, memory_limit=True)
 
 
 def test_a_collection_keeps_the_kind_and_recall_that_were_asked_for(folder, monkeypatch):
