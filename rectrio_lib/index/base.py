@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.lookup import all_differ
 from rectrio_lib.core.workspace import Workspace
@@ -112,6 +113,13 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
         problem = f"has length {length:.3g}" if np.isfinite(length) else "holds NaN or infinity"
         raise ArgumentError(f"Vector {bad[0]} {problem}, expected unit length: divide each vector by its length.")
     return vectors
+
+
+def check_vectors(vectors: np.ndarray, dim: int) -> None:
+    """Refuse vectors (N, dim), in memory or mapped, as `unit_vectors` does, a block at a time."""
+    unit_vectors(vectors[:0], dim)
+    for block in knn.blocks(vectors):
+        unit_vectors(block, dim)
 
 
 def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:

@@ -112,6 +112,10 @@ class Snapshot:
         found[~late], found[late] = self.main.vectors_at(flat[~late]), self.tail[flat[late] - size]
         return found.reshape(*positions.shape, self.main.dim)
 
+    def mapped(self, positions: np.ndarray) -> MappedVectors:
+        """Return the vectors at positions (N,), read when asked for: an index of any size is built from them."""
+        return MappedVectors(self, positions)
+
     def positions(self, image_ids: Sequence[str]) -> dict[str, int]:
         """Return where images lie; those that are not there, or no longer, are left out."""
         found = {name: self.places[name] for name in image_ids if name in self.places}
@@ -126,6 +130,22 @@ class Snapshot:
         if not self._columns:
             self._columns.update({name: plain(values) for name, values in self.main_rows.items()})
         return {name: values[position] for name, values in self._columns.items()}
+
+
+class MappedVectors:
+    """Vectors of a snapshot as an array float32 (N, dim) that takes slices and positions; what is asked for is read."""
+
+    ndim, dtype = 2, np.dtype(np.float32)
+
+    def __init__(self, snapshot: Snapshot, positions: np.ndarray):
+        self._snapshot, self._positions = snapshot, positions
+        self.shape = (len(positions), snapshot.main.dim)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        return self._snapshot.vectors_at(self._positions[places])
 
 
 class LiveIndex:

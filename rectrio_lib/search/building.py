@@ -194,7 +194,7 @@ def bring_up_to_date(
     if index is not None and index.made_from == made_from and getattr(index, "memory_limit", limit) == limit:
         return
     if index is None and vectors:
-        index = opening.build_on_server(vectors, name, mapped[:], store.select(), made_by)
+        index = opening.build_on_server(vectors, name, mapped, store.select(), made_by)
     elif index is None:
         index = Index.build(asked["kind"], mapped, store.select(), made_by, asked["recall"], memory_limit=limit)
     elif isinstance(index, Index):

@@ -21,10 +21,12 @@ from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.app.service import Service
+from rectrio_lib.core import knn
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.collection import Collection
 
 
@@ -336,6 +338,19 @@ def test_a_new_index_has_the_kind_and_recall_that_were_asked_for(collection, mon
     upkeep.reindex(Generation.of(shop, open_database(workspace=collection.workspace)))
     made_from = Collection.open("wished", workspace=collection.workspace).made_from
     assert asked == [("flat", 0.9), ("flat", 0.95)] and made_from["asked"] == {"kind": "flat", "recall": 0.95}
+
+
+def test_a_new_index_is_built_a_few_vectors_at_a_time(api, collection, tmp_path, monkeypatch):
+    api.post("/upload", files=new_images(tmp_path / "new", 90, 91))
+    asked, read = [], Snapshot.vectors_at
+    monkeypatch.setattr(Snapshot, "vectors_at", lambda self, at: asked.append(np.size(at)) or read(self, at))
+    monkeypatch.setattr(knn, "BLOCK_ROWS", 5)
+    snapshot = api.app.state.service.now.live.current
+    before = read(snapshot, np.arange(14))
+    upkeep.reindex(api.app.state.service.now)
+    built = Collection.open("photos", workspace=collection.workspace).index
+    assert asked and max(asked) == 5 and built.rows["image_id"].tolist() == snapshot.rows["image_id"].tolist()
+    np.testing.assert_array_equal(built.vectors_at(np.arange(14)), before)
 
 
 def test_a_new_index_keeps_the_memory_limit(collection):
