@@ -152,11 +152,11 @@ class Generation:
             kind = "auto" if before.kind in factory.candidates("auto", before.dim, len(before)) else before.kind
             recall = before.recall if before.recall and before.kind != "flat" else 0.95  # a flat one finds all, unasked
             made_from = made_from | {"asked": {"kind": kind, "recall": recall}}
-        asked, limit = made_from["asked"], before.memory_limit
-        built = Index.build(
-            asked["kind"], vectors, rows, encoder_hash, asked["recall"], memory_limit=limit, made_from=made_from
+        asked, place = made_from["asked"], self.collection.workspace
+        given = {"recall": asked["recall"], "memory_limit": before.memory_limit, "workspace": place}
+        Index.build(asked["kind"], vectors, rows, encoder_hash, **given, made_from=made_from).save(
+            self.collection.name, place
         )
-        built.save(self.collection.name, self.collection.workspace)
 
     def _add(self, rows: Sequence[ImageRow]) -> None:
         if rows:

@@ -57,6 +57,7 @@ class FaissVectors:
     """N vectors of length `dim` in a FAISS index of one of factory.KINDS."""
 
     limit: int | None = None  # bytes of memory within which mapped pages are kept
+    home: Path | None = None  # of files that belong to no saved index; None: outputs/indexes/ of the default workspace
 
     def __init__(self, kind: str, dim: int):
         self.kind, self.dim = kind, dim

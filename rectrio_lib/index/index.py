@@ -115,6 +115,7 @@ class Index:
         search_param: int | None = None,
         memory_limit: int | str | None = None,
         made_from: dict[str, Any] | None = None,
+        workspace: Workspace | None = None,
     ) -> Index:
         """Make an index that finds enough of the true neighbours, as quickly as it can; see `tuning`.
 
@@ -128,6 +129,7 @@ class Index:
             memory_limit: bytes, or "2GB", that building and searching may take, without metadata and mapped files; None
                 or "none": any. "auto" keeps on disk what is larger; there, beyond the limit, mapped pages are let go.
             made_from: goes into the card.
+            workspace: where files lie until the index is saved; None: `Workspace()`.
 
         Raises:
             RecallOutOfReachError: if no such kind reaches the recall.
@@ -140,6 +142,7 @@ class Index:
         for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
             index = cls(name, vectors.shape[1], encoder_hash, search_param or factory.SEARCH_PARAM, made_from)
             index.memory_limit = factory.byte_count(memory_limit)
+            index._vectors.home = (workspace or Workspace()).outputs / "indexes"
             try:
                 filling.fill(index, vectors, rows, recall if search_param is None else None)
             except RecallOutOfReachError as error:

@@ -196,7 +196,8 @@ def bring_up_to_date(
     if index is None and vectors:
         index = opening.build_on_server(vectors, name, mapped, store.select(), made_by)
     elif index is None:
-        index = Index.build(asked["kind"], mapped, store.select(), made_by, asked["recall"], memory_limit=limit)
+        wishes = {"recall": asked["recall"], "memory_limit": limit, "workspace": workspace}
+        index = Index.build(asked["kind"], mapped, store.select(), made_by, **wishes)
     elif isinstance(index, Index):
         index.memory_limit = limit
     index.made_from = made_from  # of one that is there: by an older version, or with other wishes

@@ -319,7 +319,9 @@ def test_a_new_index_takes_over_what_was_uploaded_and_leaves_out_what_was_remove
 def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, collection, tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "FLAT_ROWS", len(collection.index))
     asked, build = [], Index.build
-    monkeypatch.setattr(Index, "build", lambda *given, **options: asked.append(given[4]) or build(*given, **options))
+    monkeypatch.setattr(
+        Index, "build", lambda *given, **options: asked.append(options["recall"]) or build(*given, **options)
+    )
     api.post("/upload", files=new_images(tmp_path / "new", 90))
     upkeep.reindex(api.app.state.service.now)
     assert Collection.open("photos", workspace=collection.workspace).index.kind == "hnsw"
@@ -331,7 +333,9 @@ def test_a_new_index_has_the_kind_and_recall_that_were_asked_for(collection, mon
     shop = Collection.build(collection.folder, collection.encoder_name, "wished", **given)
     monkeypatch.setattr(factory, "FLAT_ROWS", 1)
     asked, build = [], Index.build
-    monkeypatch.setattr(Index, "build", lambda *given, **more: asked.append(given[::4]) or build(*given, **more))
+    monkeypatch.setattr(
+        Index, "build", lambda *given, **more: asked.append((given[0], more["recall"])) or build(*given, **more)
+    )
     upkeep.reindex(Generation.of(shop, open_database(workspace=collection.workspace)))
     assert Collection.open("wished", workspace=collection.workspace).index.kind == "flat"
     shop.index.made_from.pop("asked")  # as in an older version, where the kind alone tells what was wished

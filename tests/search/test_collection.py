@@ -86,7 +86,9 @@ def test_a_collection_keeps_its_memory_limit(folder):
 
 def test_a_collection_keeps_the_kind_and_recall_that_were_asked_for(folder, monkeypatch):
     asked, make = [], Index.build
-    monkeypatch.setattr(Index, "build", lambda *given, **more: asked.append(given[::4]) or make(*given, **more))
+    monkeypatch.setattr(
+        Index, "build", lambda *given, **more: asked.append((given[0], more["recall"])) or make(*given, **more)
+    )
     build(folder, kind="hnsw", recall=0.99)
     before = index_file().stat().st_mtime_ns, index_file().stat().st_ino
     assert build(folder).index.kind == "hnsw"

@@ -170,6 +170,8 @@ class Shards:
             shards = cls([Index.load(home) for home in homes], card["made_from"])
         except ArgumentError as error:
             raise DataError(f"{folder}: {error}") from error
+        for index in shards.indexes:
+            index._vectors.home = folder.parent  # not in the folder, which goes when it is saved again
         if (shards.encoder_hash, len(shards)) != (card["encoder_hash"], card["count"]):
             raise DataError(f"{folder}: its shards and card.json do not belong together: save it again.")
         return shards
