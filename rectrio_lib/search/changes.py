@@ -156,6 +156,7 @@ class Changeable(Searcher):
         save_encoder(frozen, f"{tuned}-frozen", **place)
         save_encoder(run.encoders[run.best], tuned, run.data.hash, options.get("seed", 0), **place)
         again = type(self).build(self.place, tuned, self.name, manifest=run.data.manifest, **place)
+        self.__dict__.clear()  # the old encoder and what its scores mean among it
         self.__dict__.update(again.__dict__)
         return run
 
@@ -187,7 +188,8 @@ class Changeable(Searcher):
             self.index = open_index(self.name, self.workspace)
             try:
                 if self.index.encoder_hash != before.encoder_hash:  # built again by another process
-                    self.__dict__.pop("encoder", None)
+                    for made in ("encoder", "calibration"):
+                        self.__dict__.pop(made, None)
                     self.made_from = self.index.made_from
                 yield
                 self.index.save(self.name, self.workspace)

@@ -32,8 +32,12 @@ def wins(name):
 
 def test_a_better_encoder_is_saved_and_the_index_is_built_again(shop, monkeypatch):
     monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("phase 1"))
-    before = shop.index.encoder_hash
+    before, file = shop.index.encoder_hash, shop.folder / "cat" / "00.png"
+    shop.search(file)
+    shop.calibrate()
     run = shop.train(epochs=1, blocks=1)
+    assert shop.search(file, k=3).frame()["path"].tolist() == shop.search("cat/00.png", k=3).frame()["path"].tolist()
+    assert shop.calibration is None
     assert run.best == "phase 1" and run.figures.keys() == {"frozen backbone", "phase 1", "phase 2"}
     assert (shop.encoder_name, shop.index.dim, len(shop.index)) == ("pets-tuned", fine_tuning.DIM, 32)
     assert shop.index.encoder_hash != before

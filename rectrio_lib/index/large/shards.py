@@ -19,7 +19,7 @@ from rectrio_lib.core.workspace import MADE_FROM, Workspace, read_card
 from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, check_rows, not_there
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.index import Index
-from rectrio_lib.index.storage import folder_of
+from rectrio_lib.index.storage import carry_over, folder_of
 
 KIND, NAME = "shards", "shard-{:04d}"
 SCHEMA = {"kind": str, "dim": int, "encoder_hash": str, "shards": int, "made_from": MADE_FROM, "count": int}
@@ -150,6 +150,7 @@ class Shards:
                 shutil.move(index.save(NAME.format(number), place), fresh / NAME.format(number))
             (fresh / "indexes").rmdir()
             files.write_json(fresh / "card.json", {**card, "shards": len(self.indexes), "count": len(self)})
+            carry_over(folder, fresh, self.encoder_hash)
         return folder
 
     @classmethod
