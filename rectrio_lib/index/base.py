@@ -131,10 +131,11 @@ def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:
         )
 
 
-def check_k(k: int, count: int) -> None:
-    """Refuse a number of neighbours that is not 1 to `count`, the number of rows that may be results."""
+def check_k(k: int, count: int) -> int:
+    """Return a number of neighbours; refuse one that is not 1 to `count`, the number of rows that may be results."""
     if (type(k) is not int and (not isinstance(k, Integral) or isinstance(k, bool))) or not 1 <= k <= count:
         raise ArgumentError(f"k={k!r}, but {count:,} rows may be results: expected 1 to that many.")
+    return int(k)  # NumPy's small ones overflow
 
 
 def check_rows(rows: pd.DataFrame, count: int, known: pd.Series | None = None) -> None:

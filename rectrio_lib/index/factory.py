@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from functools import lru_cache
-from numbers import Integral
+from numbers import Integral, Real
 
 import faiss
 import numpy as np
@@ -73,6 +73,13 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
         told = f"{fitting[0]} takes {needs[fitting[0]] / 1e9:.3g} of {limit / 1e9:.3g} GB{without}"
         LOG.info("%s vectors of length %s: %s.", f"{count:,}", dim, told)
     return fitting
+
+
+def recall_of(recall: float) -> float:
+    """Return a recall that can be asked for; ArgumentError if it is no number above 0 and at most 1."""
+    if not isinstance(recall, Real) or isinstance(recall, bool) or not 0 < recall <= 1:
+        raise ArgumentError(f"recall={recall!r} should be a number above 0 and at most 1.")
+    return float(recall)
 
 
 def byte_count(memory_limit: int | str | None) -> int | None:

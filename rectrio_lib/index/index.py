@@ -135,8 +135,7 @@ class Index:
             RecallOutOfReachError: if no such kind reaches the recall.
             ArgumentError: if vectors and rows do not fit each other, the kind or the memory.
         """
-        if not 0 < recall <= 1:
-            raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
+        recall = factory.recall_of(recall)
         if vectors.ndim != 2:
             raise ArgumentError(f"An index is built from an array (N, dim), not from one of shape {vectors.shape}.")
         for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
@@ -181,7 +180,7 @@ class Index:
         """
         check_encoder(self, encoder_hash)
         vectors, subset = unit_vectors(vectors, self.dim), self._subset(where)
-        check_k(k, subset.count)
+        k = check_k(k, subset.count)
         return self._vectors.search(vectors, k, self.search_param, subset)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:

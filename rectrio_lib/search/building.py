@@ -77,9 +77,7 @@ def asked_for(name: str, kind: str, recall: float | None, memory_limit: int | st
     before = workspace.cards("indexes").get(name, {}).get("made_from", {}).get("asked", {})
     kind, recall = kind or before.get("kind", "auto"), before.get("recall", 0.95) if recall is None else recall
     factory.candidates(kind, 1, 0, memory_limit)
-    if not 0 < recall <= 1:
-        raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
-    return {"kind": kind, "recall": float(recall)}
+    return {"kind": kind, "recall": factory.recall_of(recall)}
 
 
 def usual_encoder(name: str, default: str, workspace: Workspace) -> str:

@@ -88,7 +88,7 @@ class Shards:
         check_encoder(self, encoder_hash)
         parts = self._parts(where)
         counts = [index.count(part) for index, part in zip(self.indexes, parts, strict=True)]
-        check_k(k, sum(counts))
+        k = check_k(k, sum(counts))
         asked = [number for number, count in enumerate(counts) if count]
 
         def one(number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -93,7 +93,7 @@ class QdrantIndex(ServerIndex):
         check_encoder(self, encoder_hash)
         vectors, allowed = unit_vectors(vectors, self.dim), self._filter(where)
         count = self._count(allowed)
-        check_k(k, count)
+        k = check_k(k, count)
         found = self._nearest(vectors, k, allowed, exact=count <= EXACT_ROWS)
         if any(len(near) < k for near in found):
             found = self._nearest(vectors, k, allowed, exact=True)
