@@ -19,6 +19,7 @@ from rectrio_lib.index.base import VectorIndex, Where, already_there, check_enco
 
 CACHED_MASKS = 32  # conditions whose rows are remembered until something changes
 TAIL_ROWS = 20_000  # compared one by one: a millisecond or two
+DERIVED_ROWS = 4096  # of which something is derived at once: when a row changes, that of the others stays
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Snapshot:
         tail_rows: their metadata; the first T count.
         removed: which vectors are no longer there, bool (N,).
         places: position of each image_id, the latest if it was removed and came again; shared, and grows.
-        derived: what others make of `main_rows` or `tail_rows` and want to find again, until these change.
+        derived: what others make of rows and want to find again until these change, by a name and which DERIVED_ROWS of
+            `main_rows` they are, counted from 0, or -1 for the tail.
     """
 
     main: VectorIndex
@@ -43,7 +45,7 @@ class Snapshot:
     tail_rows: list[dict[str, Any]]
     removed: np.ndarray
     places: dict[str, int]
-    derived: dict[str, Any] = field(default_factory=dict)
+    derived: dict[tuple[str, int], Any] = field(default_factory=dict)
     _columns: dict[str, np.ndarray] = field(default_factory=dict)
     _masks: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
@@ -88,7 +90,7 @@ class Snapshot:
         """Find the k most similar images of each query; see `Index.search`."""
         check_encoder(self, encoder_hash)
         allowed = self.allowed(where)
-        check_k(k, int(np.count_nonzero(allowed)))
+        k = check_k(k, int(np.count_nonzero(allowed)))
         size = len(self.main_rows)
         inside, parts = allowed[:size], []
         if count := int(np.count_nonzero(inside)):
@@ -220,7 +222,9 @@ class LiveIndex:
                 for record in records:
                     if (at := places.get(record["image_id"], -1)) >= size:
                         tail_rows[at - size] = record
-            self.current = replace(before, main_rows=rows, tail_rows=tail_rows, _columns=columns, derived={})
+            changed = {at // DERIVED_ROWS if at < size else -1 for at in places.values()}
+            derived = {key: made for key, made in before.derived.copy().items() if key[1] not in changed}
+            self.current = replace(before, main_rows=rows, tail_rows=tail_rows, _columns=columns, derived=derived)
 
 
 def plain(values: pd.Series) -> np.ndarray:
