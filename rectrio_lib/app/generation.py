@@ -155,11 +155,15 @@ class Generation:
     def rebuild(self, kept: np.ndarray, vectors: np.ndarray, encoder_hash: str, made_from: Card) -> None:
         """Save an index of the images at some positions, with vectors (N, dim), in the place of the present one."""
         before, rows = self.collection.index, self.rows_at(kept)
-        kind = "auto" if before.kind in factory.candidates("auto", before.dim, len(before)) else before.kind
-        recall = before.recall if before.recall and before.kind != "flat" else 0.95  # a flat one finds all, unasked
-        built = Index.build(kind, vectors, rows, encoder_hash, recall, memory_limit=before.memory_limit)
-        built.made_from = made_from
-        built.save(self.collection.name, self.collection.workspace)
+        if "asked" not in made_from:  # by an older version, or by `Index.build`
+            kind = "auto" if before.kind in factory.candidates("auto", before.dim, len(before)) else before.kind
+            recall = before.recall if before.recall and before.kind != "flat" else 0.95  # a flat one finds all, unasked
+            made_from = made_from | {"asked": {"kind": kind, "recall": recall}}
+        asked, place = made_from["asked"], self.collection.workspace
+        given = {"recall": asked["recall"], "memory_limit": before.memory_limit, "workspace": place}
+        Index.build(asked["kind"], vectors, rows, encoder_hash, **given, made_from=made_from).save(
+            self.collection.name, place
+        )
 
     def _add(self, rows: Sequence[ImageRow]) -> None:
         if rows:

@@ -6,6 +6,7 @@ import numpy as np
 
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.index import live
 from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search import rerank
 from rectrio_lib.search.ranking.words import WordCounts, bm25, fuse, words_of
@@ -52,14 +53,16 @@ def mix(
 
 
 def _counted(snapshot: Snapshot) -> list[WordCounts]:
-    """Return the words of the rows; counted once, until the rows change."""
-    derived, size = snapshot.derived, len(snapshot.main_rows)
-    if "words" not in derived:
-        derived["words"] = WordCounts(snapshot.main_rows)
+    """Return the words of the rows, part by part; counted once, until a row of the part changes."""
+    derived, rows, parts = snapshot.derived, snapshot.main_rows, []
+    for number, start in enumerate(range(0, max(1, len(rows)), live.DERIVED_ROWS)):
+        if ("words", number) not in derived:
+            derived["words", number] = WordCounts(rows.iloc[start : start + live.DERIVED_ROWS])
+        parts.append(derived["words", number])
     if not len(snapshot.tail):
-        return [derived["words"]]
-    count, counted = derived.get("words of the tail", (0, None))
+        return parts
+    count, counted = derived.get(("words", -1), (0, None))
     if count != len(snapshot.tail):
-        counted = WordCounts(snapshot.rows.iloc[size:])
-        derived["words of the tail"] = len(snapshot.tail), counted
-    return [derived["words"], counted]
+        counted = WordCounts(snapshot.rows.iloc[len(rows) :])
+        derived["words", -1] = len(snapshot.tail), counted
+    return [*parts, counted]

@@ -232,7 +232,7 @@ class Service:
             stamp, calibrated = self._stamp_of_card(), self.now.collection.calibration is not None
             opened = await asyncio.to_thread(Collection.open, self.name, self._folder, self.workspace)
             self.now, self._stamp = await asyncio.to_thread(Generation.of, opened, self.engine, *self._encoding), stamp
-        if calibrated:  # what scores mean went with the old index
+        if calibrated:  # what scores mean for another encoder is learned anew
             with suppress(RectrioError):
                 await asyncio.to_thread(self.now.calibrate)
 

@@ -114,4 +114,4 @@ def _reindex(now: Generation) -> None:
         index.add(snapshot.vectors_at(fresh), _as_built(now.rows_at(fresh), index.rows))
         index.save(now.collection.name, now.collection.workspace)
         return
-    now.rebuild(kept, snapshot.vectors_at(kept), index.encoder_hash, index.made_from)
+    now.rebuild(kept, snapshot.mapped(kept), index.encoder_hash, index.made_from)

@@ -51,8 +51,20 @@ def index(
     name: Name = "",
     encoder: Encoder = "",
     backbone: Backbone = "",
-    kind: Annotated[str, typer.Option(help="flat, hnsw, ivf, ivf-pq, ivf-sq8; auto: what suits best.")] = "auto",
-    recall: Annotated[float, typer.Option(help="Share of the true ten nearest neighbours to be found.")] = 0.95,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="flat, hnsw, ivf, ivf-pq, ivf-sq8; auto: what suits best; by default as before, or auto.",
+            show_default=False,
+        ),
+    ] = "",
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the true ten nearest neighbours to be found; by default as before, or 0.95.",
+            show_default=False,
+        ),
+    ] = None,
     allow_random_weights: AllowRandomWeights = False,
     vectors: Annotated[
         str, typer.Option(help="Keep the vectors on a server: postgresql://… or, Qdrant, http://…", show_default=False)
@@ -60,7 +72,7 @@ def index(
     memory_limit: Annotated[
         str,
         typer.Option(
-            help="What the index may take, such as 2GB: what is larger stays on disk; by default as before.",
+            help="What the index may take, such as 2GB, or none: what is larger stays on disk; by default as before.",
             show_default=False,
         ),
     ] = "",

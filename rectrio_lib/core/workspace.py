@@ -15,6 +15,7 @@ CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "car
 SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
 MADE_FROM = {f"{key}?": str for key in ("encoder", "store", "dataset", "folder", "dataset_hash")}
 MADE_FROM |= {"random_weights?": bool, "generated_images?": bool, "whitening?": dict}
+MADE_FROM |= {"asked?": {"kind": str, "recall": float | int}}
 TYPES = {"arguments?": dict, "preprocessing?": dict, "made_from?": MADE_FROM}  # of what any card may hold
 TYPES |= MADE_FROM | {"hash?": str, "encoder_hash?": str, "kind?": str, "trained_on?": str, "stand_in?": bool}
 UNFINISHED = (".new", ".old", ".part", ".lock")  # endings of what an interrupted write leaves behind

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.core.lookup import all_differ
 from rectrio_lib.core.workspace import Workspace
@@ -34,8 +35,8 @@ class VectorIndex(Protocol):
         encoder_hash: fingerprint of the encoder that made them.
         kind: one of factory.KINDS, pgvector or qdrant.
         recall: recall@10 measured when the index was built; None if it was not.
-        made_from: encoder, store, dataset, folder, dataset_hash, random_weights, generated_images, whitening, as far as
-            known.
+        made_from: encoder, store, dataset, folder, dataset_hash, random_weights, generated_images, whitening, and which
+            kind and recall were asked for, as far as known.
     """
 
     dim: int
@@ -114,6 +115,13 @@ def unit_vectors(vectors: np.ndarray, dim: int) -> np.ndarray:
     return vectors
 
 
+def check_vectors(vectors: np.ndarray, dim: int) -> None:
+    """Refuse vectors (N, dim), in memory or mapped, as `unit_vectors` does, a block at a time."""
+    unit_vectors(vectors[:0], dim)
+    for block in knn.blocks(vectors):
+        unit_vectors(block, dim)
+
+
 def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:
     """Refuse an encoder, by its fingerprint, that did not make the index; None trusts the caller."""
     if encoder_hash not in (None, index.encoder_hash):
@@ -123,10 +131,11 @@ def check_encoder(index: VectorIndex, encoder_hash: str | None) -> None:
         )
 
 
-def check_k(k: int, count: int) -> None:
-    """Refuse a number of neighbours that is not 1 to `count`, the number of rows that may be results."""
+def check_k(k: int, count: int) -> int:
+    """Return a number of neighbours; refuse one that is not 1 to `count`, the number of rows that may be results."""
     if (type(k) is not int and (not isinstance(k, Integral) or isinstance(k, bool))) or not 1 <= k <= count:
         raise ArgumentError(f"k={k!r}, but {count:,} rows may be results: expected 1 to that many.")
+    return int(k)  # NumPy's small ones overflow
 
 
 def check_rows(rows: pd.DataFrame, count: int, known: pd.Series | None = None) -> None:

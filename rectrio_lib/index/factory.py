@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from functools import lru_cache
-from numbers import Integral
+from numbers import Integral, Real
 
 import faiss
 import numpy as np
@@ -65,7 +65,8 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
     if not fitting:
         least = min(needs, key=needs.get)
         taken = f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}"
-        raise ArgumentError(f"{taken}, but memory_limit is {limit:,}: allow more, or index fewer.")
+        other = "" if kind == "auto" else "choose another kind, "  # which may be one that was asked for before
+        raise ArgumentError(f"{taken}, but memory_limit is {limit:,}: allow more, {other}or index fewer.")
     if kind == "auto" and limit is not None:
         left_out = [f"{name} {needs[name] / 1e9:.3g} GB" for name in names if name not in fitting]
         without = f"; too large: {', '.join(left_out)}" if left_out else ""
@@ -74,10 +75,19 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
     return fitting
 
 
+def recall_of(recall: float) -> float:
+    """Return a recall that can be asked for; ArgumentError if it is no number above 0 and at most 1."""
+    if not isinstance(recall, Real) or isinstance(recall, bool) or not 0 < recall <= 1:
+        raise ArgumentError(f"recall={recall!r} should be a number above 0 and at most 1.")
+    return float(recall)
+
+
 def byte_count(memory_limit: int | str | None) -> int | None:
-    """Return a number of bytes, given as such or as "500MB" or "2GB", in powers of 1000; None stays None."""
-    if memory_limit is None or (isinstance(memory_limit, Integral) and memory_limit > 0):
-        return memory_limit
+    """Return a number of bytes, given as such or as "500MB" or "2GB", in powers of 1000; None for None or "none"."""
+    if memory_limit is None or memory_limit == "none":
+        return None
+    if isinstance(memory_limit, Integral) and not isinstance(memory_limit, bool) and memory_limit > 0:
+        return int(memory_limit)
     read = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(memory_limit), re.IGNORECASE)
     if not isinstance(memory_limit, str) or not read or not float(read[1]):
         raise ArgumentError(f"memory_limit={memory_limit!r}: expected a number of bytes, or a size such as '2GB'.")

@@ -57,6 +57,7 @@ class FaissVectors:
     """N vectors of length `dim` in a FAISS index of one of factory.KINDS."""
 
     limit: int | None = None  # bytes of memory within which mapped pages are kept
+    home: Path | None = None  # of files that belong to no saved index; None: outputs/indexes/ of the default workspace
 
     def __init__(self, kind: str, dim: int):
         self.kind, self.dim = kind, dim
@@ -169,9 +170,17 @@ class FaissVectors:
         for block in knn.blocks(vectors, subset):
             self.faiss.add(block)
 
+    def _graph_rows(self, count: int) -> int:
+        """Return how many vectors enter a graph of `count` at once: with their copy in order, what the limit leaves."""
+        most = GRAPH_BYTES // (4 * self.dim)
+        if self.limit is None:
+            return most
+        left = self.limit - factory.memory(self.kind, self.dim, count)
+        return min(most, max(knn.BLOCK_ROWS, left // (8 * self.dim)))
+
     def _add_to_graph(self, vectors: np.ndarray, subset: np.ndarray | None, positions: np.ndarray) -> None:
         start, self._places = 0, None
-        for block in knn.blocks(vectors, subset, GRAPH_BYTES // (4 * self.dim)):
+        for block in knn.blocks(vectors, subset, self._graph_rows(self.faiss.ntotal + len(positions))):
             order = factory.locality_order(block)
             self.faiss.add_with_ids(block[order], positions[start:][order])
             start += len(block)
@@ -192,7 +201,7 @@ class FaissVectors:
         old = copy(self)
         self.faiss, self._places = faiss.clone_index(self.faiss), None
         self.faiss.reset()
-        rows = GRAPH_BYTES // (4 * self.dim) if self.kind == "hnsw" else knn.BLOCK_ROWS
+        rows = self._graph_rows(len(positions)) if self.kind == "hnsw" else knn.BLOCK_ROWS
         for start in range(0, len(positions), rows):
             self.add(old.at(positions[start : start + rows]))
 

@@ -100,6 +100,10 @@ class Index:
         """Bytes of memory that it was built for; None: any, see `build`."""
         return self._vectors.limit
 
+    @memory_limit.setter
+    def memory_limit(self, limit: int | None) -> None:
+        self._vectors.limit = limit
+
     @classmethod
     def build(
         cls,
@@ -111,6 +115,7 @@ class Index:
         search_param: int | None = None,
         memory_limit: int | str | None = None,
         made_from: dict[str, Any] | None = None,
+        workspace: Workspace | None = None,
     ) -> Index:
         """Make an index that finds enough of the true neighbours, as quickly as it can; see `tuning`.
 
@@ -122,20 +127,21 @@ class Index:
             recall: share of the true ten nearest neighbours that a new query finds, in (0, 1].
             search_param: to use, instead of tuning it.
             memory_limit: bytes, or "2GB", that building and searching may take, without metadata and mapped files; None
-                sets no limit. "auto" keeps on disk what is larger; there, beyond the limit, mapped pages are let go.
+                or "none": any. "auto" keeps on disk what is larger; there, beyond the limit, mapped pages are let go.
             made_from: goes into the card.
+            workspace: where files lie until the index is saved; None: `Workspace()`.
 
         Raises:
             RecallOutOfReachError: if no such kind reaches the recall.
             ArgumentError: if vectors and rows do not fit each other, the kind or the memory.
         """
-        if not 0 < recall <= 1:
-            raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
+        recall = factory.recall_of(recall)
         if vectors.ndim != 2:
             raise ArgumentError(f"An index is built from an array (N, dim), not from one of shape {vectors.shape}.")
         for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
             index = cls(name, vectors.shape[1], encoder_hash, search_param or factory.SEARCH_PARAM, made_from)
-            index._vectors.limit = factory.byte_count(memory_limit)
+            index.memory_limit = factory.byte_count(memory_limit)
+            index._vectors.home = (workspace or Workspace()).outputs / "indexes"
             try:
                 filling.fill(index, vectors, rows, recall if search_param is None else None)
             except RecallOutOfReachError as error:
@@ -174,7 +180,7 @@ class Index:
         """
         check_encoder(self, encoder_hash)
         vectors, subset = unit_vectors(vectors, self.dim), self._subset(where)
-        check_k(k, subset.count)
+        k = check_k(k, subset.count)
         return self._vectors.search(vectors, k, self.search_param, subset)
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
@@ -221,7 +227,7 @@ class Index:
             self.compact()
         card = {"kind": self.kind, "dim": self.dim, "encoder_hash": self.encoder_hash, "made_from": self.made_from}
         card |= {"effort": self.search_param, "recall": self.recall, "count": len(self)}
-        card["memory_limit"] = self._vectors.limit
+        card["memory_limit"] = self.memory_limit
         storage.write(folder, self._vectors, self.rows, card)
         return folder
 
@@ -236,7 +242,7 @@ class Index:
         folder = storage.folder_of(name, workspace)
         card = storage.read_card(folder)
         index = cls(card["kind"], card["dim"], card["encoder_hash"], card["effort"], card["made_from"])
-        index._vectors.limit = card["memory_limit"]
+        index.memory_limit = card["memory_limit"]
         index._rows_file = storage.open_files(folder, card, index._vectors)
         index.recall, index._sums = card["recall"], card.get("checksums", {})
         index._mark(np.zeros(card["count"], bool))

@@ -19,6 +19,7 @@ from rectrio_lib.index.base import VectorIndex, Where, already_there, check_enco
 
 CACHED_MASKS = 32  # conditions whose rows are remembered until something changes
 TAIL_ROWS = 20_000  # compared one by one: a millisecond or two
+DERIVED_ROWS = 4096  # of which something is derived at once: when a row changes, that of the others stays
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Snapshot:
         tail_rows: their metadata; the first T count.
         removed: which vectors are no longer there, bool (N,).
         places: position of each image_id, the latest if it was removed and came again; shared, and grows.
-        derived: what others make of `main_rows` or `tail_rows` and want to find again, until these change.
+        derived: what others make of rows and want to find again until these change, by a name and which DERIVED_ROWS of
+            `main_rows` they are, counted from 0, or -1 for the tail.
     """
 
     main: VectorIndex
@@ -43,7 +45,7 @@ class Snapshot:
     tail_rows: list[dict[str, Any]]
     removed: np.ndarray
     places: dict[str, int]
-    derived: dict[str, Any] = field(default_factory=dict)
+    derived: dict[tuple[str, int], Any] = field(default_factory=dict)
     _columns: dict[str, np.ndarray] = field(default_factory=dict)
     _masks: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
@@ -88,7 +90,7 @@ class Snapshot:
         """Find the k most similar images of each query; see `Index.search`."""
         check_encoder(self, encoder_hash)
         allowed = self.allowed(where)
-        check_k(k, int(np.count_nonzero(allowed)))
+        k = check_k(k, int(np.count_nonzero(allowed)))
         size = len(self.main_rows)
         inside, parts = allowed[:size], []
         if count := int(np.count_nonzero(inside)):
@@ -112,6 +114,10 @@ class Snapshot:
         found[~late], found[late] = self.main.vectors_at(flat[~late]), self.tail[flat[late] - size]
         return found.reshape(*positions.shape, self.main.dim)
 
+    def mapped(self, positions: np.ndarray) -> MappedVectors:
+        """Return the vectors at positions (N,), read when asked for: an index of any size is built from them."""
+        return MappedVectors(self, positions)
+
     def positions(self, image_ids: Sequence[str]) -> dict[str, int]:
         """Return where images lie; those that are not there, or no longer, are left out."""
         found = {name: self.places[name] for name in image_ids if name in self.places}
@@ -126,6 +132,22 @@ class Snapshot:
         if not self._columns:
             self._columns.update({name: plain(values) for name, values in self.main_rows.items()})
         return {name: values[position] for name, values in self._columns.items()}
+
+
+class MappedVectors:
+    """Vectors of a snapshot as an array float32 (N, dim) that takes slices and positions; what is asked for is read."""
+
+    ndim, dtype = 2, np.dtype(np.float32)
+
+    def __init__(self, snapshot: Snapshot, positions: np.ndarray):
+        self._snapshot, self._positions = snapshot, positions
+        self.shape = (len(positions), snapshot.main.dim)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        return self._snapshot.vectors_at(self._positions[places])
 
 
 class LiveIndex:
@@ -200,7 +222,9 @@ class LiveIndex:
                 for record in records:
                     if (at := places.get(record["image_id"], -1)) >= size:
                         tail_rows[at - size] = record
-            self.current = replace(before, main_rows=rows, tail_rows=tail_rows, _columns=columns, derived={})
+            changed = {at // DERIVED_ROWS if at < size else -1 for at in places.values()}
+            derived = {key: made for key, made in before.derived.copy().items() if key[1] not in changed}
+            self.current = replace(before, main_rows=rows, tail_rows=tail_rows, _columns=columns, derived=derived)
 
 
 def plain(values: pd.Series) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +22,7 @@ FORMAT = 2  # of the files: another number is not read
 SCHEMA = {"format": int, "kind": str, "dim": int, "encoder_hash": str, "effort": int, "count": int}
 SCHEMA |= {"recall": float | int | None, "made_from?": MADE_FROM, "checksums?": dict, "memory_limit?": int | None}
 MOST = 2**31 - 1  # what FAISS can count
+CALIBRATION = "calibration.json"  # what scores mean, learned later; see `search.ranking.calibration`
 
 
 def write(folder: Path, vectors: FaissVectors, rows: pd.DataFrame, card: dict[str, Any]) -> None:
@@ -29,6 +32,14 @@ def write(folder: Path, vectors: FaissVectors, rows: pd.DataFrame, card: dict[st
         rows.to_parquet(fresh / "rows.parquet")
         sums = {name: files.checksum(fresh / name) for name in (*names, "rows.parquet")}
         files.write_json(fresh / "card.json", {"format": FORMAT, **card, "checksums": sums})
+        carry_over(folder, fresh, card["encoder_hash"])
+
+
+def carry_over(folder: Path, fresh: Path, encoder_hash: str) -> None:
+    """Copy what was learned of an index into the folder that replaces its own, unless it is of another encoder."""
+    with suppress(DataError):
+        if read_json(folder / CALIBRATION).get("encoder_hash") == encoder_hash:
+            shutil.copyfile(folder / CALIBRATION, fresh / CALIBRATION)
 
 
 def folder_of(name: str | Path, workspace: Workspace | None) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, RectrioError
-from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.core.workspace import Card, Workspace
 from rectrio_lib.data.places.place import Place, is_another, place_of
 from rectrio_lib.index import factory, opening
 from rectrio_lib.index.base import VectorIndex
@@ -68,6 +68,18 @@ def usual_whitening(name: str, workspace: Workspace) -> bool | int | str:
     return provenance.before_whitening(workspace.cards("indexes").get(name, {}).get("made_from", {}))[1]
 
 
+def asked_for(name: str, kind: str, recall: float | None, memory_limit: int | str | None, workspace: Workspace) -> Card:
+    """Return kind and recall that an index should have: as given, or else as was asked for when it was built last.
+
+    Raises:
+        ArgumentError: if one of them or the memory limit is out of range.
+    """
+    before = workspace.cards("indexes").get(name, {}).get("made_from", {}).get("asked", {})
+    kind, recall = kind or before.get("kind", "auto"), before.get("recall", 0.95) if recall is None else recall
+    factory.candidates(kind, 1, 0, memory_limit)
+    return {"kind": kind, "recall": factory.recall_of(recall)}
+
+
 def usual_encoder(name: str, default: str, workspace: Workspace) -> str:
     """Return the encoder of the index of that name; of random weights the backbone, as real ones may be there now."""
     index = workspace.cards("indexes").get(name, {})
@@ -123,8 +135,7 @@ def mirrored(encoder: str, workspace: Workspace) -> str:
 def current_index(
     name: str,
     store: EmbeddingStore,
-    kind: str,
-    recall: float,
+    asked: Card,
     workspace: Workspace,
     vectors: str,
     memory_limit: int | str | None = None,
@@ -132,7 +143,8 @@ def current_index(
 ) -> VectorIndex | None:
     """Return the saved index if it is of exactly these vectors, and as and where it is wanted.
 
-    `made_by` is the fingerprint of an encoder that whitens the vectors of the store; empty: the store's own.
+    `asked` is what `asked_for` returns; `made_by` is the fingerprint of an encoder that whitens the vectors of the
+    store; empty: the store's own.
     """
     try:
         index = opening.open_index(name, workspace)
@@ -142,15 +154,15 @@ def current_index(
     same &= index.encoder_hash == (made_by or store.card["encoder_hash"])
     if vectors:
         return index if same and opening.lies_at(index, vectors) else None
-    same &= index.kind in factory.candidates(kind, index.dim, len(store), memory_limit)  # the first may fall short
-    return index if same and (index.recall or 0) >= recall else None
+    kinds = factory.candidates(asked["kind"], index.dim, len(store), memory_limit)  # the first may have fallen short
+    found = (index.recall or 0) >= asked["recall"] or index.made_from.get("asked") == asked  # of few it is not measured
+    return index if same and index.kind in kinds and found else None
 
 
 def bring_up_to_date(
     name: str,
     store: EmbeddingStore,
-    kind: str,
-    recall: float,
+    asked: Card,
     workspace: Workspace,
     vectors: str,
     memory_limit: int | str | None = None,
@@ -158,11 +170,14 @@ def bring_up_to_date(
 ) -> None:
     """Build and save an index of exactly the vectors of a store, unless it is there.
 
-    `vectors` is a server or empty; with `whiten`, see `whitening.whiten`, the vectors are whitened first. None as
-    `memory_limit` stands for that of the index that is there.
+    `asked` is what `asked_for` returns; `vectors` is a server or empty; with `whiten`, see `whitening.whiten`, the
+    vectors are whitened first. None as `memory_limit` stands for that of the index that is there.
     """
-    memory_limit = memory_limit or workspace.cards("indexes").get(name, {}).get("memory_limit")
+    if memory_limit is None:
+        memory_limit = workspace.cards("indexes").get(name, {}).get("memory_limit")
+    limit = factory.byte_count(memory_limit)
     made_from, made_by = provenance.of_store(store.folder.name, store.card), store.card["encoder_hash"]
+    made_from["asked"] = asked
     mapped = store.mapped()
     if whiten:
         from rectrio_lib.search import whitening
@@ -173,14 +188,17 @@ def bring_up_to_date(
         if found.head:
             mapped, made_by = whitening.Projected(mapped, found.head), found.encoder_hash
             made_from["encoder"] = found.encoder
-    index = current_index(name, store, kind, recall, workspace, vectors, memory_limit, made_by)
-    if index is not None and index.made_from == made_from:
+    index = current_index(name, store, asked, workspace, vectors, limit, made_by)
+    if index is not None and index.made_from == made_from and getattr(index, "memory_limit", limit) == limit:
         return
     if index is None and vectors:
-        index = opening.build_on_server(vectors, name, mapped[:], store.select(), made_by)
+        index = opening.build_on_server(vectors, name, mapped, store.select(), made_by)
     elif index is None:
-        index = Index.build(kind, mapped, store.select(), made_by, recall, memory_limit=memory_limit)
-    index.made_from = made_from  # of one that is there: by an older version
+        wishes = {"recall": asked["recall"], "memory_limit": limit, "workspace": workspace}
+        index = Index.build(asked["kind"], mapped, store.select(), made_by, **wishes)
+    elif isinstance(index, Index):
+        index.memory_limit = limit
+    index.made_from = made_from  # of one that is there: by an older version, or with other wishes
     index.save(name, workspace)
 
 

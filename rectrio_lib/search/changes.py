@@ -17,7 +17,6 @@ from rectrio_lib.core.workspace import Card, Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.data.places.place import is_address
 from rectrio_lib.embeddings.writer import writing
-from rectrio_lib.index import factory
 from rectrio_lib.index.opening import open_index
 from rectrio_lib.search.searcher import Searcher
 
@@ -156,8 +155,8 @@ class Changeable(Searcher):
         LOG.info("Validation images rank best after %s (mAP@R: %s), saved as %s.", run.best, shown, tuned)
         save_encoder(frozen, f"{tuned}-frozen", **place)
         save_encoder(run.encoders[run.best], tuned, run.data.hash, options.get("seed", 0), **place)
-        kind = self.index.kind if self.index.kind in factory.KINDS else "auto"  # a server has none to choose
-        again = type(self).build(self.place, tuned, self.name, kind, manifest=run.data.manifest, **place)
+        again = type(self).build(self.place, tuned, self.name, manifest=run.data.manifest, **place)
+        self.__dict__.clear()  # the old encoder and what its scores mean among it
         self.__dict__.update(again.__dict__)
         return run
 
@@ -189,7 +188,8 @@ class Changeable(Searcher):
             self.index = open_index(self.name, self.workspace)
             try:
                 if self.index.encoder_hash != before.encoder_hash:  # built again by another process
-                    self.__dict__.pop("encoder", None)
+                    for made in ("encoder", "calibration"):
+                        self.__dict__.pop(made, None)
                     self.made_from = self.index.made_from
                 yield
                 self.index.save(self.name, self.workspace)

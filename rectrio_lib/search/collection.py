@@ -15,7 +15,6 @@ from rectrio_lib.data import image_files
 from rectrio_lib.data.places.place import Place, place_of
 from rectrio_lib.embeddings.store import files_of
 from rectrio_lib.embeddings.writer import writing
-from rectrio_lib.index import factory
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.opening import open_index
 from rectrio_lib.search import building, provenance
@@ -72,8 +71,8 @@ class Collection(Changeable):
         folder: str | Path | Place,
         encoder: str = "",
         name: str = "",
-        kind: str = "auto",
-        recall: float = 0.95,
+        kind: str = "",
+        recall: float | None = None,
         manifest: pd.DataFrame | None = None,
         allow_random_weights: bool = False,
         workspace: Workspace | None = None,
@@ -89,14 +88,14 @@ class Collection(Changeable):
             folder: of images, in class folders or not; or an address or archives, see `embeddings.embed.embed`.
             encoder: see `building.embed`.
             name: of the collection; empty: that of the folder.
-            kind: of the index, see `Index.build`.
-            recall: share of the true ten nearest neighbours that a search should find, in (0, 1].
+            kind: of the index, see `Index.build`; empty: as was asked for before, else "auto".
+            recall: share of the true ten nearest neighbours to be found, in (0, 1]; None: as before, else 0.95.
             manifest: see `building.embed`.
             allow_random_weights: see `building.embed`.
             workspace: where to keep it; None: `Workspace()`.
             vectors: address of a server that keeps them, postgresql://… or http://… (Qdrant), where `kind` and `recall`
                 do not count; "faiss": in the workspace; empty: where those of this name are, else in the workspace.
-            memory_limit: of the index, see `Index.build`; None: as before.
+            memory_limit: of the index, see `Index.build`; None: as before; "none": no more.
             ray: see `building.embed`.
             whiten: weigh all directions of the vectors alike, those of queries, too: True, a number of dimensions,
                 or "auto" if labels say that it helps, see `whitening.whiten`; None: as the index of this name, if no
@@ -110,16 +109,14 @@ class Collection(Changeable):
             ArgumentError: if an argument is out of range, or the name belongs to other images; and as `building.embed`.
         """
         workspace, (place, name) = workspace or Workspace(), building.place_and_name(folder, name)
-        factory.candidates(kind, 1, 0, memory_limit)  # said now, not after an hour of embedding
+        asked = building.asked_for(name, kind, recall, memory_limit, workspace)  # refused now, not after an hour
         vectors = building.server_of(vectors, name, workspace)
-        if not 0 < recall <= 1:
-            raise ArgumentError(f"recall={recall} should be above 0 and at most 1.")
         building.refuse_other_images(place, name, workspace)
         whiten = (not encoder and building.usual_whitening(name, workspace)) if whiten is None else whiten
         store, report = building.embed(place, encoder, name, manifest, allow_random_weights, workspace, ray, mirror)
         report.seconds["indexing"] = 0.0
         with report.timed("indexing"), writing(workspace.path("indexes", name)):
-            building.bring_up_to_date(name, store, kind, recall, workspace, vectors, memory_limit, whiten)
+            building.bring_up_to_date(name, store, asked, workspace, vectors, memory_limit, whiten)
         collection = cls.open(name, workspace=workspace)
         collection.report = report
         return collection

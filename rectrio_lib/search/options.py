@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +16,27 @@ from rectrio_lib.index.base import VectorIndex, Where
 from rectrio_lib.index.conditions import matching
 
 COPIED = ["path", "label", "split"]  # in which a copy differs from its image
-RANGES = {"expand": (0, inf), "alpha": (0, inf), "reciprocal": (1, inf), "mmr": (0, 1), "pool": (1, inf)}
+WHOLE = {"expand": 0, "reciprocal": 1, "pool": 1}  # numbers, and the least of each
+RANGES = {"alpha": (0, inf), "mmr": (0, 1)}
 RANGES |= dict.fromkeys(("sure", "minimum_probability"), (0, 1)) | dict.fromkeys(("minimum", "distinct"), (-inf, inf))
 
 if TYPE_CHECKING:
     from rectrio_lib.search.ranking.calibration import Calibration
+
+
+def whole(name: str, value: int, least: int = 1) -> int:
+    """Return a whole number of Python's or NumPy's as Python's; ArgumentError if it is none, or below the least."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{name}={value!r}: expected a whole number, {least} or more.")
+    return int(value)
+
+
+def real(name: str, value: float, low: float = -inf, high: float = inf) -> float:
+    """Return a number of Python's or NumPy's as Python's; ArgumentError if it is none, NaN, or not in its range."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:
+        expected = "a number" if low == -inf else f"{low} {'or more' if high == inf else f'to {high}'}"
+        raise ArgumentError(f"{name}={value!r}: expected {expected}.")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Options:
         pool: number of best candidates that `reciprocal` and `mmr` choose from, at least k.
 
     Raises:
-        ArgumentError: if a number is out of its range, or `reciprocal` and `mmr` contradict each other.
+        ArgumentError: if a number is none or out of its range, or `reciprocal` and `mmr` contradict each other.
     """
 
     combine: bool = False
@@ -58,11 +74,13 @@ class Options:
     pool: int = 100
 
     def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
+        for name in (*WHOLE, *RANGES):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Real) and low <= value <= high):
-                expected = "a number" if low == -inf else f"{low} {'or more' if high == inf else f'to {high}'}"
-                raise ArgumentError(f"{name}={value!r}: expected {expected}.")
+            if value is not None or getattr(Options, name) is not None:  # which are the defaults
+                checked = whole(name, value, WHOLE[name]) if name in WHOLE else real(name, value, *RANGES[name])
+                object.__setattr__(self, name, checked)
+        if not isinstance(self.combine, bool | np.bool_):
+            raise ArgumentError(f"combine={self.combine!r}: expected True or False.")
         if self.reciprocal is not None and self.mmr is not None:
             raise ArgumentError("reciprocal and mmr exclude each other: each orders the results in its own way.")
 

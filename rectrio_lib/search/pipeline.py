@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index.base import VectorIndex, Where
 from rectrio_lib.search import rerank
-from rectrio_lib.search.options import Options
+from rectrio_lib.search.options import Options, whole
 from rectrio_lib.search.results import Results
 
 NO_DIRECTION = 1e-3  # length of a mean of unit vectors below which it points nowhere
@@ -40,11 +39,10 @@ def nearest(
     index: VectorIndex, vectors: np.ndarray, k: int, options: Options, exclude: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and positions (Q, k) as the options say, best first; NaN and -1 where there are fewer."""
-    if not isinstance(k, Integral) or k < 1:
-        raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
+    k = whole("k", k)
     part = _Part(index, options.where, options.minimum, index.count(options.where))
     if options.expand and part.size:
-        scores, near = part.nearest(vectors, options.expand, exclude)
+        scores, near = part.nearest(vectors, min(options.expand, part.size), exclude)
         neighbours = index.vectors_at(near.clip(min=0))  # (Q, expand, dim); a score of NaN weighs nothing
         vectors = rerank.expand_queries(vectors, neighbours, scores, options.alpha)
     if options.reciprocal is options.distinct is options.mmr is None:
@@ -101,7 +99,7 @@ def _chosen(
     """Choose k from a pool of the nearest; where too few are left of it, from one twice as large, and so on."""
     scores = np.full((len(vectors), k), np.nan, np.float32)
     positions = np.full((len(vectors), k), -1)
-    size, left = max(k, options.pool), np.arange(len(vectors))
+    size, left = max(k, min(options.pool, part.size + 1)), np.arange(len(vectors))  # one more: then these are all
     while len(left):
         short = []
         for query, near, found in zip(left, *part.nearest(vectors[left], size, exclude[left]), strict=True):

@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+from makers.indexes import built, named, unit
 
+from rectrio_lib.app import hybrid
 from rectrio_lib.app.images import colours
+from rectrio_lib.index import live
+from rectrio_lib.index.live import LiveIndex
+from rectrio_lib.search.ranking.words import bm25
 
 
 def plain(rgb, side=20):
@@ -44,3 +49,24 @@ def test_lab_agrees_with_known_values():
     known = {(255, 255, 255): (100, 0, 0), (255, 0, 0): (53.2, 80.1, 67.2), (0, 0, 255): (32.3, 79.2, -107.9)}
     for rgb, lab in known.items():
         np.testing.assert_allclose(colours._lab(np.array([rgb]))[0], lab, atol=0.3)
+
+
+def test_words_are_counted_again_only_near_images_whose_colour_was_found(monkeypatch):
+    index, _ = built(count=10)
+    rows = named(0, 10).assign(path=[f"cat {i}" for i in range(10)], colour=None)
+    served = LiveIndex(index, rows)
+    served.add(unit(np.random.default_rng(1), 2), rows.iloc[:2].assign(image_id=["new", "newer"]).to_dict("records"))
+    counted, count = [], hybrid.WordCounts
+    monkeypatch.setattr(live, "DERIVED_ROWS", 4)
+    monkeypatch.setattr(hybrid, "WordCounts", lambda rows: counted.append(len(rows)) or count(rows))
+
+    def relevant(word):
+        del counted[:]
+        return np.flatnonzero(bm25(hybrid._counted(served.current), word)).tolist()
+
+    assert (relevant("cat"), counted) == ([*range(12)], [4, 4, 2, 2])
+    assert (relevant("red"), counted) == ([], [])
+    served.update([{**rows.iloc[at].to_dict(), "colour": "red"} for at in (5, 6)])
+    assert (relevant("red"), counted) == ([5, 6], [4])
+    served.update([{**rows.iloc[0].to_dict(), "image_id": "new", "colour": "red"}])
+    assert (relevant("red"), counted) == ([5, 6, 10], [2])

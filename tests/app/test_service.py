@@ -22,11 +22,13 @@ from rectrio_lib.app.records import database
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.app.service import Service
+from rectrio_lib.core import knn
 from rectrio_lib.data.image_files import read_image
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index import factory
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.live import Snapshot
 from rectrio_lib.report.grids import answer_grid
 from rectrio_lib.search.collection import Collection
 from rectrio_lib.search.results import thumbnails
@@ -365,11 +367,42 @@ def test_an_image_without_a_label_has_none_in_a_new_index_either(api, collection
 def test_an_index_whose_kind_suits_its_size_gets_another_when_it_has_grown(api, collection, tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "FLAT_ROWS", len(collection.index))
     asked, build = [], Index.build
-    monkeypatch.setattr(Index, "build", lambda *given, **options: asked.append(given[4]) or build(*given, **options))
+    monkeypatch.setattr(
+        Index, "build", lambda *given, **options: asked.append(options["recall"]) or build(*given, **options)
+    )
     api.post("/upload", files=new_images(tmp_path / "new", 90))
     upkeep.reindex(api.app.state.service.now)
     assert Collection.open("photos", workspace=collection.workspace).index.kind == "hnsw"
     assert asked == [0.95]  # not the 1.0 that a flat index finds
+
+
+def test_a_new_index_has_the_kind_and_recall_that_were_asked_for(collection, monkeypatch):
+    given = {"workspace": collection.workspace, "kind": "flat", "recall": 0.9}
+    shop = Collection.build(collection.folder, collection.encoder_name, "wished", **given)
+    monkeypatch.setattr(factory, "FLAT_ROWS", 1)
+    asked, build = [], Index.build
+    monkeypatch.setattr(
+        Index, "build", lambda *given, **more: asked.append((given[0], more["recall"])) or build(*given, **more)
+    )
+    upkeep.reindex(Generation.of(shop, open_database(workspace=collection.workspace)))
+    assert Collection.open("wished", workspace=collection.workspace).index.kind == "flat"
+    shop.index.made_from.pop("asked")  # as in an older version, where the kind alone tells what was wished
+    upkeep.reindex(Generation.of(shop, open_database(workspace=collection.workspace)))
+    made_from = Collection.open("wished", workspace=collection.workspace).made_from
+    assert asked == [("flat", 0.9), ("flat", 0.95)] and made_from["asked"] == {"kind": "flat", "recall": 0.95}
+
+
+def test_a_new_index_is_built_a_few_vectors_at_a_time(api, collection, tmp_path, monkeypatch):
+    api.post("/upload", files=new_images(tmp_path / "new", 90, 91))
+    asked, read = [], Snapshot.vectors_at
+    monkeypatch.setattr(Snapshot, "vectors_at", lambda self, at: asked.append(np.size(at)) or read(self, at))
+    monkeypatch.setattr(knn, "BLOCK_ROWS", 5)
+    snapshot = api.app.state.service.now.live.current
+    before = read(snapshot, np.arange(14))
+    upkeep.reindex(api.app.state.service.now)
+    built = Collection.open("photos", workspace=collection.workspace).index
+    assert asked and max(asked) == 5 and built.rows["image_id"].tolist() == snapshot.rows["image_id"].tolist()
+    np.testing.assert_array_equal(built.vectors_at(np.arange(14)), before)
 
 
 def test_a_new_index_keeps_the_memory_limit(collection):

@@ -12,7 +12,8 @@ from makers.indexes import clustered, named, nearest
 
 from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, DataError
-from rectrio_lib.index import factory, tuning
+from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.index import factory, opening, tuning
 from rectrio_lib.index.faiss_vectors import search_faiss
 from rectrio_lib.index.index import Index
 from rectrio_lib.index.large import disk_vectors, writing
@@ -261,3 +262,27 @@ def test_candidates_are_ranked_by_their_vectors_as_numpy_ranks_them(vectors, mon
         best = np.argsort(-products, kind="stable")[:k]
         np.testing.assert_array_equal(found, chosen[best])
         np.testing.assert_allclose(cosines, products[best], atol=1e-6)
+
+
+def test_files_lie_in_the_workspace_of_the_index_until_it_is_saved(vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_vectors, "TAIL_ROWS", 5)
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "default"))
+    place, rest = Workspace(tmp_path / "mine"), (vectors[1000:1010], named(1000, 10))
+    home = place.outputs / "indexes"
+
+    def scratch():
+        return [path.name.partition(".")[0] for path in home.iterdir() if path.suffix == ".new"]
+
+    index = disk(vectors[:1000], search_param=3, workspace=place)
+    assert scratch() == ["on-disk"]
+    index.save("toy", place)
+    Index.shards([index]).save("both", place)
+    del index
+    for name in ("toy", "both"):
+        assert scratch() == []
+        loaded = opening.open_index(name, place)
+        loaded.add(*rest)
+        assert scratch() == ["on-disk"] and not list((home / name).glob("**/*.new"))
+        np.testing.assert_allclose(loaded.vectors_at(np.arange(1000, 1010)), rest[0], atol=1e-3)
+        del loaded
+    assert not (tmp_path / "default").exists()

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from makers.indexes import DIM, built, named, unit
 
+from rectrio_lib.core import knn
 from rectrio_lib.index import factory, faiss_vectors
 from rectrio_lib.index import index as index_module
 from rectrio_lib.index.faiss_vectors import FaissVectors, Subset
@@ -132,3 +133,17 @@ def test_what_a_condition_or_a_mask_chose_is_found_out_once_until_the_index_chan
     index.add(vectors[:1], named(300, 1).assign(number=-1))
     assert (index.count("number < 9"), calls) == (9, ["number < 9"] * 2)
     assert sorted(index.search(vectors[:1], 9, where="number < 9")[1][0]) == [*range(8), 300]
+
+
+def test_a_graph_takes_in_no_more_at_once_than_the_memory_limit_leaves(monkeypatch):
+    monkeypatch.setattr(knn, "BLOCK_ROWS", 50)
+    sizes, order = [], factory.locality_order
+    monkeypatch.setattr(factory, "locality_order", lambda block: sizes.append(len(block)) or order(block))
+    for limit, expected in ((None, [300]), (factory.memory("hnsw", DIM, 300) + 100 * 8 * DIM, [100] * 3)):
+        index, vectors = built("hnsw", 300, memory_limit=limit)
+        assert sizes == expected
+        np.testing.assert_allclose(index.vectors_at(np.arange(300)), vectors, atol=1e-3)
+        del sizes[:]
+        index._vectors.keep(np.arange(300))
+        assert sizes == expected
+        del sizes[:]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from makers.indexes import DIM, built, named, unit
 
+from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index.base import VectorIndex
 from rectrio_lib.index.index import Index
@@ -42,6 +43,22 @@ def test_main_and_tail_are_searched_as_one(kind):
     np.testing.assert_array_equal(positions, expected)
     np.testing.assert_allclose(scores, products, atol=1e-3)
     assert len(index.current) == 53
+
+
+def test_vectors_of_main_and_tail_are_read_as_they_are_asked_for_and_make_the_same_index(monkeypatch):
+    index, vectors = live()
+    fresh = unit(np.random.default_rng(1), 15)
+    index.add(fresh, records(40, 15))
+    index.remove(["p3", "p41"])
+    kept, asked, read = np.flatnonzero(~index.current.removed), [], Snapshot.vectors_at
+    monkeypatch.setattr(Snapshot, "vectors_at", lambda self, at: asked.append(np.size(at)) or read(self, at))
+    monkeypatch.setattr(knn, "BLOCK_ROWS", 10)
+    mapped, expected = index.current.mapped(kept), np.concatenate([vectors, fresh])[kept]
+    assert (mapped.shape, mapped.ndim, len(mapped), mapped.dtype) == ((53, DIM), 2, 53, np.float32)
+    again = Index.build("flat", mapped, index.current.rows.iloc[kept].reset_index(drop=True), "abc")
+    assert sum(asked) >= 53 and max(asked) == 10
+    np.testing.assert_array_equal(again.vectors_at(np.arange(53)), expected)
+    np.testing.assert_array_equal(mapped[np.array([[52, 0], [1, 40]])], expected[[[52, 0], [1, 40]]])
 
 
 def test_a_condition_counts_in_main_and_tail():

@@ -18,7 +18,7 @@ from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
 
 
-def build_collection(root: Path, each: int = 6, kind: str = "flat", size: int = 8) -> Collection:
+def build_collection(root: Path, each: int = 6, kind: str = "auto", size: int = 8) -> Collection:
     """Cats and dogs, with prices and tags from a table beside them."""
     folder = save_classes(root / "photos", each)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))

@@ -12,7 +12,10 @@ from makers.served import build_collection, copied
 from sklearn.isotonic import IsotonicRegression
 
 from rectrio_lib.core.errors import ArgumentError, DataError
+from rectrio_lib.encoders.base import RawPixels
+from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index.index import Index
+from rectrio_lib.index.storage import CALIBRATION
 from rectrio_lib.search.collection import Collection
 from rectrio_lib.search.options import Options
 from rectrio_lib.search.ranking import calibration as module
@@ -154,7 +157,7 @@ def test_results_have_probabilities_once_they_were_learned_and_end_where_wanted(
 
 def test_a_calibration_goes_with_its_index(shop):
     shop.calibrate()
-    file = shop.workspace.path("indexes", "photos") / module.FILE
+    file = shop.workspace.path("indexes", "photos") / CALIBRATION
     card = json.loads(file.read_text())
     assert card["source"] == "labels"
     changes = [{"scores": [1]}, {"shares": ["x"] * len(card["scores"])}, {"scores": card["scores"][::-1]}]
@@ -164,9 +167,39 @@ def test_a_calibration_goes_with_its_index(shop):
         assert module.saved(shop) is None
     with pytest.raises(DataError):
         Calibration.load(file.parent / "nowhere")
+
+
+def test_a_calibration_outlasts_every_change_but_that_of_the_encoder(tmp_path):
+    shop = build_collection(tmp_path, each=20)
     shop.calibrate()
+    save_encoder(RawPixels(3, 10), "finer", workspace=shop.workspace)
+    file = shop.workspace.path("indexes", "photos") / CALIBRATION
+    learned = file.read_bytes()
     shop.remove("cat/00.png")
+    assert file.read_bytes() == learned
+    shop = Collection.build(shop.folder, workspace=shop.workspace, kind="hnsw")
+    assert file.read_bytes() == learned
+    Index.shards([shop.index]).save("photos", shop.workspace)
+    shop = Collection.open("photos", workspace=shop.workspace)
+    assert file.read_bytes() == learned and shop.calibration.source == "labels"
+    Collection.build(shop.folder, "finer", workspace=shop.workspace)
     assert not file.exists()
+    shop.remove("cat/02.png")  # by an object that knew the old one
+    assert shop.calibration is None
+    file.write_text("{")
+    Collection.open("photos", workspace=shop.workspace).remove("cat/01.png")
+    assert not file.exists()
+
+
+def test_a_calibration_outlasts_changes_on_a_server(tmp_path):
+    pytest.importorskip("qdrant_client")
+    shop = build_collection(tmp_path, each=20)
+    shop = Collection.build(shop.folder, workspace=shop.workspace, vectors="qdrant::memory:")
+    scores = shop.calibrate().scores
+    shop.remove("cat/00.png")
+    np.testing.assert_allclose(
+        Collection.open("photos", workspace=shop.workspace).calibration.scores, scores, atol=1e-6
+    )
 
 
 def test_a_collection_without_labels_learns_from_altered_copies(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs, save_texture
@@ -20,6 +21,7 @@ from rectrio_lib.encoders import registry
 from rectrio_lib.encoders.pretrained import load_pretrained
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.index import factory
+from rectrio_lib.index.index import Index
 from rectrio_lib.search import building, provenance
 from rectrio_lib.search.collection import Collection
 
@@ -58,6 +60,7 @@ def test_a_folder_becomes_a_collection_called_like_it_which_knows_encoder_and_fo
         **{"encoder": ENCODER, "store": f"{ENCODER}--pets", "dataset": "pets", "folder": str(folder.resolve())},
         **{"random_weights": False, "generated_images": False},
         "dataset_hash": card["made_from"]["dataset_hash"],
+        "asked": {"kind": "auto", "recall": 0.95},
     }
     assert re.fullmatch("[0-9a-f]{16}", card["made_from"]["dataset_hash"])
 
@@ -74,7 +77,45 @@ def test_a_collection_keeps_its_memory_limit(folder):
     assert build(folder, memory_limit="50MB").index.memory_limit == 50_000_000
     save_texture(folder / "dog" / "new.png", 99)
     assert (len(build(folder).index), build(folder).index.memory_limit) == (13, 50_000_000)
-    assert build(folder, memory_limit="60MB", kind="hnsw").index.memory_limit == 60_000_000
+    assert build(folder, memory_limit=np.int64(60_000_000)).index.memory_limit == 60_000_000  # of the same vectors
+    assert build(folder, memory_limit="none").index.memory_limit is None
+    assert build(folder).index.memory_limit is None
+    with pytest.raises(ArgumentError):
+        build(folder, memory_limit=True)
+
+
+def test_a_collection_keeps_the_kind_and_recall_that_were_asked_for(folder, monkeypatch):
+    asked, make = [], Index.build
+    monkeypatch.setattr(
+        Index, "build", lambda *given, **more: asked.append((given[0], more["recall"])) or make(*given, **more)
+    )
+    build(folder, kind="hnsw", recall=0.99)
+    before = index_file().stat().st_mtime_ns, index_file().stat().st_ino
+    assert build(folder).index.kind == "hnsw"
+    assert (index_file().stat().st_mtime_ns, index_file().stat().st_ino) == before
+    save_texture(folder / "dog" / "new.png", 99)
+    build(folder)
+    build(folder, kind="auto")
+    save_texture(folder / "dog" / "newer.png", 98)
+    build(folder, recall=np.float32(0.5))
+    save_texture(folder / "dog" / "newest.png", 97)
+    assert build(folder).index.made_from["asked"] == {"kind": "auto", "recall": 0.5}
+    assert asked == [("hnsw", 0.99), ("hnsw", 0.99), ("auto", 0.99), ("auto", 0.5), ("auto", 0.5)]
+
+
+def test_a_wish_that_the_index_meets_already_is_remembered_as_well(folder, monkeypatch):
+    build(folder)
+    assert build(folder, kind="flat", recall=0.9).index.made_from["asked"] == {"kind": "flat", "recall": 0.9}
+    monkeypatch.setattr(factory, "FLAT_ROWS", 5)
+    save_texture(folder / "dog" / "new.png", 99)
+    assert build(folder).index.kind == "flat"
+    assert build(folder, kind="auto").index.kind == "hnsw"
+
+
+def test_an_index_without_a_wish_in_its_card_is_built_as_suits_best(folder):
+    build(folder, kind="hnsw")
+    change_card(lambda card: card["made_from"].pop("asked"))
+    assert build(folder).index.kind == "flat"
 
 
 def test_an_index_whose_kind_is_not_the_first_choice_is_left_alone_as_well(folder, monkeypatch):
@@ -121,7 +162,7 @@ def test_an_index_of_the_version_before_opens_and_learns_what_it_was_made_from(f
     before = Collection.open().made_from
     change_card(lambda card: card.pop("made_from"))
     old = Collection.open()
-    assert old.made_from == before and old.index.made_from == {}
+    assert old.made_from == {key: value for key, value in before.items() if key != "asked"} and not old.index.made_from
     assert paths(old.search(folder / "cat" / "00.png", k=3)) == paths(old.search("cat/00.png", k=3))
     written = index_file().read_bytes()
     assert build(folder).index.made_from == before

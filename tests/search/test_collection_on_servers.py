@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from typer.testing import CliRunner
 
 from rectrio_lib.cli.app import app
+from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, RectrioError, StorageError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.embeddings.store import MappedVectors, open_store
 from rectrio_lib.search.collection import Collection
 
 
@@ -48,6 +51,23 @@ def test_a_collection_on_a_server_finds_what_one_in_the_workspace_finds(folder, 
             assert other["score"].to_numpy() == pytest.approx(found[0]["score"].to_numpy(), abs=2e-3)
     info = opened.info()
     assert (info["kind"], info["images"], info["recall"]) == (there.index.kind, 12, "not measured")
+
+
+def test_vectors_go_to_a_server_a_few_at_a_time(folder, url, monkeypatch):
+    asked, read = [], MappedVectors.__getitem__
+
+    def counted(self, places):
+        found = read(self, places)
+        asked.append(len(found))
+        return found
+
+    monkeypatch.setattr(MappedVectors, "__getitem__", counted)
+    monkeypatch.setattr(knn, "BLOCK_ROWS", 5)
+    monkeypatch.setattr("rectrio_lib.index.servers.qdrant_points.BATCH", 4)
+    there = Collection.build(folder, ENCODER, vectors=url)
+    assert sum(asked) >= 12 and max(asked) == 5
+    stored = there.index.vectors_at(np.arange(12))
+    np.testing.assert_allclose(stored, open_store(ENCODER, "pets").vectors(), atol=1e-3)
 
 
 def test_images_are_added_and_removed_and_built_again(folder, url, tmp_path):

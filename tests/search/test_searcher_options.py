@@ -1,5 +1,7 @@
 """Which answers count, and in which order: everything against brute force over all vectors."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,11 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import index as index_module
 from rectrio_lib.index.index import Index
 from rectrio_lib.search import rerank
+from rectrio_lib.search.options import Options
 from rectrio_lib.search.searcher import Searcher, search_vectors
 
 DIM, COUNT = 6, 120
+WHOLE, REAL = ("k", "expand", "reciprocal", "pool"), ("alpha", "mmr", "distinct", "minimum")
 KINDS = ["flat", "hnsw"]
 
 
@@ -265,6 +269,12 @@ def test_no_queries_get_no_answers(options):
         ({"mmr": "0.5"}, "mmr='0.5'"),
         ({"minimum": "high"}, "minimum='high'"),
         ({"pool": 0}, "pool=0"),
+        *(({name: value}, f"{name}={value!r}") for name in WHOLE for value in (2.5, True, math.nan, math.inf, "3")),
+        *(({name: value}, f"{name}={value!r}") for name in REAL for value in (True, math.nan, "0.5", 1j)),
+        *(({name: None}, f"{name}=None") for name in ("k", "expand", "pool", "alpha", "combine")),
+        ({"combine": "no"}, "combine='no'"),
+        ({"mmr": np.float32(1.5)}, "mmr=.*1.5"),
+        ({"distinct": [0.5]}, r"distinct=\[0.5\]"),
         ({"mmr": 0.5, "reciprocal": 5}, "reciprocal and mmr"),
         ({"where": np.ones(COUNT - 1, bool)}, r"bool of shape \(119,\)"),
         ({"where": np.arange(COUNT)}, r"int64 of shape \(120,\)"),
@@ -274,8 +284,31 @@ def test_no_queries_get_no_answers(options):
     ],
 )
 def test_options_out_of_range_are_refused_in_a_sentence(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ArgumentError, match=sentence):
         search_vectors(FLAT, QUERIES, **options)
+
+
+@pytest.mark.parametrize("value", [0, 2.5, True, math.nan, "3", None])
+@pytest.mark.parametrize("name", ["k", "per_group", "pool"])
+def test_numbers_of_a_recommendation_are_refused_likewise(name, value):
+    with pytest.raises(ArgumentError, match=f"{name}={value!r}"):
+        Searcher(FLAT).recommend(["p1"], **{name: value})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_may_be_numpys(kind):
+    for options in ({"k": 110, "pool": 120}, {"k": 9, "expand": 5, "alpha": 2}, {"k": 9, "reciprocal": 5, "pool": 200}):
+        small = {name: np.uint8(value) for name, value in options.items()}
+        found, expected = (search_vectors(INDEXES[kind], QUERIES, mmr=None, **given) for given in (small, options))
+        np.testing.assert_array_equal(found.positions, expected.positions)
+    assert Searcher(FLAT).recommend(["p1"], k=np.uint8(90)).positions.shape == (1, 90)
+    assert Options(mmr=np.float32(0.5)) == Options(mmr=0.5) and type(Options(pool=np.int64(7)).pool) is int
+
+
+def test_a_pool_and_an_expansion_beyond_the_index_take_no_more_than_it_holds():
+    for name, enough in (("pool", {"distinct": 0.5}), ("expand", {})):
+        found, expected = (search_vectors(FLAT, QUERIES, 5, **enough, **{name: size}) for size in (10**12, COUNT))
+        np.testing.assert_array_equal(found.positions, expected.positions)
 
 
 def test_an_unknown_option_is_refused():

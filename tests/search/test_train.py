@@ -32,8 +32,12 @@ def wins(name):
 
 def test_a_better_encoder_is_saved_and_the_index_is_built_again(shop, monkeypatch):
     monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("phase 1"))
-    before = shop.index.encoder_hash
+    before, file = shop.index.encoder_hash, shop.folder / "cat" / "00.png"
+    shop.search(file)
+    shop.calibrate()
     run = shop.train(epochs=1, blocks=1)
+    assert shop.search(file, k=3).frame()["path"].tolist() == shop.search("cat/00.png", k=3).frame()["path"].tolist()
+    assert shop.calibration is None
     assert run.best == "phase 1" and run.figures.keys() == {"frozen backbone", "phase 1", "phase 2"}
     assert (shop.encoder_name, shop.index.dim, len(shop.index)) == ("pets-tuned", fine_tuning.DIM, 32)
     assert shop.index.encoder_hash != before
@@ -44,6 +48,14 @@ def test_a_better_encoder_is_saved_and_the_index_is_built_again(shop, monkeypatc
     found = again.search("cat/00.png", k=3)
     assert again.encoder_name == "pets-tuned" and found.frame().equals(shop.search("cat/00.png", k=3).frame())
     assert again.search(shop.folder / "cat" / "00.png", k=3).frame()["path"].tolist() == found.frame()["path"].tolist()
+
+
+def test_kind_and_recall_that_were_asked_for_outlast_a_training(shop, monkeypatch):
+    monkeypatch.setattr("rectrio_lib.training.two_phase.preferred", wins("phase 1"))
+    shop = Collection.build(shop.folder, BACKBONE, kind="hnsw", recall=0.9, allow_random_weights=True)
+    shop.train(epochs=1, blocks=1)
+    assert (shop.index.kind, shop.encoder_name) == ("hnsw", "pets-tuned")
+    assert shop.index.made_from["asked"] == {"kind": "hnsw", "recall": 0.9}
 
 
 def test_a_collection_on_a_server_is_trained_there(shop, monkeypatch):

@@ -63,6 +63,7 @@ class DiskVectors(FaissVectors):
     def open(self, folder: Path) -> None:
         """Map the files of a folder; RuntimeError, OSError or ValueError if they cannot be read."""
         names = NAMES if (folder / NAMES[2]).exists() else NAMES[:2]  # files of earlier versions are in order
+        self.home = self.home or folder.parent
         self._files = {name: (folder / name).open("rb") for name in names}
         self.faiss, self._tail = faiss.read_index(str(folder / NAMES[0]), faiss.IO_FLAG_MMAP), self._tail[:0]
         if isinstance(self.faiss, faiss.IndexIVF):  # else it is refused by who asked
@@ -220,7 +221,7 @@ class DiskVectors(FaissVectors):
             self._gone = self._gone + PIECE_BYTES if self._gone + PIECE_BYTES < size else 0
 
     def _scratch(self) -> Path:
-        folder = files.scratch_folder(Workspace().outputs / "indexes" / "on-disk")
+        folder = files.scratch_folder((self.home or Workspace().outputs / "indexes") / "on-disk")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
 

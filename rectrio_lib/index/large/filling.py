@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core import knn
 from rectrio_lib.index import factory, tuning
-from rectrio_lib.index.base import check_rows, unit_vectors
+from rectrio_lib.index.base import check_rows, check_vectors
 
 if TYPE_CHECKING:
     from rectrio_lib.index.index import Index
@@ -49,7 +48,5 @@ def _fill_disk(
 
 def check_new(index: Index, vectors: np.ndarray, rows: pd.DataFrame) -> None:
     """Refuse vectors or rows that cannot be added to an index: ArgumentError."""
-    unit_vectors(vectors[:0], index.dim)
-    for block in knn.blocks(vectors):
-        unit_vectors(block, index.dim)
+    check_vectors(vectors, index.dim)
     check_rows(rows, len(vectors), index.rows["image_id"][~index.removed])

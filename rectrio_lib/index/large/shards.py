@@ -19,7 +19,7 @@ from rectrio_lib.core.workspace import MADE_FROM, Workspace, read_card
 from rectrio_lib.index.base import Where, check_encoder, check_k, check_mask, check_rows, not_there
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.index.index import Index
-from rectrio_lib.index.storage import folder_of
+from rectrio_lib.index.storage import carry_over, folder_of
 
 KIND, NAME = "shards", "shard-{:04d}"
 SCHEMA = {"kind": str, "dim": int, "encoder_hash": str, "shards": int, "made_from": MADE_FROM, "count": int}
@@ -88,7 +88,7 @@ class Shards:
         check_encoder(self, encoder_hash)
         parts = self._parts(where)
         counts = [index.count(part) for index, part in zip(self.indexes, parts, strict=True)]
-        check_k(k, sum(counts))
+        k = check_k(k, sum(counts))
         asked = [number for number, count in enumerate(counts) if count]
 
         def one(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +150,7 @@ class Shards:
                 shutil.move(index.save(NAME.format(number), place), fresh / NAME.format(number))
             (fresh / "indexes").rmdir()
             files.write_json(fresh / "card.json", {**card, "shards": len(self.indexes), "count": len(self)})
+            carry_over(folder, fresh, self.encoder_hash)
         return folder
 
     @classmethod
@@ -170,6 +171,8 @@ class Shards:
             shards = cls([Index.load(home) for home in homes], card["made_from"])
         except ArgumentError as error:
             raise DataError(f"{folder}: {error}") from error
+        for index in shards.indexes:
+            index._vectors.home = folder.parent  # not in the folder, which goes when it is saved again
         if (shards.encoder_hash, len(shards)) != (card["encoder_hash"], card["count"]):
             raise DataError(f"{folder}: its shards and card.json do not belong together: save it again.")
         return shards

@@ -95,4 +95,5 @@ def write_card(index: VectorIndex, url: str, collection: str, name: str, workspa
     card |= {"url": without_password(url), "collection": collection, "made_from": index.made_from}
     with files.replaced_folder(folder) as fresh:
         files.write_json(fresh / "card.json", card)
+        storage.carry_over(folder, fresh, index.encoder_hash)
     return folder

@@ -55,7 +55,7 @@ class PgvectorIndex(ServerIndex):
         made_from: dict[str, Any] | None = None,
     ) -> PgvectorIndex:
         """Make a collection of unit vectors (N, dim) and their rows, or replace it, in one transaction."""
-        vectors = stored.check_new(vectors, rows)
+        stored.check_new(vectors, rows)
         name, mine = f"rectrio_{uuid4().hex[:16]}", COLLECTIONS.c.name == collection
         made = {"name": collection, "rows": name, "version": 0, "dim": vectors.shape[1], "encoder_hash": encoder_hash}
         made |= {"made_from": made_from or {}, "columns": stored.columns_of(rows, {})}
@@ -103,7 +103,7 @@ class PgvectorIndex(ServerIndex):
         Raises:
             ArgumentError: if they do not fit, or an image_id is there already.
         """
-        vectors = stored.check_new(vectors, rows, self.dim)
+        stored.check_new(vectors, rows, self.dim)
         if not len(rows):
             return
         with self._writing(connection) as joined:

@@ -83,7 +83,7 @@ class Snapshot:
     ) -> list[Sequence[tuple[int, float]]]:
         """Return positions and cosine distances of the k nearest rows that meet `where`, for vectors (Q, dim)."""
         part = self.part(connection, where)
-        check_k(k, part.count)
+        k = check_k(k, part.count)
         if part.positions is not None or k > EXACT_K:
             return [self._exact(connection, vector, k, part) for vector in vectors]
         self._set_scan(connection, k, part)

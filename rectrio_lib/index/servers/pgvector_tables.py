@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, StorageError, missing_package
+from rectrio_lib.core.knn import blocks
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import rows as stored
 
@@ -93,7 +95,7 @@ def lock(connection: sa.Connection, collection: str) -> None:
 
 def insert_rows(connection: sa.Connection, name: str, vectors: np.ndarray, rows: pd.DataFrame, start: int) -> None:
     """Write vectors (N, dim) and their rows, numbered from `start`."""
-    lines = zip(rows["image_id"], stored.records(rows), vectors, strict=True)
+    lines = zip(rows["image_id"], stored.records(rows), chain.from_iterable(blocks(vectors)), strict=True)
     names = "position, image_id, removed, data, embedding"
     with (
         connection.connection.driver_connection.cursor() as cursor,

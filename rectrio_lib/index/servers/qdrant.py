@@ -69,7 +69,8 @@ class QdrantIndex(ServerIndex):
         made_from: dict[str, Any] | None = None,
     ) -> QdrantIndex:
         """Make a collection of unit vectors (N, dim) and their rows, or replace it once it is complete."""
-        vectors, here = stored.check_new(vectors, rows), points.client(url)
+        stored.check_new(vectors, rows)
+        here = points.client(url)
         name, dim = f"{collection}--{uuid4().hex[:12]}", vectors.shape[1]
         card = {"dim": dim, "encoder_hash": encoder_hash, "made_from": made_from or {}, "name": name, "version": name}
         card["columns"] = stored.columns_of(rows, {})
@@ -92,7 +93,7 @@ class QdrantIndex(ServerIndex):
         check_encoder(self, encoder_hash)
         vectors, allowed = unit_vectors(vectors, self.dim), self._filter(where)
         count = self._count(allowed)
-        check_k(k, count)
+        k = check_k(k, count)
         found = self._nearest(vectors, k, allowed, exact=count <= EXACT_ROWS)
         if any(len(near) < k for near in found):
             found = self._nearest(vectors, k, allowed, exact=True)
@@ -119,7 +120,7 @@ class QdrantIndex(ServerIndex):
 
     def add(self, vectors: np.ndarray, rows: pd.DataFrame) -> None:
         """Add unit vectors (N, dim) with their rows; ArgumentError if they do not fit or an image_id is known."""
-        vectors = stored.check_new(vectors, rows, self.dim)
+        stored.check_new(vectors, rows, self.dim)
         known, removed = self._read_table()
         check_rows(rows, len(vectors), known["image_id"][~removed])
         if len(rows):

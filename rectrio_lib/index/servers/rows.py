@@ -10,18 +10,17 @@ import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import conditions
-from rectrio_lib.index.base import check_rows, unit_vectors
+from rectrio_lib.index.base import check_rows, check_vectors
 
 EMPTY = "empty"  # kind of a column whose values are all missing so far
 Columns = dict[str, list[str]]  # kind, see `grammar.Column`, and dtype of each column of metadata
 Record = dict[str, Any]
 
 
-def check_new(vectors: np.ndarray, rows: pd.DataFrame, dim: int | None = None) -> np.ndarray:
-    """Return vectors (N, dim) as float32; ArgumentError if they or their rows cannot be added to any index."""
-    vectors = unit_vectors(np.asarray(vectors), dim or np.shape(vectors)[-1])
+def check_new(vectors: np.ndarray, rows: pd.DataFrame, dim: int | None = None) -> None:
+    """Refuse vectors (N, dim), or rows, that cannot be added to any index: ArgumentError."""
+    check_vectors(vectors, dim or vectors.shape[-1])
     check_rows(rows, len(vectors))
-    return vectors
 
 
 def columns_of(rows: pd.DataFrame, known: Columns) -> Columns:

@@ -15,12 +15,12 @@ from rectrio_lib.core.errors import ArgumentError, DataError, StorageError
 from rectrio_lib.core.workspace import check_card, read_card
 from rectrio_lib.data import image_files
 from rectrio_lib.embeddings.writer import writing
+from rectrio_lib.index import storage
 from rectrio_lib.index.base import VectorIndex
 
 if TYPE_CHECKING:
     from rectrio_lib.search.collection import Collection
 
-FILE = "calibration.json"  # in the folder of the index
 LISTS, FACTS = ("scores", "probabilities", "shares"), {"source": str, "encoder_hash": str, "pairs": int}
 QUERIES, ANSWERS = 2000, 50  # images that stand for queries, and how many answers of each are looked at
 FEWEST = 30  # right and wrong answers that a fit needs
@@ -74,20 +74,20 @@ class Calibration:
         """Write it into the folder of its index, complete or not at all."""
         card = {name: getattr(self, name) for name in FACTS}
         lists = {name: getattr(self, name).round(6).tolist() for name in LISTS}
-        files.write_json(folder / FILE, card | lists)
+        files.write_json(folder / storage.CALIBRATION, card | lists)
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
         """Read what `save` wrote; DataError if it is not there or damaged."""
-        card = read_card(folder / FILE)
-        check_card(card, dict.fromkeys(LISTS, list) | FACTS, folder / FILE)
+        card = read_card(folder / storage.CALIBRATION)
+        check_card(card, dict.fromkeys(LISTS, list) | FACTS, folder / storage.CALIBRATION)
         try:
             lists = {name: np.array(card[name], float) for name in LISTS}
             curves = np.stack([*lists.values()])
         except (TypeError, ValueError):
             curves = np.empty(0)
         if not (curves.ndim == 2 and curves.size and np.isfinite(curves).all() and (np.diff(curves) >= 0).all()):
-            raise DataError(f"{folder / FILE} is damaged: delete it, and it is made again.")
+            raise DataError(f"{folder / storage.CALIBRATION} is damaged: delete it, and it is made again.")
         return cls(**lists, **{name: card[name] for name in FACTS})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index.base import VectorIndex, Where
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.search import rerank
-from rectrio_lib.search.options import Options
+from rectrio_lib.search.options import Options, whole
 from rectrio_lib.search.ranking.strategies import STRATEGIES, at_most, by_mean, farthest_first, rocchio
 from rectrio_lib.search.results import Results
 
@@ -58,8 +57,7 @@ class Taste:
         Options(minimum=self.minimum, distinct=self.distinct, mmr=self.mmr, pool=self.pool)  # which checks them
         if self.strategy not in STRATEGIES:
             raise ArgumentError(f"strategy={self.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}.")
-        if not isinstance(self.per_group, Integral) or self.per_group < 1:
-            raise ArgumentError(f"per_group={self.per_group!r}: expected a whole number, at least 1.")
+        whole("per_group", self.per_group)
 
 
 def answer(
@@ -130,14 +128,13 @@ def recommend(
     Raises:
         ArgumentError: if k is below 1, or a condition or column does not fit.
     """
-    if not isinstance(k, Integral) or k < 1:
-        raise ArgumentError(f"k={k!r}: expected a whole number of results, at least 1.")
     if taste.group_by is not None and taste.group_by not in index.rows:
         known = ", ".join(map(str, index.rows.columns))
         raise ArgumentError(f"group_by: there is no column {taste.group_by!r}; the columns are {known}.")
     if taste.group_by is not None and index.rows[taste.group_by].map(type).eq(list).any():
         raise ArgumentError(f"group_by: {taste.group_by!r} holds lists; take a column of single values.")
-    size, pool = index.count(taste.where), max(taste.pool, 4 * k)
+    size, k = index.count(taste.where), whole("k", k)
+    pool = max(taste.pool, 4 * k)
     if not len(liked):
         return _varied(index, disliked, k, seen, taste)
     queries = np.concatenate([rocchio(liked, disliked)[None], _some(liked)])
