@@ -1,5 +1,7 @@
 """nbval on several processes: chapters that build on one another stay in order, on one of them."""
 
+from pathlib import Path
+
 import pytest
 
 GROUPS = {"03": "animals", "07": "products", "08": "animals", "09": "scale"}  # all others build on chapters 1 and 2
@@ -8,5 +10,6 @@ GROUPS = {"03": "animals", "07": "products", "08": "animals", "09": "scale"}  # 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each cell with the group of its chapter, for `--dist loadgroup`."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.name[:2], "fashion")))
+    for item in items:  # those of tests/ as well
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.name[:2], "fashion")))

@@ -91,6 +91,9 @@ def test_a_date_and_a_colour_that_a_table_says_anew_are_taken_and_what_was_found
     a, b = (by_id(catalogue)[name] for name in "ab")
     assert (a.created, a.colour) == (datetime(2025, 1, 1, tzinfo=UTC), "teal")
     assert (b.created, b.colour) == (found, "red")
+    last = last_of(catalogue)
+    catalogue.set_colours({"a": "red", "b": "navy"})  # by two who looked for them at once
+    assert [row.image_id for row in catalogue.since(last)] == []
 
 
 def test_nothing_new_writes_nothing(catalogue):

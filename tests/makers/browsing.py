@@ -110,10 +110,15 @@ def hand_over(page, kind: str, files: list[dict], target: str = "body"):
     )
 
 
+SETTLED = """Promise.allSettled(document.getAnimations()
+  .filter(one => one.effect.getComputedTiming().endTime < 5000).map(one => one.finished)).then(() => null)"""
+
+
 def faults(page, *rules: str) -> list[str]:
     """Serious and critical faults that axe-core finds on the page as it is, by all its rules or these."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
+    page.evaluate(SETTLED)  # colours on their way to others have any contrast
     options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
     found = page.evaluate("options => axe.run(document, options)", options)["violations"]
     return [

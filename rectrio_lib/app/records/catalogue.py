@@ -128,11 +128,12 @@ class Catalogue:
             return row is not None and not row.removed
 
     def set_colours(self, colours: dict[str, str]) -> None:
-        """Write the dominant colours of images."""
+        """Write the dominant colours of images, of those that have none by now."""
+        lacking = select(ImageRow.image_id).where(self._mine, ImageRow.image_id.in_(colours), ImageRow.colour.is_(None))
         with writing(self.engine) as session:
-            sequence = self._last(session) + 1
-            own = {"collection": self.collection, "sequence": sequence}
-            session.execute(update(ImageRow), [own | {"image_id": i, "colour": c} for i, c in colours.items()])
+            own = {"collection": self.collection, "sequence": self._last(session) + 1}
+            if found := [own | {"image_id": i, "colour": colours[i]} for i in session.scalars(lacking)]:
+                session.execute(update(ImageRow), found)
 
     def set_vectors(self, vectors: dict[str, np.ndarray], encoder_hash: str) -> None:
         """Replace vectors float16 (dim,) that another encoder made."""
