@@ -33,9 +33,9 @@ class FolderSource:
     """Image files of a place, a few hundred in memory at once; see `embed.Source`.
 
     A file is known by path, size and time without reading it, else by its content. Byte-identical files have one row,
-    under the first path. Label and split come from the folders; a manifest, one of an earlier call as well, goes before
-    them, a table beside the images (`metadata.csv` or `.parquet`, keyed by `file_name` or `path`) before that, and the
-    manifest of this call before all. What tables do not say any more is gone, except of images whose files are.
+    under the first path. What is known of an image comes, the later ones first, from its folders, manifests of earlier
+    calls, a table beside the images (`metadata.csv` or `.parquet`, keyed by `file_name` or `path`), and the manifest of
+    this call. So what such a table does not say any more is gone, except of images whose files are gone, too.
     """
 
     def __init__(self, folder: str | Path | Place, manifest: pd.DataFrame | None, outputs: Path):
