@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-GROUPS = {"03": "animals", "07": "products", "08": "animals", "09": "scale"}  # all others build on chapters 1 and 2
+# All others build on chapters 1 and 2. Of Ray, a machine has one address file: chapter 9 runs beside no test of it.
+GROUPS = {"03": "animals", "07": "products", "08": "animals", "09": "ray"}
 
 
 @pytest.hookimpl(tryfirst=True)
