@@ -25,7 +25,7 @@ from rectrio_lib.core.files import renamed
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
 from rectrio_lib.training.augment import augment
-from rectrio_lib.training.config import TrainConfig
+from rectrio_lib.training.config import OPTIMIZERS, TrainConfig
 from rectrio_lib.training.distributed.processes import PATIENCE
 from rectrio_lib.training.losses import make_loss
 
@@ -88,7 +88,7 @@ class TrainingState:
     def _prepare(self, groups: list[dict]) -> None:
         """Make optimizer and one-cycle schedule, and hand them to accelerate."""
         config, total = self.config, self.steps * self.config.epochs // self.config.accumulate + 1
-        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        optimizer = OPTIMIZERS[config.optimizer](groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [group["lr"] for group in groups], total, pct_start=max(config.warm_up, 2 / total)
         )  # torch divides by the length of the warm-up

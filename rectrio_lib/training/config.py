@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.training.muon import Muon
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class TrainConfig:
     batch_size: int = 256  # images a step
     learning_rate: float = 2e-3  # the highest of the one-cycle schedule
     backbone_rate: float = 0.1  # a pretrained backbone's learning rate, as a share of that
-    weight_decay: float = 0.05  # AdamW's
+    weight_decay: float = 0.05  # share of the weights that a step at a learning rate of 1 would take away
+    optimizer: str = "adamw"  # or "muon", faster where kernels are trained from scratch, see `muon.Muon`
     loss: str = "triplet"  # one of `losses.LOSSES`, see `losses.make_loss`
     miner: str = "all"  # which triplets count, one of `losses.MINERS`
     margin: float = 0.2  # of the triplets, in distances of unit vectors; also of those called active in the curves
@@ -51,6 +56,8 @@ def check(targets: np.ndarray, config: TrainConfig) -> None:
     if config.epochs < 1 or not 3 <= config.batch_size <= len(targets):
         told = f"epochs={config.epochs} and batch_size={config.batch_size} do not fit {len(targets)} images"
         raise ArgumentError(f"{told}: choose at least one epoch, and batches of 3 to {len(targets)}.")
+    if config.optimizer not in OPTIMIZERS:
+        raise ArgumentError(f"optimizer={config.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}.")
     batches = len(targets) // config.batch_size
     if not 1 <= config.accumulate <= batches:
         raise ArgumentError(f"accumulate={config.accumulate}: choose 1 to {batches}, the batches of an epoch.")
