@@ -56,7 +56,7 @@ class ConvNet(Encoder):
             convolution = nn.Conv2d(width, step, 3, padding=1, bias=False)
             layers += [convolution, *pool, nn.BatchNorm2d(step), nn.ReLU(inplace=True)]
             width = step
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(*layers)
         self.project = nn.Sequential(nn.Linear(width, dim, bias=False), nn.BatchNorm1d(dim))
         self.to(memory_format=torch.channels_last)
 
@@ -68,7 +68,8 @@ class ConvNet(Encoder):
         return F.normalize(self._embed(torch.cat(views)).unflatten(0, (len(views), -1)).sum(0))
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.project(self.features(images)).float())
+        places = self.features(images).permute(0, 2, 3, 1).flatten(1, 2)  # as they lie in memory; their gradients, too
+        return F.normalize(self.project(places.mean(1)).float())
 
     def _views(self, images: torch.Tensor) -> list[torch.Tensor]:
         shifted = [images]
