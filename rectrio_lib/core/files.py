@@ -68,6 +68,16 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ~ expanded; as in a shell it stays where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - `Path.expanduser` raises a RuntimeError instead
+
+
+def file_at(path: str | Path) -> Path | None:
+    """Return the file that a path names, see `expanded`; None if there is none, or no system could have it."""
+    return file if os.path.isfile(file := expanded(path)) else None  # noqa: PTH113 - as the names above
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, complete or not at all; see `renamed`."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
-from rectrio_lib.core.files import restore_folder
+from rectrio_lib.core.files import expanded, restore_folder
 
 CARDS = {"datasets": "card.json", "encoders": "encoder.json", "embeddings": "card.json", "indexes": "card.json"}
 SINGULAR = {"datasets": "data set", "encoders": "encoder", "embeddings": "embedding store", "indexes": "index"}
@@ -67,14 +67,14 @@ class Workspace:
 
     def __post_init__(self) -> None:
         variables = os.environ if self.root is None else {}
-        object.__setattr__(self, "root", _checkout() if self.root is None else Path(self.root).expanduser().absolute())
+        object.__setattr__(self, "root", _checkout() if self.root is None else expanded(self.root).absolute())
         for name, place in {"data": "data", "weights": "data/weights", "outputs": "outputs"}.items():
             chosen = getattr(self, name) or variables.get(f"RECTRIO_{name.upper()}") or place
             object.__setattr__(self, name, self.resolve(chosen))
 
     def resolve(self, path: str | Path) -> Path:
         """Return an absolute path: ~ is expanded, relative paths start at the root."""
-        return self.root / Path(path).expanduser()
+        return self.root / expanded(path)
 
     def path(self, kind: str, name: str) -> Path:
         """Return the folder of an artefact, which need not exist; `kind` is a key of CARDS.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.files import renamed
+from rectrio_lib.core.files import file_at, renamed
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data.decoding import FIGURE
@@ -184,8 +184,8 @@ def _square(located: tuple[Path | Place, str] | None) -> np.ndarray:
 
 def _label(collection: Collection, query: str | Path) -> str:
     """Return the label of an image of the collection; empty for one from elsewhere."""
-    file = Path(query).expanduser()
-    name = collection.own_id(file) if file.is_file() else str(query)
+    file = file_at(query)
+    name = collection.own_id(file) if file else str(query)
     place = collection.positions([name])
     label = collection.index.rows["label"].iloc[place[name]] if name in place else ""
     return "" if pd.isna(label) else str(label)

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.files import expanded
 from rectrio_lib.core.workspace import Card, Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.data.places.place import is_address
 from rectrio_lib.embeddings.writer import writing
 from rectrio_lib.index.opening import open_index
+from rectrio_lib.search.options import listed
 from rectrio_lib.search.searcher import Searcher
 
 if TYPE_CHECKING:  # PyTorch is imported when something is trained, not before
@@ -87,10 +89,10 @@ class Changeable(Searcher):
     def _described(self, images: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         """Return one row per file to add: file, path as in the rows, label and split from the folders it lies in."""
         files = []
-        for image in [images] if isinstance(images, str | Path) else images:
+        for image in listed("images", images):
             if is_address(image):
                 raise ArgumentError(f"{image} cannot be added, only files of this machine: `build` takes addresses.")
-            place = Path(image).expanduser().resolve()
+            place = expanded(str(image)).resolve()
             home, paths = place.parent, [place.name]
             if place.is_dir():
                 home, paths = place, image_files.list_images(place)["path"]
@@ -107,7 +109,7 @@ class Changeable(Searcher):
             ArgumentError: if one of them is not in the collection; then none is removed.
             StoreInUseError: if another process is changing the collection.
         """
-        names = [images] if isinstance(images, str) else list(images)
+        names = listed("images", images)
         with self._changing():
             place = self.positions(names)
             absent = [name for name in names if name not in place]

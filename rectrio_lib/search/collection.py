@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
+from rectrio_lib.core.files import file_at
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.data.places.place import Place, place_of
@@ -240,8 +241,8 @@ class Collection(Changeable):
 
     def located(self, image: str | Path) -> tuple[Path | Place, str]:
         """Return where an image lies, as `image_files.read_image` takes it: a file, or an image of the collection."""
-        file = Path(image).expanduser()
-        return (file.parent, file.name) if file.is_file() else (self.images_place(), self.row(str(image))["path"])
+        file = file_at(image)
+        return (file.parent, file.name) if file else (self.images_place(), self.row(str(image))["path"])
 
     def images_place(self) -> Place:
         """Return the place of the images; refuse if it is gone, or they are not files."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,15 @@ def real(name: str, value: float, low: float = -inf, high: float = inf) -> float
         expected = "a number" if low == -inf else f"{low} {'or more' if high == inf else f'to {high}'}"
         raise ArgumentError(f"{name}={value!r}: expected {expected}.")
     return float(value)
+
+
+def listed(name: str, images: Any) -> list:
+    """Return one or several files, arrays or image_ids as a list; ArgumentError if it is something else."""
+    alone = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3)
+    if not alone and (not isinstance(images, Iterable) or isinstance(images, bytes) or getattr(images, "ndim", 1) < 1):
+        kind = type(images).__name__
+        raise ArgumentError(f"{name} is {kind}: expected files, arrays, image_ids, or a list of them.")
+    return [images] if alone else list(images)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError, DataError
+from rectrio_lib.core.files import file_at
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
 from rectrio_lib.data.layout import nfc
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.index.base import VectorIndex, check_encoder
-from rectrio_lib.search.options import Options
+from rectrio_lib.search.options import Options, listed, real
 from rectrio_lib.search.pipeline import answer, weighted_mean
 from rectrio_lib.search.results import Results
 
@@ -131,7 +131,8 @@ class Searcher:
     def _mix(self, names, vectors, texts, unwanted, weights) -> tuple[list[str], np.ndarray]:
         """Join vectors of images and texts to one query; return its name and its vector (1, dim)."""
         words, wanted = [*texts, *unwanted], len(names) + len(texts)
-        weights = np.array([1.0] * wanted if weights is None else weights, np.float32).ravel()
+        given = [1.0] * wanted if weights is None else np.array(weights, object).ravel()
+        weights = np.array([real("weights", weight) for weight in given], np.float32)
         if len(weights) == wanted:
             weights = np.append(weights, np.full(len(unwanted), WITHOUT, np.float32))
         if len(weights) != len(names) + len(words):
@@ -144,16 +145,12 @@ class Searcher:
 
     def encode_images(self, images: Image | Sequence[Image]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return names (Q), vectors (Q, dim), and positions in the index int64 (Q, 1), -1 for images from elsewhere."""
-        if not isinstance(images, Image | Iterable):
-            raise ArgumentError(
-                f"images is {type(images).__name__}: expected files, arrays, image_ids, or a list of them."
-            )
-        if isinstance(images, np.ndarray):
+        if isinstance(images, np.ndarray) and images.ndim:
             images = _checked(images[None] if images.ndim == 3 else images)
             return [str(i) for i in range(len(images))], self.encoder.encode(images), np.full((len(images), 0), -1)
-        images = [images] if isinstance(images, str | Path) else list(images)
+        images = listed("images", images)
         names = [f"image {i}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images)]
-        files = {n: Path(n).expanduser() for n in names if os.path.isfile(os.path.expanduser(n))}  # noqa: PTH111, PTH113
+        files = {name: file for name in names if (file := file_at(name))}
         aliases = {name: self.own_id(files[name]) if name in files else name for name in names}
         place = self.positions([alias for alias in aliases.values() if alias])
         own = np.array([place.get(aliases[name], -1) for name in names], np.int64)

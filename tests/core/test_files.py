@@ -34,6 +34,16 @@ def folder(tmp_path) -> Path:
 # --- files
 
 
+def test_a_name_stands_for_a_file_or_for_none_whatever_it_is(folder, monkeypatch):
+    monkeypatch.setenv("HOME" if os.name != "nt" else "USERPROFILE", str(folder))
+    assert files.file_at("~/old.txt") == files.file_at(folder / "old.txt") == folder / "old.txt"
+    for none in (folder, "", "x" * 5000, "a\0b", "~nobody-of-this-name/old.txt"):
+        assert files.file_at(none) is None
+    monkeypatch.chdir(folder)
+    (folder / "~$old.txt").write_text("of an editor", encoding="utf-8")
+    assert files.file_at("~$old.txt") == Path("~$old.txt")
+
+
 def test_write_json_makes_folders_and_keeps_letters_readable(tmp_path):
     path = tmp_path / "deep" / "card.json"
     files.write_json(path, {"label": "Mütze", "sizes": (1, 2)})

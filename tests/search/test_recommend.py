@@ -149,7 +149,8 @@ def test_many_likes_are_looked_around_by_the_most_different_ones():
 
 @pytest.mark.parametrize(
     "options", [{"strategy": "worst"}, {"mmr": 2}, {"per_group": 0}, {"pool": 0}, {"group_by": "nothing"},
-                {"where": "nothing == 1"}, {"k": 0}, {"k": 2.5}, {"minimum": "high"}],
+                {"where": "nothing == 1"}, {"k": 0}, {"k": 2.5}, {"minimum": "high"}, {"group_by": ["label"]},
+                {"strategy": ["mean"]}],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(options):
     with pytest.raises(ArgumentError):
@@ -186,6 +187,23 @@ def test_names_that_are_not_to_be_found_are_ignored_and_said(shop):
     assert set(results.ignored) == {"gone", "nowhere.jpg"}
     assert results.frame()["path"].tolist() == shop.recommend("cat/00.png", k=3).frame()["path"].tolist()
     assert len(shop.recommend(["gone"], k=3).frame()) == 3
+
+
+@pytest.mark.parametrize("name", ["like", "dislike", "seen"])
+@pytest.mark.parametrize("images", [5, None, b"cat/00.png", np.array(5)])
+def test_what_is_no_image_nor_several_is_refused_by_its_name(shop, name, images):
+    with pytest.raises(ArgumentError, match=f"^{name} is"):
+        shop.recommend(**{"like": "cat/00.png"} | {name: images})
+    for verb in (shop.search, shop.add, shop.remove):
+        with pytest.raises(ArgumentError, match=r"^images is"):
+            verb(images if images is not None else 5)
+
+
+@pytest.mark.parametrize("gone", ["x" * 5000, "~nobody-of-this-name/a.png", "a\0b"])
+def test_a_name_that_no_file_could_have_is_as_one_that_is_not_to_be_found(shop, gone):
+    assert set(shop.recommend(["cat/00.png", gone], k=3).ignored) == {gone}
+    with pytest.raises(ArgumentError):
+        shop.located(gone)
 
 
 def test_what_is_liked_and_disliked_counts_as_neither(shop):

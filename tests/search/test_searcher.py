@@ -1,3 +1,4 @@
+import math
 import re
 
 import numpy as np
@@ -184,6 +185,18 @@ def test_nothing_to_search_for_and_wrong_weights_are_refused():
     for query in ({}, {"images": ["p1"], "weights": [1, 2]}, {"images": ["p1", "nothing"]}):
         with pytest.raises(ArgumentError):
             searcher.search(**query)
+
+
+@pytest.mark.parametrize("weights", [["a"], [1, "2"], ["1"], [None], [True], {"a": 1}, [[1], [1, 2]], [math.nan]])
+def test_weights_must_be_numbers(weights):
+    with pytest.raises(ArgumentError, match="weights="):
+        Searcher(*gallery()[:2]).search(["p1", "p2"], weights=weights)
+
+
+@pytest.mark.parametrize("weights", [(1, 2), np.array([1.0, 2.0]), [np.float32(1), np.int64(2)], pd.Series([1, 2])])
+def test_weights_may_be_numbers_of_any_kind(weights):
+    found = Searcher(*gallery()[:2]).search(["p1", "p2"], weights=weights)
+    assert found.query_ids == ["+1 p1 +2 p2"]
 
 
 def test_pictures_of_another_size_are_refused():

@@ -8,7 +8,7 @@ from typing import BinaryIO, Protocol
 
 import pandas as pd
 
-from rectrio_lib.core.files import is_folder
+from rectrio_lib.core.files import expanded, is_folder
 from rectrio_lib.data import image_files
 from rectrio_lib.data.places import archives
 
@@ -62,7 +62,7 @@ def place_of(source: str | Path | Place) -> Place:
     """
     if not isinstance(source, str | Path):
         return source
-    path = Path(str(source).removeprefix("file://")).expanduser()
+    path = expanded(str(source).removeprefix("file://"))
     if (far := is_address(source) and not source.startswith("file://")) or _names_archives(path.resolve()):
         from rectrio_lib.data.places.remote import RemotePlace
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.files import file_at
 from rectrio_lib.index.base import VectorIndex, Where
 from rectrio_lib.index.conditions import matching
 from rectrio_lib.search import rerank
-from rectrio_lib.search.options import Options, whole
+from rectrio_lib.search.options import Options, listed, whole
 from rectrio_lib.search.ranking.strategies import STRATEGIES, at_most, by_mean, farthest_first, rocchio
 from rectrio_lib.search.results import Results
 
@@ -55,7 +55,7 @@ class Taste:
 
     def __post_init__(self) -> None:
         Options(minimum=self.minimum, distinct=self.distinct, mmr=self.mmr, pool=self.pool)  # which checks them
-        if self.strategy not in STRATEGIES:
+        if self.strategy not in [*STRATEGIES]:  # compared one by one: it may have no hash
             raise ArgumentError(f"strategy={self.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}.")
         whole("per_group", self.per_group)
 
@@ -70,10 +70,11 @@ def answer(
 ) -> Results:
     """Recommend by images, as `Searcher.recommend` describes it."""
     index, ignored = searcher.index, {}
-    (liked, its), (disliked, others) = (_judged(searcher, images, ignored) for images in (like, dislike))
+    judged = {"like": like, "dislike": dislike}.items()
+    (liked, its), (disliked, others) = (_judged(searcher, listed(*given), ignored) for given in judged)
     liked, disliked, both = apart(liked, its, disliked, others)
     ignored |= dict.fromkeys(index.rows["image_id"].iloc[both].tolist(), BOTH)
-    places = searcher.positions([seen] if isinstance(seen, str) else list(seen))
+    places = searcher.positions(listed("seen", seen))
     out = np.concatenate([its, others, np.array([*places.values()], np.int64)])
     scores, found = recommend(index, liked, disliked, k, out[out >= 0], taste)
     rest = (0, k - len(found))
@@ -81,15 +82,11 @@ def answer(
     return Results(["recommended"], scores[None], found[None], index.rows, ignored=ignored)
 
 
-def _judged(
-    searcher: Searcher, images: Image | Sequence[Image], ignored: dict[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _judged(searcher: Searcher, images: list[Image], ignored: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors (P, dim) and positions (P,), -1 for images from elsewhere; note what is not to be found."""
-    alone = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3)
-    images = [images] if alone else list(images)
     names = [str(image) for image in images if not isinstance(image, np.ndarray)]
     there = searcher.positions(names)
-    absent = {name for name in names if name not in there and not Path(name).expanduser().is_file()}
+    absent = {name for name in names if name not in there and not file_at(name)}
     ignored |= dict.fromkeys(absent, ABSENT)
     images = [image for image in images if isinstance(image, np.ndarray) or str(image) not in absent]
     if not images:
@@ -128,7 +125,7 @@ def recommend(
     Raises:
         ArgumentError: if k is below 1, or a condition or column does not fit.
     """
-    if taste.group_by is not None and taste.group_by not in index.rows:
+    if taste.group_by is not None and taste.group_by not in [*index.rows]:
         known = ", ".join(map(str, index.rows.columns))
         raise ArgumentError(f"group_by: there is no column {taste.group_by!r}; the columns are {known}.")
     if taste.group_by is not None and index.rows[taste.group_by].map(type).eq(list).any():
