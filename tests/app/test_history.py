@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlmodel import Session, select
 
 from rectrio_lib.app.records.database import OWNED, open_database
@@ -95,6 +95,56 @@ def test_while_the_database_is_away_all_fail_together_and_later_everything_is_wr
     failed = asyncio.run(run())
     assert [type(error) for error in failed] == [OperationalError] * 20
     assert len(calls) <= 2  # a write for all of them, and one of the writer in the background
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), IntegrityError("INSERT", {}, Exception("crimson"))])
+def test_a_search_that_cannot_be_written_is_logged_and_costs_neither_the_others_nor_later_ones(
+    searches, monkeypatch, caplog, error
+):
+    write, wrong = searches._write, []
+
+    def refusing(rows):
+        if any(row.get("name") in wrong for _, row in rows):
+            raise error
+        write(rows)
+
+    async def run():
+        monkeypatch.setattr(searches, "_write", refusing)
+        first = {record(searches) for _ in range(3)}
+        wrong.append(min(first))
+        await asyncio.sleep(0)  # the writer in the background takes them
+        while searches._waiting or searches._under_way:
+            await asyncio.sleep(0.005)
+        later = {record(searches)}
+        while searches._waiting or searches._under_way:
+            await asyncio.sleep(0.005)
+        return first | later
+
+    recorded = asyncio.run(run())
+    assert names(searches) == recorded - {*wrong} and len(recorded) == 4
+    assert type(error).__name__ in caplog.text and "crimson" not in caplog.text
+    assert ("a bug" in caplog.text) == isinstance(error, TypeError)
+
+
+def test_what_is_left_when_the_database_goes_away_after_a_refused_batch_waits_on(searches, monkeypatch):
+    write, errors = searches._write, iter([TypeError(), None, OperationalError("INSERT", {}, Exception("locked"))])
+
+    def failing(rows):
+        if error := next(errors, None):
+            raise error
+        write(rows)
+
+    async def run():
+        monkeypatch.setattr(searches, "_write", failing)
+        there = {record(searches) for _ in range(3)}
+        with pytest.raises(OperationalError):
+            await searches.flush()
+        assert len(searches._waiting) == 2
+        await searches.flush()
+        return there
+
+    recorded = asyncio.run(run())
+    assert names(searches) == recorded
 
 
 def owners(searches):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from uuid import uuid4
 
 from sqlalchemy import Engine, delete, insert, select, update
@@ -93,18 +92,22 @@ class Searches:
                 await asyncio.shield(self._writer)
 
     async def _write_waiting(self) -> None:
-        rows = self._under_way = self._waiting
-        self._waiting = []
+        batches = [self._waiting]
+        self._under_way, self._waiting = self._waiting, []
         try:
-            await asyncio.to_thread(self._write, rows)
+            while batches:
+                try:
+                    await asyncio.to_thread(self._write, batches[0])
+                except AWAY:
+                    raise
+                except Exception as error:  # one of them will never be written: the others are
+                    bug = not isinstance(error, SQLAlchemyError)  # whose messages hold what was searched for
+                    LOG.error("A search was not kept: %s", type(error).__name__, exc_info=bug)
+                    batches += [[row] for row in batches[0]] if len(batches[0]) > 1 else []
+                batches.pop(0)
         except AWAY:
-            self._waiting = rows + self._waiting
+            self._waiting = [row for rows in batches for row in rows] + self._waiting
             raise
-        except SQLAlchemyError as error:  # one of them will never be written: the others are
-            LOG.error("A search was not kept: %s", type(error).__name__)
-            for row in rows if len(rows) > 1 else []:
-                with suppress(SQLAlchemyError):
-                    await asyncio.to_thread(self._write, [row])
         finally:
             self._under_way = []
 
