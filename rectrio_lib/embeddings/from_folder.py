@@ -103,7 +103,7 @@ class FolderSource:
         places = positions(rows["image_id"], known.index)
         deleted, paths = places < 0, pd.Series(known.array.take(places, allow_fill=True), rows.index)
         paths = paths.fillna(rows["path"])
-        ids, folders, there = rows["image_id"], image_files.describe(paths), paths.mask(deleted)
+        ids, folders, there = rows["image_id"], _from_folders(paths, deleted), paths.mask(deleted)
         tables = _over(folders[[]], *(_at(table, there) for table in self._tables))
         before = _over(_at(self._own, ids), rows.drop(columns=["label", "split"], errors="ignore"))
         if self._told is None:  # the store is of an older version: what no table says may come from a manifest
@@ -165,7 +165,14 @@ def _not_from_path(rows: pd.DataFrame) -> pd.DataFrame:
     if "label" not in rows:
         return pd.DataFrame(index=rows["image_id"])
     told = rows[["label", "split"]].set_axis(rows["image_id"])
-    return told.where(told.ne("") & (told.to_numpy() != image_files.describe(rows["path"]).to_numpy()))
+    return told.where(told.ne("") & (told.to_numpy() != _from_folders(rows["path"], rows["deleted"]).to_numpy()))
+
+
+def _from_folders(paths: pd.Series, deleted: np.ndarray) -> pd.DataFrame:
+    """Return what folders tell of images; where those that are deleted lay says nothing of how the others are split."""
+    deleted = np.asarray(deleted, bool)
+    parts = [image_files.describe(paths[own]).set_axis(np.flatnonzero(own)) for own in (~deleted, deleted)]
+    return pd.concat(parts).sort_index()
 
 
 def _at(table: pd.DataFrame, names: pd.Series) -> pd.DataFrame:

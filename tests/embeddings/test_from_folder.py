@@ -108,6 +108,19 @@ def test_a_moved_file_is_followed_by_its_content(folder):
     assert holds_files(store, folder) == 30
 
 
+def test_where_deleted_images_lay_does_not_tell_how_the_others_are_split(folder):
+    embed(folder)
+    (folder / "train").mkdir()
+    (folder / "cat").rename(folder / "train" / "cat")
+    shutil.rmtree(folder / "dog")
+    for _ in range(2):
+        rows = embed(folder)[0].rows
+        assert rows["deleted"].sum() == 15  # they stay in the store
+        assert set(rows.loc[~rows["deleted"], ["label", "split"]].itertuples(index=False, name=None)) == {
+            ("cat", "train")
+        }
+
+
 def test_a_picture_replaced_under_the_same_name_is_embedded_anew(folder):
     before, _ = embed(folder)
     state = (folder / "cat" / "00.png").stat()
