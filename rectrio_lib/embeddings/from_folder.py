@@ -113,9 +113,9 @@ class FolderSource:
         unasked = deleted | (positions(ids, self._unopened) >= 0)
         now = _over(folders, _filled(told[~unasked]), _filled(before[unasked]), tables, manifest)
         order = rows.columns.union(now.columns, sort=False)
-        now = storable(now[order[order.isin(now.columns)]])
+        now = storable(now[order[order.isin(now.columns)]], deleted)
         told = told.where(told.ne(folders.reindex(columns=told.columns)))  # a label from the path follows the path
-        self._told = storable(_filled(told)).set_axis(ids).dropna(how="all")
+        self._told = storable(_filled(told), deleted).set_axis(ids).dropna(how="all")
         first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
         return pd.concat([first, now, rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)
 

@@ -1,5 +1,6 @@
 """What is known of files besides their pixels: from paths, manifests, tables beside them, earlier calls."""
 
+import io
 import logging
 import shutil
 
@@ -116,6 +117,28 @@ def test_images_whose_files_are_gone_keep_what_tables_said_until_they_come_back(
     shutil.move(tmp_path / "away.png", folder / "dog" / "back.png")
     back = row(embed(folder)[0], "dog/back.png")
     assert (back["label"], back["split"]) == ("dog", "") and pd.isna(back["price"])
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_text_of_an_image_that_is_gone_makes_no_text_of_the_numbers_of_the_others(folder, given):
+    def told(value):
+        table = f"path,price\ncat/00.png,{value}\ncat/02.png,{value}\n"
+        write_table(folder, table if not given else "path\ncat/00.png\n")
+        return {"manifest": pd.read_csv(io.StringIO(table))} if given else {}
+
+    embed(folder, **told("3 EUR"))
+    (folder / "cat" / "02.png").unlink()
+    embed(folder, **told(3))
+    store = embeds_nothing(folder)
+    assert row(store, "cat/00.png")["price"] == 3.0 and store.rows["deleted"].sum() == 1
+
+
+@pytest.mark.parametrize("values", [("True", "3.5"), ("3.5", "True")])
+def test_truths_beside_numbers_are_text_in_whatever_order_they_come(folder, values):
+    for home, number, value in zip(("cat", "dog"), ("00", "01"), values, strict=True):
+        write_table(folder / home, f"path,price\n{number}.png,{value}\n")
+    store, _ = embed(folder)
+    assert store.select()["price"].dropna().tolist() == list(values)
 
 
 def test_a_store_of_an_older_version_keeps_once_what_no_table_says(folder):

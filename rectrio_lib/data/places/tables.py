@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -56,10 +57,15 @@ def checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
     return table.drop(columns=ignored)
 
 
-def storable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with one type per column, label and split as text; columns of lists and the like are left out."""
+def storable(table: pd.DataFrame, gone: np.ndarray | None = None) -> pd.DataFrame:
+    """Return a table with one type per column, label and split as text; columns of lists and the like are left out.
+
+    Values of several types become text; those of rows that are `gone`, bool (N,), make no text of the others' numbers.
+    """
     for column in list(table):
         values = table[column]
+        if gone is not None and not _is_of_one_type(values) and _is_of_one_type(values.mask(gone)):
+            table[column] = values = values.mask(gone)
         if values.dtype == object and values.map(lambda value: isinstance(value, list | dict | bytes)).any():
             table = table.drop(columns=column)
         elif column in ("label", "split") or not _is_of_one_type(values):
@@ -74,4 +80,4 @@ def _is_of_one_type(values: pd.Series) -> bool:
         pa.array(values, from_pandas=True)
     except (pa.ArrowException, OverflowError, UnicodeError):
         return False
-    return True
+    return pd.api.types.infer_dtype(values, skipna=True) != "mixed"  # Arrow takes 3.0 and True, in this order
