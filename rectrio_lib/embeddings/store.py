@@ -15,6 +15,7 @@ from rectrio_lib.core.lookup import all_differ
 from rectrio_lib.core.workspace import Card, Workspace, read_card
 from rectrio_lib.data.image_files import FILE_COLUMNS
 from rectrio_lib.embeddings import parts
+from rectrio_lib.embeddings.journal import Journal
 
 ROWS, FILES = "rows.parquet", "files.parquet"  # see `parts`
 MANIFESTS = "files-manifests.parquet"  # what manifests told of files, and neither a table beside them nor their paths
@@ -133,11 +134,14 @@ def open_store(
     card = read_store_card(folder)
     store = EmbeddingStore(folder, read_rows(folder, card, told), card)
     if not card["finished"] or len(store) != card["count"]:
-        raise DataError(
-            f"{folder} was stopped half way, it holds {len(store):,} vectors: embed the images again to finish it "
-            "(chapter 04_build_embeddings)."
-        )
+        raise _stopped(folder, card, store.rows)
     return store
+
+
+def _stopped(folder: Path, card: Card, rows: pd.DataFrame) -> DataError:
+    held = len(not_deleted(rows)) + len(Journal(folder, card["dtype"], rows).rows)
+    told = f"{folder} was stopped half way, it holds {held:,} vectors"
+    return DataError(f"{told}: embed the images again to finish it (chapter 04_build_embeddings).")
 
 
 def read_store_card(folder: Path) -> Card:
@@ -160,7 +164,7 @@ def read_rows(folder: Path, card: Card, told: pd.DataFrame | None = None) -> pd.
         listed = {*tables[0].get("shard", ())} if tables else ()  # their small files were left by a killed process
         tables += [parts.read(part, "embedded") for shard, part in parts.parts_of(path).items() if shard not in listed]
     if not tables:
-        raise DataError(f"{folder} was stopped before its first shard: embed the images again.")
+        raise _stopped(folder, card, pd.DataFrame({"image_id": []}, dtype=str))
     rows = parts.joined(tables)
     files = ("path", "width", "height", "deleted") if card["folder"] else ()
     missing = [column for column in ("image_id", "label", "split", "shard", *files) if column not in rows]

@@ -10,9 +10,10 @@ from makers.killed import COUNT, SCENARIOS, first_build, first_files, prepared, 
 from makers.stores import Counting, Killed, Negative, build, die, embed, holds, keep, picture_set, save_pictures
 from tqdm.auto import tqdm
 
-from rectrio_lib.core.errors import StorageError
+from rectrio_lib.core.errors import DataError, StorageError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings import embed as conductor
+from rectrio_lib.embeddings.store import open_store
 
 pytestmark = pytest.mark.slow
 STEP = 3  # images a batch, of shards of SHARD = 7
@@ -141,6 +142,13 @@ def test_the_bar_begins_with_what_is_kept_and_ends_full(tmp_path, monkeypatch, s
     monkeypatch.setattr(conductor, "tqdm", shown)
     store = run(Counting())
     assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(4 * STEP, len(store), len(store))]
+
+
+@pytest.mark.parametrize("batches", [0, 2, 4])
+def test_what_a_half_finished_store_is_said_to_hold_is_what_shards_and_journal_hold(batches):
+    killed_before(batches, lambda encoder: build(picture_set(), encoder))
+    with pytest.raises(DataError, match=f"holds {batches * STEP} vectors"):
+        open_store("net", "toy")
 
 
 def test_copies_of_what_the_journal_holds_are_counted_and_not_embedded(tmp_path):
