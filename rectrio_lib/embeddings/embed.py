@@ -140,6 +140,7 @@ def embed(
             done = writer.journal.sort(listed)
         if len(listed):
             write_json(home / "card.json", card | UNFINISHED)
+            encoded = encoded if done < len(listed) else encoded_here  # which reads again what waits, and encodes none
             with closing(encoded(source, encoder, min(BATCH, shard_rows), report, writer.journal.add)) as batches:
                 fill(writer, batches, report, done, len(listed))
         with report.timed("writing"):

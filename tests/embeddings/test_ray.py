@@ -13,11 +13,11 @@ from importlib import import_module
 import numpy as np
 import pandas as pd
 import pytest
-from makers.folders import ENCODER, save_classes, save_encoder_of_pixels
+from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from makers.images import save_photograph
 from makers.processes import Child
 from makers.spread import BLOCK, SIDE, Fatal, Mortal, Telling, noise_set, spread, told
-from makers.stores import ROOT
+from makers.stores import ROOT, Killed, die
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -29,6 +29,7 @@ from rectrio_lib.data import image_files
 from rectrio_lib.data.places.local import LocalFolder
 from rectrio_lib.embeddings.embed import embed
 from rectrio_lib.embeddings.store import open_store, read_rows, read_store_card
+from rectrio_lib.embeddings.writer import Writer
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import fingerprint
 
@@ -209,6 +210,19 @@ def test_a_worker_that_dies_costs_the_block_that_it_encodes(two_nodes, tmp_path,
     assert content(store) == expected
     assert told(tales)[int((tales / "died").read_text())] == 2 * BLOCK
     assert report.embedded == count == sum(told(tales).values())  # what it had encoded before had been received
+
+
+@pytest.mark.parametrize("of_files", [True, False])
+def test_what_the_journal_holds_already_starts_no_ray(tmp_path, monkeypatch, tales, of_files):
+    source = save_photographs(tmp_path / "photos", range(9), "cat") if of_files else noise_set(9)
+    expected, once = alone(source, monkeypatch, tmp_path / "alone", tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Writer, "close", lambda writer: die())
+        spread(source, tales, engine="local")
+    monkeypatch.setattr(engine, "_connected", None)
+    store, report = spread(source, tales)
+    assert content(store) == expected and report.embedded == 0 and report.files == once.files
+    assert told(tales) == {os.getpid(): 9}
 
 
 def answer_once(server, answer):
