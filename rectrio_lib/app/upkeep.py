@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,22 +24,29 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1  # until another process's changes are seen
+LONGEST_SECONDS = 3600  # between tries to build an index that fail, each twice as long after the one before
 COLOURED, COLOUR_SIDE = 64, 64  # images whose colours are found between two looks at the database, and their size
 ENCODED = 32  # stale uploads that are encoded again at once
 
 
 async def keep_up(service: Service) -> None:
     """Look after other processes, full tails and stale vectors, and colours while nobody asks, until cancelled."""
-    asked = 0
+    asked, pause, again = 0, POLL_SECONDS, 0.0
     while True:
         await asyncio.sleep(POLL_SECONDS)
         idle, asked = service.asked == asked, service.asked
         try:
             if await asyncio.to_thread(service.rebuilt_elsewhere):
                 await service.reload()
+                again = 0.0
             await service.catch_up()
-            if service.now.live.tail_is_full:
-                await service.reindex()
+            if service.now.live.tail_is_full and time.monotonic() >= again:
+                pause = min(2 * pause, LONGEST_SECONDS)
+                try:
+                    await service.reindex()
+                    pause = POLL_SECONDS
+                finally:
+                    again = time.monotonic() + pause
             if service.now.stale:
                 await asyncio.to_thread(encode_again, service.now)
             if idle:

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.app.service import Service
 from rectrio_lib.core import knn
+from rectrio_lib.core.errors import RecallOutOfReachError
 from rectrio_lib.data.image_files import read_image
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
@@ -666,3 +668,39 @@ def test_whether_a_server_has_changed_is_not_asked_on_the_event_loop(collection,
 
     asyncio.run(run())
     assert threads and threading.get_ident() not in threads
+
+
+def test_an_index_that_cannot_be_built_is_tried_ever_more_rarely_and_the_rest_is_done_meanwhile(
+    collection, monkeypatch, caplog
+):
+    service, clock, tries, looked = Service(collection, open_database(workspace=collection.workspace)), [0], [], []
+    rebuilt, built = [100], [130]
+
+    async def sleep(seconds):
+        clock[0] += seconds
+        if clock[0] > 160:
+            raise asyncio.CancelledError
+
+    async def reindex():
+        tries.append(clock[0])
+        if clock[0] < built[0]:
+            raise RecallOutOfReachError("ivf")
+
+    async def reload():
+        rebuilt.clear()
+
+    monkeypatch.setattr(upkeep, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    monkeypatch.setattr(upkeep, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(upkeep, "find_colours", lambda now: looked.append(clock[0]))
+    monkeypatch.setattr(type(service.now.live), "tail_is_full", True)
+    monkeypatch.setattr(service, "rebuilt_elsewhere", lambda: rebuilt and clock[0] >= rebuilt[0])
+    monkeypatch.setattr(service, "reload", reload)
+    monkeypatch.setattr(service, "reindex", reindex)
+    monkeypatch.setattr(upkeep, "LONGEST_SECONDS", 32)
+    monkeypatch.setattr(upkeep, "POLL_SECONDS", 1)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(upkeep.keep_up(service))
+    failed = [1, 3, 7, 15, 31, 63, 95, 100]  # at 100 another process has built it
+    assert tries == [*failed, *range(132, 161)]  # and once it can be built, whenever the tail is full
+    assert sorted({*range(1, 161)} - {*looked}) == failed
+    assert caplog.text.count("ivf") == len(failed)
