@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from rectrio_lib.app.records.catalogue import Catalogue, fits, frame_of, in_kinds, kinds_of, record_of
 from rectrio_lib.app.records.database import ImageRow, open_database
@@ -94,6 +96,37 @@ def test_a_date_and_a_colour_that_a_table_says_anew_are_taken_and_what_was_found
     last = last_of(catalogue)
     catalogue.set_colours({"a": "red", "b": "navy"})  # by two who looked for them at once
     assert [row.image_id for row in catalogue.since(last)] == []
+
+
+def test_a_date_and_a_colour_that_a_table_says_no_more_are_those_of_the_file(catalogue, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    made = datetime.fromtimestamp((tmp_path / "a.png").stat().st_mtime, UTC)
+    said, silent = rows("a", "b", date=["2024-03-05"] * 2, colour=["navy"] * 2), rows("a", "b", date=None, colour="")
+    catalogue.sync(said, tmp_path)
+    catalogue.change("b", {"label": "mine"})
+    for built_by_the_service in (said.assign(uploaded=False), silent.assign(uploaded=False)):
+        catalogue.sync(built_by_the_service, tmp_path)
+        assert {row.colour for row in catalogue.since(0)} == {"navy"}
+    catalogue.sync(silent, tmp_path)
+    a, b = (by_id(catalogue)[name] for name in "ab")
+    assert (a.created, a.colour) == (made, None)
+    assert (b.created, b.colour) == (datetime(2024, 3, 5, tzinfo=UTC), "navy")  # people edited it
+    catalogue.set_colours({"a": "red"})
+    last = last_of(catalogue)
+    for table in (silent, rows("a", "b", date=[made] * 2, colour=["red"] * 2).assign(uploaded=False), silent):
+        catalogue.sync(table, tmp_path)
+    assert last_of(catalogue) == last and by_id(catalogue)["a"].colour == "red"
+
+
+def test_what_a_table_said_before_the_database_noted_it_is_noted_by_the_next_build(catalogue):
+    said = rows("a", colour=["navy"])
+    catalogue.sync(said)
+    with Session(catalogue.engine) as session:
+        session.execute(update(ImageRow).values(told=""))  # as the migration leaves it
+        session.commit()
+    for table, colour in ((rows("a"), "navy"), (said, "navy"), (rows("a"), None)):
+        catalogue.sync(table)
+        assert by_id(catalogue)["a"].colour == colour
 
 
 def test_nothing_new_writes_nothing(catalogue):

@@ -18,6 +18,7 @@ from makers.served import build_collection, client, copied, png
 from sqlalchemy import create_engine, text
 
 from rectrio_lib.app.application import create_app
+from rectrio_lib.app.records.catalogue import Catalogue
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.records.history import Searches
 from rectrio_lib.app.server import NotebookService
@@ -132,5 +133,9 @@ def test_an_old_database_is_brought_up_to_date_with_what_it_holds(tmp_path):
         columns = ", ".join([*old, "created"])
         values = ", ".join([*(f":{key}" for key in old), "'2025-01-01 00:00:00.000000'"])
         connection.execute(text(f"INSERT INTO searches ({columns}) VALUES ({values})"), old)
+        columns = "collection, image_id, sequence, path, uploaded, removed, edited, tags, extra, created"
+        values = "'photos', 'i', 1, 'cat/i.png', 0, 0, 0, '[]', '{}', '2025-01-01 00:00:00.000000'"
+        connection.execute(text(f"INSERT INTO images ({columns}) VALUES ({values})"))
     history = Searches(open_database(url), "photos")
     assert [(search.id, search.title) for search in history.list("ann", 5).searches] == [("n", "cats")]
+    assert [(row.path, row.told) for row in Catalogue(history.engine, "photos").since(0)] == [("cat/i.png", "")]

@@ -40,6 +40,8 @@ class Catalogue:
     def sync(self, rows: pd.DataFrame, folder: Path | None = None) -> None:
         """Take in the rows of a newly built index: new ones are added, changed ones updated unless people edited them.
 
+        A date or colour that a table said, and says no more, gives way to that of the file.
+
         Of edited ones the path alone is updated: their file may have moved. Images that are gone from the folder go
         from the database as well, except edited ones: their file may come back with the next build. Uploads stay, and
         removed ones stay removed.
@@ -52,13 +54,19 @@ class Catalogue:
         with writing(self.engine) as session:
             known = {row.image_id: row for row in session.execute(select(*_SYNCED).where(self._mine))}
             fresh = [record for name, record in wanted.items() if name not in known]
-            changed = []
+            changed, by_tables = [], "uploaded" not in rows  # else the service built it, and says what was found, too
             for name, record in wanted.items():
-                if name in known and not known[name].uploaded:
-                    news = {key: record[key] for key in ("image_id", "path")} if known[name].edited else record
-                    told = (key for key in _COMPARED if key in news and (news[key] or key not in FOUND))
-                    if any(getattr(known[name], key) != news[key] for key in told):
-                        changed.append({k: v for k, v in news.items() if v or k not in FOUND})
+                told, before = {key for key in FOUND if record[key]}, known.get(name)
+                said = {*before.told.split(",")} if before else set()
+                record["told"] = ",".join(sorted(told if by_tables else said))
+                if before and not before.uploaded:
+                    taken_back = said - told if by_tables else set()
+                    if "created" in taken_back:
+                        record["created"] = _made(folder, record["path"])
+                    news = {k: v for k, v in record.items() if k not in FOUND or k in told | taken_back}
+                    news = {key: record[key] for key in ("image_id", "path")} if before.edited else news
+                    if any(getattr(before, key) != news[key] for key in _COMPARED if key in news):
+                        changed.append(news)
             gone = [
                 n for n, row in known.items() if n not in wanted and not (row.uploaded or row.removed or row.edited)
             ]
@@ -155,7 +163,7 @@ class Catalogue:
         return session.scalar(select(func.max(ImageRow.sequence)).where(self._mine)) or 0
 
 
-_COMPARED = ("path", "label", "category", "price", "tags", "width", "height", "extra", *FOUND)
+_COMPARED = ("path", "label", "category", "price", "tags", "width", "height", "extra", "told", *FOUND)
 _SYNCED = [getattr(ImageRow, name) for name in ("image_id", "uploaded", "removed", "edited", *_COMPARED)]
 
 

@@ -85,6 +85,7 @@ class ImageRow(_Dated, table=True):
     width: int | None = None
     height: int | None = None
     extra: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)  # further columns
+    told: str = ""  # what of created and colour a table said, joined by a comma; the rest was found out here
     encoder_hash: str | None = None  # of the encoder that made the vector
     vector: bytes | None = None  # float16
 
