@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from decimal import Decimal
 from functools import lru_cache
 from numbers import Integral, Real
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.tables import shortened
 
 LOG = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ LANDMARK_ROWS, LANDMARK_CELLS, MOST_LANDMARKS = 400, 8, 1024
 TOP_K = 10  # neighbours that recall is measured among
 
 
-def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None = None) -> list[str]:
+def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None = None, tell: bool = False) -> list[str]:
     """Return the kinds worth building, best first.
 
     "auto" prefers flat up to 20,000 vectors, then hnsw, ivf-pq and ivf-sq8, as far as they fit into the memory, then
@@ -48,6 +50,7 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
         dim: length of the vectors.
         count: how many there are.
         memory_limit: see `Index.build`.
+        tell: log what fits, as whoever builds does.
 
     Raises:
         ArgumentError: if the kind is unknown, or nothing fits into the memory.
@@ -67,7 +70,7 @@ def candidates(kind: str, dim: int, count: int, memory_limit: int | str | None =
         taken = f"{count:,} vectors of length {dim} take {needs[least]:,} bytes as {least}"
         other = "" if kind == "auto" else "choose another kind, "  # which may be one that was asked for before
         raise ArgumentError(f"{taken}, but memory_limit is {limit:,}: allow more, {other}or index fewer.")
-    if kind == "auto" and limit is not None:
+    if tell and kind == "auto" and limit is not None:
         left_out = [f"{name} {needs[name] / 1e9:.3g} GB" for name in names if name not in fitting]
         without = f"; too large: {', '.join(left_out)}" if left_out else ""
         told = f"{fitting[0]} takes {needs[fitting[0]] / 1e9:.3g} of {limit / 1e9:.3g} GB{without}"
@@ -86,12 +89,14 @@ def byte_count(memory_limit: int | str | None) -> int | None:
     """Return a number of bytes, given as such or as "500MB" or "2GB", in powers of 1000; None for None or "none"."""
     if memory_limit is None or memory_limit == "none":
         return None
-    if isinstance(memory_limit, Integral) and not isinstance(memory_limit, bool) and memory_limit > 0:
-        return int(memory_limit)
+    if isinstance(memory_limit, Integral) and not isinstance(memory_limit, bool):
+        memory_limit = str(memory_limit)
     read = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(memory_limit), re.IGNORECASE)
-    if not isinstance(memory_limit, str) or not read or not float(read[1]):
-        raise ArgumentError(f"memory_limit={memory_limit!r}: expected a number of bytes, or a size such as '2GB'.")
-    return int(float(read[1]) * 1000 ** ("KMGT".index(read[2].upper()) + 1 if read[2] else 0))
+    count = int(Decimal(read[1]) * 1000 ** ("KMGT".index(read[2].upper()) + 1 if read[2] else 0)) if read else 0
+    if not isinstance(memory_limit, str) or not 0 < count < 2**63:
+        shown = shortened(repr(memory_limit))
+        raise ArgumentError(f"memory_limit={shown}: expected a number of bytes, or a size such as '2GB'.")
+    return count
 
 
 def needed(kind: str, dim: int, count: int) -> int:

@@ -138,7 +138,7 @@ class Index:
         recall = factory.recall_of(recall)
         if vectors.ndim != 2:
             raise ArgumentError(f"An index is built from an array (N, dim), not from one of shape {vectors.shape}.")
-        for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit):
+        for name in factory.candidates(kind, vectors.shape[1], len(vectors), memory_limit, tell=True):
             index = cls(name, vectors.shape[1], encoder_hash, search_param or factory.SEARCH_PARAM, made_from)
             index.memory_limit = factory.byte_count(memory_limit)
             index._vectors.home = (workspace or Workspace()).outputs / "indexes"

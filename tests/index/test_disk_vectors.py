@@ -210,8 +210,8 @@ def test_a_cut_or_missing_file_is_named(vectors, name):
 
 def test_auto_goes_to_disk_where_memory_ends_and_says_why(caplog):
     with caplog.at_level(logging.INFO):
-        assert factory.candidates("auto", 128, 10**7, "2GB") == ["ivf-sq8", "ivf-pq-disk"]
-        assert factory.candidates("auto", 128, 10**7, 10**9) == ["ivf-pq-disk"]
+        assert factory.candidates("auto", 128, 10**7, "2GB", tell=True) == ["ivf-sq8", "ivf-pq-disk"]
+        assert factory.candidates("auto", 128, 10**7, 10**9, tell=True) == ["ivf-pq-disk"]
         assert factory.candidates("auto", 128, 10**7, "6 GB")[0] == "hnsw"
     assert "ivf-pq-disk takes 0." in caplog.text and "hnsw 5." in caplog.text
     assert "ivf-pq-disk" not in factory.candidates("auto", 128, 10**7)
@@ -229,7 +229,7 @@ def test_a_size_is_read(told, expected):
     assert factory.byte_count(told) == expected
 
 
-@pytest.mark.parametrize("told", ["", "much", "-1GB", 0, -5, "0GB", 1.5, "2XB"])
+@pytest.mark.parametrize("told", ["", "much", "-1GB", 0, -5, "0GB", 1.5, "2XB", "0.0001kB", f"{'9' * 400}GB", 10**30])
 def test_what_is_no_size_is_refused(told):
     with pytest.raises(ArgumentError, match="memory_limit"):
         factory.byte_count(told)

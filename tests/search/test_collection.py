@@ -73,6 +73,13 @@ def test_a_second_call_embeds_nothing_and_leaves_the_index_alone(folder):
     assert (index_file().stat().st_mtime_ns, index_file().stat().st_ino) == before
 
 
+def test_what_fits_the_memory_is_said_once_where_an_index_is_built(folder, caplog):
+    with caplog.at_level("INFO", "rectrio_lib.index.factory"):
+        build(folder, memory_limit="50MB")
+        build(folder, memory_limit="60MB")  # of the same vectors
+    assert [record.args[0] for record in caplog.records if record.name == "rectrio_lib.index.factory"] == ["12"]
+
+
 def test_a_collection_keeps_its_memory_limit(folder):
     assert build(folder, memory_limit="50MB").index.memory_limit == 50_000_000
     save_texture(folder / "dog" / "new.png", 99)
