@@ -37,18 +37,25 @@ class Journal:
         if found:
             tables, vectors = zip(*found.values(), strict=True)
             rows, vectors = parts.joined([*tables]), np.concatenate(vectors)
-            new = (positions(rows["image_id"], before["image_id"]) < 0) & ~rows["image_id"].duplicated().to_numpy()
+            new = positions(rows["image_id"], before["image_id"]) < 0
             self.rows, self.vectors = rows[new], vectors[new]
         waiting = {*self.rows["image_id"]}
         self._left = {path: waiting.intersection(rows["image_id"]) for path, (rows, _) in found.items()}  # in no shard
 
     def sort(self, listed: pd.Series) -> int:
-        """Bring `rows` into the order of the images `listed`, a column of theirs; return how many are listed."""
+        """Bring `rows` into the order of the images `listed`, a column of theirs; return how many are listed.
+
+        Of an image that two workers encoded at once, as copies, the first one counts, as in a call that was not killed.
+        """
         keys = positions(self.rows[listed.name], listed)
+        keys = np.where(keys < 0, len(listed), keys)  # behind all
         order = np.argsort(keys, kind="stable")
+        order = order[~self.rows["image_id"].iloc[order].duplicated().to_numpy()]
         self.rows, self.vectors = self.rows.set_axis(keys).iloc[order], self.vectors[order]
-        self._listed = listed.iloc[: keys.max(initial=-1) + 1]
-        return int((keys >= 0).sum())
+        keys = keys[order]
+        there = keys[keys < len(listed)]
+        self._listed = listed.iloc[: there.max(initial=-1) + 1]
+        return len(there)
 
     def with_earlier(self, rows: pd.DataFrame, vectors: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
         """Return these with those of earlier calls that are listed before the last of them, which leave `rows`."""

@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from makers.killed import COUNT, SCENARIOS, first_build, first_files, prepared, state
 from makers.stores import Counting, Killed, Negative, build, die, embed, holds, keep, picture_set, save_pictures
@@ -13,6 +15,7 @@ from tqdm.auto import tqdm
 from rectrio_lib.core.errors import DataError, StorageError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings import embed as conductor
+from rectrio_lib.embeddings.journal import Journal
 from rectrio_lib.embeddings.store import open_store
 
 pytestmark = pytest.mark.slow
@@ -109,6 +112,23 @@ def test_a_full_disk_is_one_sentence_and_costs_a_batch(tmp_path, monkeypatch):
         run(Counting())
     assert state(run(last)) == expected
     assert last.embedded == COUNT - 4 * STEP
+
+
+def test_of_copies_that_two_workers_encoded_the_first_counts_and_what_is_not_listed_comes_last(tmp_path):
+    none = pd.DataFrame({"image_id": [], "path": []}, dtype=str)
+    rows = pd.DataFrame({"image_id": ["gone", "x", "y", "x"], "path": ["away", "c", "b", "a"]})
+    vectors = Journal(tmp_path, "float32", none).add(rows, np.eye(4))
+    journal = Journal(tmp_path, "float32", none)
+    assert journal.sort(pd.Series(["a", "b", "c", "d"], name="path")) == 2
+    assert journal.rows["path"].tolist() == ["a", "b", "away"]
+    np.testing.assert_array_equal(journal.vectors, vectors[[3, 2, 0]])
+    fresh = pd.DataFrame({"image_id": ["z"], "path": ["d"]})
+    both, _ = journal.with_earlier(fresh, np.ones((1, 4), np.float32))
+    assert both["path"].tolist() == ["a", "b", "d"] and journal.rows["path"].tolist() == ["away"]
+    journal.forget(both["image_id"])
+    assert len([*tmp_path.glob("journal/*")]) == 1  # which still holds one that is in no shard
+    journal.forget(["gone"])
+    assert not [*tmp_path.glob("journal/*")]
 
 
 def test_images_that_went_after_the_kill_are_not_in_the_store():
