@@ -23,7 +23,8 @@ class DatasetSource:
     """Images of a data set, whose pixels lie in one array; see `embed.Source`."""
 
     def __init__(self, dataset: ImageDataset):
-        self.dataset, self.manifest, self.name = dataset, dataset.manifest, dataset.name
+        self.dataset, self.name = dataset, dataset.name
+        self.manifest = dataset.manifest.rename(columns=str)  # as Parquet has them
         self.needed = ["image_id", "shard"]
         self.card = {"folder": "", "generated_images": dataset.generated_images}
         self.empty = self.manifest.iloc[:0].assign(shard=np.empty(0, np.int64))

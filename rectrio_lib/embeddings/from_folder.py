@@ -114,7 +114,8 @@ class FolderSource:
         now = _over(folders, _filled(told[~unasked]), _filled(before[unasked]), tables, manifest)
         order = rows.columns.union(now.columns, sort=False)
         now = storable(now[order[order.isin(now.columns)]], deleted)
-        told = told.where(told.ne(folders.reindex(columns=told.columns)))  # a label from the path follows the path
+        for column in folders.columns.intersection(told.columns):  # what the path says follows the path
+            told[column] = told[column].mask(told[column].astype(object) == folders[column])
         self._told = storable(_filled(told), deleted).set_axis(ids).dropna(how="all")
         first = pd.DataFrame({"image_id": rows["image_id"], "path": paths})
         return pd.concat([first, now, rows[["width", "height", "shard"]].assign(deleted=deleted)], axis=1)

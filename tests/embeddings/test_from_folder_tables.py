@@ -141,6 +141,37 @@ def test_truths_beside_numbers_are_text_in_whatever_order_they_come(folder, valu
     assert store.select()["price"].dropna().tolist() == list(values)
 
 
+@pytest.mark.parametrize(("name", "values", "stored"), [
+    (5, [1, 2], "5"), (("a", "b"), [1, 2], "('a', 'b')"), ("stars", pd.array([1, None], "Int64"), "stars"),
+    ("new", pd.array([True, None], "boolean"), "new"), ("brand", pd.Categorical(["x", "y"]), "brand"),
+    ("label", pd.Categorical(["x", "dog"]), "label"),
+])  # fmt: skip
+def test_a_manifest_may_have_any_column_and_holds_again_and_again(folder, name, values, stored):
+    table = pd.DataFrame({"path": ["cat/00.png", "dog/01.png"]})
+    table[name] = values
+    for manifest in (table, table, None, None):
+        store, _ = embed(folder, manifest=manifest)
+        found = [row(store, path)[stored] for path in table["path"]]
+        assert [None if pd.isna(value) else value for value in found] == [None if v is pd.NA else v for v in values]
+
+
+def test_a_manifest_of_windows_names_the_same_files(folder):
+    store, _ = embed(folder, manifest=pd.DataFrame({"path": ["cat\\00.png"], "price": 3}))
+    assert row(store, "cat/00.png")["price"] == 3
+    for bad in (pd.DataFrame([["cat/00.png", 1, 2]], columns=["path", "5", 5]),
+                pd.DataFrame({"path": ["cat/00.png", "cat\\00.png"]})):  # fmt: skip
+        with pytest.raises(DataError, match=r"manifest: .*'(5|path)'"):
+            embed(folder, manifest=bad)
+
+
+def test_where_nothing_changed_the_rows_are_not_written_again(folder):
+    write_table(folder, FULL)
+    file = embed(folder)[0].folder / "rows.parquet"
+    before = file.stat().st_ino
+    embeds_nothing(folder)
+    assert file.stat().st_ino == before
+
+
 def test_a_store_of_an_older_version_keeps_once_what_no_table_says(folder):
     write_table(folder, FULL)
     store, _ = embed(folder, manifest=pd.DataFrame({"path": ["cat/02.png"], "label": ["tom"], "group": ["g"]}))

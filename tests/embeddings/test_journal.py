@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,13 @@ def test_the_journal_of_another_encoder_or_dtype_goes_with_the_rest(options):
     assert len(blocks()) == 2
     store, embedded = build(picture_set(), last)
     assert embedded == len(store) == 30 and holds(store, picture_set()) is None
+
+
+def test_a_data_set_whose_column_is_a_number_outlives_a_kill():
+    numbered = replace(picture_set(), manifest=picture_set().manifest.assign(**{"five": 1}).rename(columns={"five": 5}))
+    killed_before(4, lambda encoder: build(numbered, encoder))
+    store, embedded = build(numbered)
+    assert embedded == len(store) - 4 * STEP and store.select()["5"].eq(1).all()
 
 
 def test_a_full_disk_is_one_sentence_and_costs_a_batch(tmp_path, monkeypatch):

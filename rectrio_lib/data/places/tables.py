@@ -37,14 +37,18 @@ def read_table(file: Path | BinaryIO, where: str | Path, prefix: str) -> pd.Data
         raise DataError(f"{where} cannot be read as a table: {error}") from error
     key = next((key for key in KEYS if key in table), KEYS[0])
     table = checked(table, where, key)
-    return table.assign(path=prefix + table["path"].str.replace("\\", "/"))
+    return table.assign(path=prefix + table["path"])
 
 
 def checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
     """Return a table with unique paths and columns that can be stored, or raise DataError that names the column."""
+    table = table.rename(columns=str)  # as Parquet has them
+    if (twice := table.columns[table.columns.duplicated()]).size:
+        raise DataError(f"{where}: there are two columns {twice[0]!r}.")
     if key not in table:
         raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files.")
-    if not table[key].map(lambda value: isinstance(value, str)).all() or table[key].duplicated().any():
+    table[key] = table[key].map(lambda value: value.replace("\\", "/") if isinstance(value, str) else None)
+    if table[key].isna().any() or table[key].duplicated().any():
         raise DataError(f"{where}: column {key!r} should name each image file once, as text.")
     if key != "path":
         table = table.drop(columns="path", errors="ignore").rename(columns={key: "path"})
@@ -69,7 +73,8 @@ def storable(table: pd.DataFrame, gone: np.ndarray | None = None) -> pd.DataFram
         if values.dtype == object and values.map(lambda value: isinstance(value, list | dict | bytes)).any():
             table = table.drop(columns=column)
         elif column in ("label", "split") or not _is_of_one_type(values):
-            table[column] = values.where(values.isna(), values.map(lambda value: unicode(str(value))))
+            values = values.astype(object)  # a category takes no other text
+            table[column] = values.where(values.isna(), values.map(lambda value: unicode(str(value)))).infer_objects()
         elif values.dtype == object:
             table[column] = values.infer_objects()
     return table
