@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,9 @@ from rectrio_lib.encoders.base import Encoder
 if TYPE_CHECKING:
     from rectrio_lib.embeddings.ray import Workers
 
+LOG = logging.getLogger(__name__)
 Batches = Iterator[tuple[pd.DataFrame, torch.Tensor]]
+UNNAMED = "%s: a table beside the images, or a manifest, names %s, and no image that is there, such as %s."
 COMPACT_SHARE = 0.2  # of deleted rows; beyond it the store is rewritten without them
 
 
@@ -52,6 +55,9 @@ class FolderSource:
         files = self.place.list([self._outputs], before if is_finished(home) else None)
         self._tables = [table.set_index("path") for table in self.place.tables(files["path"])]
         self._manifest = checked(self._given, MANIFEST, "path").set_index("path")
+        for table in (*self._tables, self._manifest):
+            if len(table) and not table.index.isin(files["path"]).any():
+                LOG.warning(UNNAMED, self.place.uri, table.index[0], files["path"].iloc[0])
         told = home / MANIFESTS
         self._told = parts.read(told, "described").set_index("image_id") if told.exists() else None
         self._own, self._embedded = _not_from_path(rows), IdSet(chain(rows["image_id"], waiting))

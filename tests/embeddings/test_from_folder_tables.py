@@ -172,6 +172,18 @@ def test_where_nothing_changed_the_rows_are_not_written_again(folder):
     assert file.stat().st_ino == before
 
 
+def test_a_table_that_names_no_image_is_warned_of(folder, caplog):
+    write_table(folder, "path,price\n./cat/00.png,3\n")
+    assert row(embed(folder)[0], "cat/00.png")["price"] == 3 and not caplog.text
+    write_table(folder, f"path,price\n{folder.as_posix()}/cat/00.png,3\n")
+    embed(folder)
+    (folder / "metadata.csv").unlink()
+    embed(folder, manifest=pd.DataFrame({"path": ["elsewhere.png"]}))
+    assert [record.args[1:] for record in caplog.records] == [
+        (f"{folder.as_posix()}/cat/00.png", "cat/00.png"), ("elsewhere.png", "cat/00.png"),
+    ]  # fmt: skip
+
+
 def test_a_store_of_an_older_version_keeps_once_what_no_table_says(folder):
     write_table(folder, FULL)
     store, _ = embed(folder, manifest=pd.DataFrame({"path": ["cat/02.png"], "label": ["tom"], "group": ["g"]}))

@@ -47,7 +47,8 @@ def checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
         raise DataError(f"{where}: there are two columns {twice[0]!r}.")
     if key not in table:
         raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files.")
-    table[key] = table[key].map(lambda value: value.replace("\\", "/") if isinstance(value, str) else None)
+    slashes = lambda name: name.replace("\\", "/").removeprefix("./") if isinstance(name, str) else None  # noqa: E731
+    table[key] = table[key].map(slashes)
     if table[key].isna().any() or table[key].duplicated().any():
         raise DataError(f"{where}: column {key!r} should name each image file once, as text.")
     if key != "path":
