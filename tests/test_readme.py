@@ -60,7 +60,7 @@ HEADLINES = {
     ),
     "mAP@R: raw pixels; trained from scratch": (
         value("full", "05", "Three ways", "raw pixels", "mAP@R"),
-        value("full", "05", "Three ways", "trained", "mAP@R"),
+        value("full", "02", "map_at_r"),
     ),
     "(quick profile), mAP@R: raw pixels": (
         value("quick", "05", "Three ways", "raw pixels", "mAP@R"),
