@@ -34,12 +34,15 @@ def browser():
 
 @pytest.fixture
 def visit(browser, server):
-    """Open the page; at the end no request has left this machine, and the console is empty."""
+    """Open the page and wait until it is shown; at the end no request has left this machine, and the console is empty.
+
+    Until then what is hidden neither takes the focus nor has faults.
+    """
     from makers.browsing import Watch
 
     contexts, watches = [], []
 
-    def visit(path="", complains=False, prepare=None, **options):
+    def visit(path="", complains=False, prepare=None, until="body:not(.starting)", **options):
         options = {"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", "permissions": ["camera"]} | options
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
@@ -49,6 +52,7 @@ def visit(browser, server):
         if prepare:
             prepare(page)
         page.goto(server.address + path)
+        page.locator(until).wait_for(state="attached")
         return page
 
     yield visit

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from makers.browsing import CHROMIUM, ask_words, cards, expect, hand_over, new_search, picture, prices, scores
+from makers.browsing import CHROMIUM, ask_words, cards, delay, expect, hand_over, new_search, picture, prices, scores
 
 from rectrio_lib.app.routes import PAGE
 
@@ -72,7 +72,10 @@ def test_every_address_is_relative_so_that_a_prefix_of_a_proxy_does_not_matter(v
 
 
 def test_page_whose_scripts_are_kept_from_it_says_so(visit):
-    page = visit(complains=True, prepare=lambda page: page.route("**/main.js", lambda route: route.abort()))
+    def refuse(page):
+        page.route("**/main.js", lambda route: route.abort())
+
+    page = visit(complains=True, prepare=refuse, until="body.starting")
     expect(page.locator("#no-start")).to_be_hidden()
     page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")  # six seconds later
     expect(page.locator("#no-start")).to_be_visible()
@@ -324,7 +327,7 @@ def found_colours(server):
 
 def test_ranges_colours_and_dates_are_filters(visit, server):
     colours = found_colours(server)
-    page = visit()
+    page = visit(prepare=lambda page: delay(page, "facets", 1500))  # a box may be older than what was chosen last
     with new_search(page):
         page.get_by_label("Lowest price").fill("300")
         page.get_by_label("Lowest price").dispatch_event("change")

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from makers.browsing import CHROMIUM, ask_words, cards, expect, faults, luminance, new_search, picture, scores
+from makers.browsing import CHROMIUM, ask_words, cards, delay, expect, faults, luminance, new_search, picture, scores
 
 pytestmark = [
     pytest.mark.slow,
@@ -148,7 +148,7 @@ def add(page, server, seed, **metadata):
 
 
 def test_image_is_edited_and_deleted(visit, server):
-    page = visit()
+    page = visit(prepare=lambda page: delay(page, "about", 1000))  # opened before it is known who may edit
     name = add(page, server, 201, label="fish", price=3, tags=["wet"])
     page.reload()
     cards(page).first.locator(".open").click()

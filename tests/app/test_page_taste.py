@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from makers.browsing import CHROMIUM, ask_words, cards, expect, faults, new_search, picture
+from makers.browsing import CHROMIUM, ask_words, cards, delay, expect, faults, new_search, picture
 
 from rectrio_lib.search.collection import Collection
 
@@ -157,10 +157,12 @@ def test_a_judgement_that_fails_is_not_shown_as_one(visit, server, ids):
 def test_what_is_opened_counts_once_for_its_search(visit, server):
     page = visit()
     ask_words(page, "cat")
-    for _ in range(2):
+    with page.expect_response(lambda answer: answer.url.endswith("/feedback")):
         cards(page).nth(1).locator(".open").click()
-        expect(page.locator("#viewer")).to_be_visible()
-        page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    cards(page).nth(1).locator(".open").click()
+    expect(page.locator("#viewer")).to_be_visible()
+    page.keyboard.press("Escape")
     judge(page, 0, "like")
     kinds = [one["kind"] for one in server.ask("feedback")["judgements"]]
     assert sorted(kinds) == ["click", "like"]
@@ -244,7 +246,7 @@ def test_more_suggestions_come_after_those_that_are_there_and_likes_can_be_forgo
 
 
 def test_with_history_off_nothing_is_kept_but_likes_count_while_the_page_is_open(visit, server):
-    page = visit()
+    page = visit(prepare=lambda page: delay(page, "PUT .*/history", 500))  # judged before that has arrived
     page.get_by_role("button", name="Your searches").click()
     page.get_by_role("switch", name="Keep my searches and likes").uncheck()
     expect(page.locator("#keep-off")).to_be_visible()
@@ -277,7 +279,8 @@ def test_a_switch_made_while_the_history_loads_stays_as_it_was_set(visit, server
     release = held(page, HISTORY)
     page.get_by_role("button", name="Your searches").click()
     page.wait_for_timeout(200)
-    switch.uncheck()
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        switch.uncheck()
     expect(page.locator("#keep-off")).to_be_visible()
     with page.expect_response(lambda answer: "/history" in answer.url and answer.request.method == "GET"):
         release()
@@ -302,14 +305,16 @@ def test_a_like_made_while_those_of_the_past_load_stays_pressed(visit, server, i
     assert said(server) == [(ids[0], "dislike", None)]
 
 
-def test_an_image_that_comes_late_does_not_replace_the_one_opened_since(visit, ids):
+@pytest.mark.parametrize("late", ["image", "about"])
+def test_an_image_that_comes_late_does_not_replace_the_one_opened_since(visit, ids, late):
     releases = []
-    page = visit(f"#show={ids[-1]}", prepare=lambda page: releases.append(held(page, f"**/images/{ids[-1]}")))
+    path = f"**/images/{ids[-1]}" if late == "image" else "**/about"
+    page = visit(f"#show={ids[-1]}", prepare=lambda page: releases.append(held(page, path)))
     cards(page).first.locator(".open").click()
     title = page.locator("#viewer-image")
     before = title.get_attribute("src")
     releases[0]()
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(1000)
     assert title.get_attribute("src") == before
     assert ids[0] in page.url and ids[-1] not in page.url
 

@@ -140,6 +140,20 @@ window.fetch = (url, options = {}) => {
 """  # the browser does not hand out bodies that hold files
 
 
+def delay(page, pattern: str, milliseconds: int):
+    """Let the requests whose method and address match leave later, as those of a slow network."""
+    page.add_init_script(
+        f"""{{
+          const send = window.fetch;
+          window.fetch = async (url, options = {{}}) => {{
+            const matches = new RegExp({json.dumps(pattern)}).test(`${{options.method ?? 'GET'}} ${{url}}`);
+            if (matches) await new Promise((resolve) => setTimeout(resolve, {milliseconds}));
+            return send(url, options);
+          }};
+        }}"""
+    )
+
+
 class Watch:
     """What a page asks for, and what it complains of."""
 

@@ -22,6 +22,8 @@ async function failure(response) {
   return new Failure(KINDS[status] ?? 'refused', detail, { status, problem, wait: Number.isNaN(wait) ? null : wait });
 }
 
+let switched = Promise.resolve(); // what is asked or said after "keep" was switched reaches the service after it
+
 /**
  * Sends one request and gives its JSON.
  * @param {string} path relative to the page's folder
@@ -32,6 +34,7 @@ async function call(path, { method = 'GET', body, signal } = {}) {
   const json = body && !(body instanceof FormData);
   const headers = { Accept: 'application/json', ...(json && { 'Content-Type': 'application/json' }) };
   let response;
+  if (method !== 'GET') await switched;
   try {
     response = await fetch(address(path), { method, headers, signal, body: json ? JSON.stringify(body) : body });
   } catch (error) {
@@ -73,12 +76,18 @@ export const remove = (id) => call(`images/${id}`, { method: 'DELETE' });
 export const searches = (before) => call(`history?${text({ limit: 30, before })}`);
 export const forget = (id) => call(id == null ? 'history' : `history/${id}`, { method: 'DELETE' });
 
+/** Switches whether searches and judgements are kept. */
+export function keep(yes) {
+  const answer = call('history', { method: 'PUT', body: { keep: yes } });
+  switched = answer.catch(() => {});
+  return answer;
+}
+
 /** Recommends; `wish` as of POST /recommend. */
 export const recommend = (wish, signal) => call('recommend', { method: 'POST', body: wish, signal });
 export const feedback = (said) => call('feedback', { method: 'POST', body: said });
 export const judgements = () => call('feedback?limit=1000');
 export const forgetJudgements = () => call('feedback', { method: 'DELETE' });
-export const keep = (yes) => call('history', { method: 'PUT', body: { keep: yes } });
 export const saved = () => call('saved');
 export const save = (query, title) => call('saved', { method: 'POST', body: { query, title } });
 export const unsave = (id) => call(`saved/${id}`, { method: 'DELETE' });

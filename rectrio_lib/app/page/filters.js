@@ -108,7 +108,7 @@ function values(column, now) {
       const text = target.value.trim();
       if (key !== 'Enter' || !text || boxes.some((one) => !one.hidden)) return;
       sought.delete(name);
-      add(name, kind, chosen, text);
+      choose(name, kind, text, true);
     } });
   function show() {
     const text = find.value.trim().toLowerCase();
@@ -122,8 +122,11 @@ function values(column, now) {
     && h('p', { class: 'hint' }, `These are the ${known.length} most frequent of ${number(distinct)}. Find another one by its whole name.`)];
 }
 
-function add(name, kind, chosen, value) {
-  set(name, { values: [...chosen, value], ...(kind === 'tags' && { tags: true }) });
+/** Adds a value to those chosen now, which may differ from those when its box was made, or takes it from them. */
+function choose(name, kind, value, on) {
+  const others = (filter(name).values ?? []).filter((one) => one !== value);
+  const chosen = on ? [...others, value] : others;
+  set(name, chosen.length ? { values: chosen, ...(kind === 'tags' && { tags: true }) } : null);
 }
 
 function box(name, kind, value, chosen, many) {
@@ -132,11 +135,9 @@ function box(name, kind, value, chosen, many) {
   const swatch = kind === 'colour' && h('span', { class: 'swatch', 'aria-hidden': 'true' });
   if (swatch) swatch.style.backgroundColor = COLOURS[text.toLowerCase()] ?? (CSS.supports('color', text) ? text : 'transparent');
   return h('li', {}, h('label', { class: many || on ? '' : 'none' },
-    h('input', { type: 'checkbox', checked: on, 'data-key': `${name} ${text}`, onchange: () => {
-      if (!on) return add(name, kind, chosen, value);
-      const left = chosen.filter((other) => other !== value);
-      set(name, left.length ? { ...filter(name), values: left } : null);
-    } }), swatch, h('span', { class: 'name', title: text }, text), h('span', { class: 'count' }, number(many))));
+    h('input', { type: 'checkbox', checked: on, 'data-key': `${name} ${text}`,
+      onchange: ({ target }) => choose(name, kind, value, target.checked) }), swatch,
+    h('span', { class: 'name', title: text }, text), h('span', { class: 'count' }, number(many))));
 }
 
 function step(least, most) {

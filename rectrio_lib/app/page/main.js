@@ -11,10 +11,10 @@ import { later, onCalm, say, warn } from './notices.js';
 import { nameParts, renderAbilities, renderQuery, startQuery } from './query.js';
 import { refresh, renderAbout, renderOrder, startResults } from './results.js';
 import { startSaved } from './saved.js';
-import { may, onChange, onCollection, read, reread, service, state } from './state.js';
+import { isShown, may, onChange, onCollection, read, reread, service, state } from './state.js';
 import { startTaste } from './taste.js';
 import { startUpload } from './upload.js';
-import { closeViewer, startViewer, view } from './viewer.js';
+import { closeViewer, renderOwner, startViewer, view } from './viewer.js';
 
 async function loadAbout() {
   try {
@@ -33,6 +33,7 @@ async function loadAbout() {
   warn(service.about);
   renderAbilities();
   renderAbout();
+  renderOwner();
 }
 
 /** Shows the results once it is known what they mean, so that nothing moves; in any case after a moment. */
@@ -117,5 +118,5 @@ if (state.feed) await tasted; // which the suggestions go by
 window.addEventListener('popstate', follow);
 await search();
 nameParts();
-if (show) view(show, { address: false });
+if (show && isShown(show)) view(show, { address: false }); // unless another one was opened meanwhile
 if (lost) say('An image that you upload for a search is not kept after a reload: add it again.');

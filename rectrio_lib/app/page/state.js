@@ -87,7 +87,9 @@ export const showFeed = () => change({ ...EMPTY(), filters: state.filters, rest:
 
 export const clearQuery = () => change({ ...EMPTY(), filters: state.filters, rest: state.rest });
 
-let shown = null; // the image of the large view
+let shown = null; // the image of the large view, or the one that it is about to show
+
+export const isShown = (id) => shown === id;
 
 /** Puts the image that the large view shows into the address, so that "back" closes it. */
 export function showing(id, { replace = false } = {}) {

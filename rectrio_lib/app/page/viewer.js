@@ -82,10 +82,15 @@ function render() {
     asked() && h('button', { type: 'button', 'data-key': 'without', onclick: act(without) }, icon('minus'), 'Without this'),
     h('div', { class: 'row' }, judging(image, () => (place() >= 0 ? shown.search : null), { words: true })));
   fill($('#viewer-body'), lines());
-  $('#viewer-owner').hidden = !may('write');
+  renderOwner();
   for (const near of [shown.results[at + 1], at > 0 && shown.results[at - 1]]) {
     if (at >= 0 && near) new Image().src = api.address(near.view); // so that the next step is immediate
   }
+}
+
+/** The buttons of who may write, once the service has said who that is; while something is edited they are away. */
+export function renderOwner() {
+  $('#viewer-owner').hidden = !may('write') || Boolean($('#viewer .editor'));
 }
 
 async function step(by) {
@@ -152,8 +157,8 @@ export function startViewer() {
   $('#previous').addEventListener('click', () => step(-1));
   $('#next').addEventListener('click', () => step(1));
   $('#edit').addEventListener('click', () => {
-    $('#viewer-owner').hidden = true;
     fill($('#viewer-body'), editor());
+    renderOwner();
     $('#viewer-body input').focus();
   });
   $('#delete').addEventListener('click', discard);
