@@ -23,7 +23,7 @@ from rectrio_lib.core.errors import DataError
 from rectrio_lib.core.files import replaced_folder
 from rectrio_lib.data.image_files import list_images, make_ledger, read_image
 from rectrio_lib.data.layout import describe
-from rectrio_lib.data.places import naming
+from rectrio_lib.data.places import naming, tables
 
 Read = tuple[np.ndarray, pd.DataFrame, pd.DataFrame]
 IDX_FILES = {"train": "train", "test": "t10k"}
@@ -98,10 +98,7 @@ def _csv_table(path: Path) -> np.ndarray:
     """Read one CSV file as uint8 (N, 1 + pixels)."""
     if not path.exists():
         raise DataError(f"{path} is missing: expected {' and '.join(CSV_FILES.values())} in that folder.")
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+    table = tables.read_csv(path, path)
     pixels = table.shape[1] - 1
     expected = ["label", *(f"pixel{i}" for i in range(1, pixels + 1))]
     if list(table.columns) != expected or not pixels or math.isqrt(pixels) ** 2 != pixels:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from rectrio_lib.core.errors import DataError
 from rectrio_lib.data.layout import count_of, nfc
+from rectrio_lib.data.places.tables import read_csv
 
 SPLITS = ("train", "val", "test")
 
@@ -77,10 +78,7 @@ def split_by_file(frame: pd.DataFrame, table: Path, left_out: Iterable[str] = ()
     Raises:
         DataError: if the file cannot be read, lacks a column, or names an unknown split, or a path twice or not there.
     """
-    try:
-        table_rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"split_file {table} cannot be read as CSV: {error}") from error
+    table_rows = read_csv(table, f"split_file {table}", dtype=str).fillna("")
     if not {"path", "split"} <= set(table_rows.columns):
         raise DataError(f"split_file {table} has the columns {list(table_rows.columns)[:5]}: it needs path and split.")
     table_rows["path"] = table_rows["path"].str.replace("\\", "/").map(nfc)

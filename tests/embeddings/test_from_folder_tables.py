@@ -212,6 +212,26 @@ def test_a_bad_table_is_refused_with_its_column_named(folder, table, column):
         embed(folder)
 
 
+@pytest.mark.parametrize("end", [",", ",,", ", round"])
+def test_values_beyond_the_header_are_refused_and_commas_alone_are_none(folder, end):
+    lines = ["file_name,label", f"cat/00.png,lion{end}", f"dog/01.png,wolf{end}"]
+    (folder / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    if end == ",":
+        store, _ = embed(folder)
+        assert row(store, "dog/01.png")["label"] == "wolf"
+        (folder / "metadata.csv").write_text("\n".join([lines[0] + end, *lines[1:]]), encoding="utf-8")
+        assert embeds_nothing(folder).rows.equals(store.rows)
+    else:
+        with pytest.raises(DataError, match=r"metadata\.csv: lines hold more values than the header"):
+            embed(folder)
+
+
+def test_a_table_with_other_separators_is_refused_with_what_was_read(folder):
+    (folder / "metadata.csv").write_text("file_name;label\ncat/00.png;lion\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no column file_name or path .* only file_name;label\."):
+        embed(folder)
+
+
 def test_a_table_that_is_not_one_is_named(folder):
     (folder / "metadata.parquet").write_text("file_name", encoding="utf-8")
     with pytest.raises(DataError, match=r"metadata\.parquet"):

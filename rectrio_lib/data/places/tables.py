@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,25 @@ def names_beside(paths: Iterable[str]) -> list[str]:
     return [f"{home}/{name}".removeprefix("./") for home in homes for name in TABLES]
 
 
+def read_csv(file: Path | BinaryIO, where: str | Path, **options: Any) -> pd.DataFrame:
+    """Read a CSV file, less nameless columns; lines may end with a comma. If it is none, DataError names `where`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(file, index_col=False, **options)  # else further values make the first ones an index
+        return table.loc[:, ~table.columns.str.fullmatch(r"Unnamed: \d+")]  # so pandas calls them
+    except pd.errors.ParserWarning as error:
+        raise DataError(f"{where}: lines hold more values than the header; a text with commas needs quotes.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where} cannot be read as CSV: {error}") from error
+
+
 def read_table(file: Path | BinaryIO, where: str | Path, prefix: str) -> pd.DataFrame:
     """Read a table whose file names start at `prefix`, or raise DataError that names `where` it lies."""
     try:
         texts = dict.fromkeys([*KEYS, "label", "split"], str)
         csv = str(where).endswith(".csv")
-        table = pd.read_csv(file, dtype=texts, low_memory=False) if csv else pd.read_parquet(file)
+        table = read_csv(file, where, dtype=texts, low_memory=False) if csv else pd.read_parquet(file)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{where} cannot be read as a table: {error}") from error
     key = next((key for key in KEYS if key in table), KEYS[0])
@@ -46,7 +60,8 @@ def checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
     if (twice := table.columns[table.columns.duplicated()]).size:
         raise DataError(f"{where}: there are two columns {twice[0]!r}.")
     if key not in table:
-        raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files.")
+        names = f"{' or '.join(KEYS)} that names the image files, only {', '.join(table.columns[:5]) or 'none'}"
+        raise DataError(f"{where} has no column {names}.")
     slashes = lambda name: name.replace("\\", "/").removeprefix("./") if isinstance(name, str) else None  # noqa: E731
     table[key] = table[key].map(slashes)
     if table[key].isna().any() or table[key].duplicated().any():
