@@ -106,7 +106,7 @@ class Changeable(Searcher):
         """Take images out, by image_id or path, and save; the next `build` takes in what still lies in the folder.
 
         Raises:
-            ArgumentError: if one of them is not in the collection; then none is removed.
+            ArgumentError: if one of them is not in the collection, or was uploaded to its service; none is removed.
             StoreInUseError: if another process is changing the collection.
         """
         names = listed("images", images)
@@ -115,7 +115,11 @@ class Changeable(Searcher):
             absent = [name for name in names if name not in place]
             if absent:
                 raise ArgumentError(f"{len(absent)} of {len(names)} images are not in the index, such as {absent[0]}.")
-            self.index.remove(self.index.rows["image_id"].iloc[sorted({place[name] for name in names})].tolist())
+            rows = self.index.rows.iloc[sorted({place[name] for name in names})]
+            for image_id in rows["image_id"][rows.get("uploaded", pd.Series(False, rows.index)).eq(True)]:
+                how = f"delete it on its page, or by DELETE /images/{image_id}"
+                raise ArgumentError(f"{image_id} was uploaded to the service, which would bring it back: {how}.")
+            self.index.remove(rows["image_id"].tolist())
 
     def train(self, backbone: str = "", **options: int) -> FineTuned:
         """Fine-tune a pretrained backbone on the class folders, and rebuild the index if validation images rank better.

@@ -24,7 +24,7 @@ from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.schemas import SearchRequest
 from rectrio_lib.app.service import Service
 from rectrio_lib.core import knn
-from rectrio_lib.core.errors import RecallOutOfReachError
+from rectrio_lib.core.errors import ArgumentError, RecallOutOfReachError
 from rectrio_lib.data.image_files import read_image
 from rectrio_lib.encoders.base import RawPixels
 from rectrio_lib.encoders.registry import save_encoder
@@ -340,6 +340,10 @@ def test_the_library_finds_the_files_of_uploads_that_the_index_took_over(api, co
     assert answer_grid(shop, [kept, lost], shop.search([kept, lost])).axes
     place, path = shop.located(kept)
     assert read_image(place, path, 8, 3).shape == read_image(tmp_path / "new", "90.png", 8, 3).shape
+    with pytest.raises(ArgumentError, match=f"{kept} was uploaded to the service.*DELETE /images/{kept}"):
+        shop.remove(["cat/00.png", kept])
+    shop.remove("cat/00.png")
+    assert shop.positions([kept, "cat/00.png"]).keys() == {kept}
     assert api.get(f"/images/{kept}").json()["metadata"]["path"] == f"{kept[:2]}/{kept}.jpg"
 
 
