@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rectrio_lib.cli.collections import RANDOM, Moved, Opened
 from rectrio_lib.cli.output import escaped, say
-from rectrio_lib.core.errors import MissingPackageError
+from rectrio_lib.core.errors import needing
 
 if TYPE_CHECKING:  # imported by the commands that need them, see `app`
     from sqlalchemy import Engine
@@ -35,7 +33,7 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Serve some products or drawings, without training.")] = False,
 ) -> None:
     """Open a page, and a REST API, on a collection: search, upload, filter."""
-    with _packages():
+    with needing("The service", "app"):
         from rectrio_lib.app import server
     from rectrio_lib.search.collection import Collection
 
@@ -62,23 +60,13 @@ def serve(
 
 def reindex(name: Opened = "") -> None:
     """Build the index of a served collection anew, with what was uploaded and without what was removed."""
-    with _packages():
+    with needing("The service", "app"):
         from rectrio_lib.app import generation, upkeep
     from rectrio_lib.search.collection import Collection
 
     shop = Collection.open(name)
     upkeep.reindex(generation.Generation.of(shop, database()))
     say(f"Index      {shop.name}: {Collection.open(shop.name).index.info()}")
-
-
-@contextmanager
-def _packages() -> Iterator[None]:
-    """Turn a missing package of the service into a sentence."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        said = "The service needs packages that are not installed: pip install 'rectrio[app]'."
-        raise MissingPackageError(f"{said} (Missing: {error.name}.)") from error
 
 
 @keys.command("add")
@@ -129,7 +117,7 @@ def remove_key(name: Name) -> None:
 
 def database() -> Engine:
     """Open the database of the service, which RECTRIO_DATABASE names; MissingPackageError without its packages."""
-    with _packages():
+    with needing("The service", "app"):
         from rectrio_lib.app.records.database import open_database
     return open_database(os.environ.get("RECTRIO_DATABASE", ""))
 

@@ -3,6 +3,9 @@
 The command line shows these as one sentence; any other exception is a bug and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RectrioError(Exception):
     """Base of all errors that RecTrio raises on purpose."""
@@ -24,10 +27,14 @@ class MissingPackageError(RectrioError, ModuleNotFoundError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
-def missing_package(what: str, error: ModuleNotFoundError, extra: str) -> MissingPackageError:
-    """Return the error that says which extra brings what something needs."""
-    told = f"{what} needs a package that is not installed ({error.name})"
-    return MissingPackageError(f"{told}: pip install 'rectrio[{extra}]'.")
+@contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """Say which extra brings what something needs, where a package that the block imports is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        told = f"{what} needs a package that is not installed ({error.name})"
+        raise MissingPackageError(f"{told}: pip install 'rectrio[{extra}]'.") from error
 
 
 class DownloadError(RectrioError, OSError):

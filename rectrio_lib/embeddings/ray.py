@@ -23,19 +23,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rectrio_lib.core.errors import ArgumentError, ClusterError, missing_package
+from rectrio_lib.core.errors import ArgumentError, ClusterError, needing
 from rectrio_lib.data import image_files
 from rectrio_lib.data.image_files import ImageFile
 from rectrio_lib.data.places.place import Place
 from rectrio_lib.encoders.base import Encoder
 from rectrio_lib.encoders.registry import fingerprint
 
-try:
+with needing("engine='ray'", "ray"):
     import ray
     from ray.exceptions import RayActorError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-except ModuleNotFoundError as error:
-    raise missing_package("engine='ray'", error, "ray") from error
 
 from rectrio_lib.embeddings.from_folder import Batches
 from rectrio_lib.embeddings.ray_worker import Embedded, Files, Worker, versions

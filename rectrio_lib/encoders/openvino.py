@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, missing_package
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, needing
 from rectrio_lib.core.files import replaced_folder, restore_folder, write_json
 from rectrio_lib.core.workspace import Workspace, read_card
 from rectrio_lib.encoders.base import Encoder
@@ -208,7 +208,5 @@ def _digests(folder: Path) -> dict[str, str]:
 def _openvino() -> ModuleType:
     # Where this module is there, each conversion is reported to the makers of OpenVINO; images are nobody's business.
     sys.modules.setdefault("openvino_telemetry", None)
-    try:
+    with needing("OpenVINO", "openvino"):
         return import_module("openvino")
-    except ModuleNotFoundError as error:
-        raise missing_package("OpenVINO", error, "openvino") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError
+from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, needing
 from rectrio_lib.core.files import file_at
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.data import image_files
@@ -261,8 +261,6 @@ class Collection(Changeable):
 
 
 def _service() -> ModuleType:
-    try:
+    with needing("The service", "app"):
         from rectrio_lib.app import server
-    except ModuleNotFoundError as error:
-        raise MissingPackageError("The service needs packages: pip install 'rectrio[app]'.") from error
     return server

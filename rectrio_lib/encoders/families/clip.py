@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from rectrio_lib.core.errors import MissingPackageError, missing_package
+from rectrio_lib.core.errors import MissingPackageError, needing
 from rectrio_lib.core.tables import shortened
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, Blocks
@@ -124,9 +124,8 @@ def clip_module() -> types.ModuleType:
     before, substitute = sys.modules.get("pkg_resources"), types.ModuleType("pkg_resources")
     sys.modules["pkg_resources"], substitute.packaging = substitute, packaging
     try:
-        import clip
-    except ModuleNotFoundError as error:
-        raise missing_package("CLIP", error, "clip") from error
+        with needing("CLIP", "clip"):
+            import clip
     finally:
         sys.modules.pop("pkg_resources", None)
         if before is not None:

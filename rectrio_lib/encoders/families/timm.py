@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rectrio_lib.core.errors import ArgumentError, missing_package
+from rectrio_lib.core.errors import ArgumentError, needing
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.backbone import Backbone, GeM
 from rectrio_lib.encoders.weights import State, find_state, load_weights
@@ -30,10 +30,8 @@ class MapsToGeM(nn.Module):
 
 def timm_module() -> ModuleType:
     """Import timm, or say how to install it."""
-    try:
+    with needing("A backbone timm:NAME", "timm"):
         import timm
-    except ModuleNotFoundError as error:
-        raise missing_package("A backbone timm:NAME", error, "timm") from error
     return timm
 
 

@@ -10,20 +10,18 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core.errors import ArgumentError, StorageError, missing_package
+from rectrio_lib.core.errors import ArgumentError, StorageError, needing
 from rectrio_lib.core.knn import blocks
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import rows as stored
 
-try:
+with needing("PostgreSQL", "postgres"):
     import sqlalchemy as sa
     from pgvector import HalfVector
     from pgvector.sqlalchemy import HALFVEC
     from psycopg.types.json import Jsonb
     from sqlalchemy import exc
     from sqlalchemy.dialects.postgresql import JSONB
-except ModuleNotFoundError as error:
-    raise missing_package("PostgreSQL", error, "postgres") from error
 
 CONNECT_SECONDS = 5
 LOCK = 7_268_318  # this program's, among the advisory locks of a database

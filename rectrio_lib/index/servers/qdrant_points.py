@@ -11,16 +11,14 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import numpy as np
 import pandas as pd
 
-from rectrio_lib.core.errors import ArgumentError, StorageError, missing_package
+from rectrio_lib.core.errors import ArgumentError, StorageError, needing
 from rectrio_lib.index.servers import cards
 from rectrio_lib.index.servers import rows as stored
 from rectrio_lib.index.where.payloads import ROW, models
 
-try:
+with needing("Qdrant", "qdrant"):
     from qdrant_client import QdrantClient
     from qdrant_client.http.exceptions import ApiException
-except ModuleNotFoundError as error:
-    raise missing_package("Qdrant", error, "qdrant") from error
 
 BATCH = 1000  # points that are written or read at once
 LOCAL = "qdrant:"  # with a path, or ":memory:": the imitation of the client, without a server

@@ -7,15 +7,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from rectrio_lib.core.errors import missing_package
+from rectrio_lib.core.errors import needing
 from rectrio_lib.index import conditions
 from rectrio_lib.index.where.constants import Constant
 from rectrio_lib.index.where.grammar import Column, Compare, Condition, Contains, Joined, Not, OneOf, read
 
-try:
+with needing("Qdrant", "qdrant"):
     from qdrant_client import models
-except ModuleNotFoundError as error:
-    raise missing_package("Qdrant", error, "qdrant") from error
 
 BOUNDS = {"==": ("gte", "lte"), "<": ("lt",), "<=": ("lte",), ">": ("gt",), ">=": ("gte",)}
 ROW = "row"  # the part of a payload that holds the metadata
