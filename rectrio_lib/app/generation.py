@@ -57,8 +57,10 @@ class Generation:
     def __init__(self, collection: Collection, catalogue: Catalogue, pictures: Pictures, batch: int, threads: int = 1):
         self.collection, self.catalogue, self.pictures = collection, catalogue, pictures
         one_core = partial(torch.set_num_threads, 1) if threads > 1 else lambda: None
-        self.images = Batcher(self._encode_images, batch, threads=threads, initializer=one_core)
-        self.texts = Batcher(self._encode_texts, batch)
+        self.images = Batcher(
+            lambda images: self.encoder.encode(np.stack(images)), batch, threads=threads, initializer=one_core
+        )
+        self.texts = Batcher(lambda texts: encode_texts(self.encoder, texts), batch)
         self._encoder_lock, self._apply_lock, self._size = Lock(), Lock(), len(collection.index)
         self._calibration_lock = Lock()
         names, gone = collection.index.rows["image_id"].tolist(), collection.index.removed
@@ -182,12 +184,6 @@ class Generation:
     def _is_stale(self, row: ImageRow) -> bool:
         """Tell whether an upload has to be encoded again; edited images of the folder only wait for their file."""
         return row.uploaded and not row.removed and not self._belongs(row)
-
-    def _encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return self.encoder.encode(np.stack(images))
-
-    def _encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return encode_texts(self.encoder, texts)
 
 
 def uploads_of(collection: Collection) -> Path:

@@ -28,7 +28,7 @@ from rectrio_lib.app.records.history import Searches
 from rectrio_lib.app.records.judgements import Judgements
 from rectrio_lib.app.records.saved import Saved
 from rectrio_lib.app.schemas import Example, Metadata, SearchAnswer, SearchRequest, Uploaded
-from rectrio_lib.app.web.metrics import measured
+from rectrio_lib.app.web.metrics import SECONDS
 from rectrio_lib.core.errors import ArgumentError, MissingArtefactError, RectrioError
 from rectrio_lib.data.image_files import content_id
 from rectrio_lib.index.live import Snapshot
@@ -89,7 +89,7 @@ class Service:
         asked = request
         if not (request.sure is request.minimum_probability is None):
             request = await asyncio.to_thread(certainty.with_minimum, now, request)
-        with measured("search"):
+        with SECONDS.labels("search").time():
             plain = query is not None and request.where is request.distinct is request.mmr is request.words is None
             call = now.quick if plain and request.sort == "score" else asyncio.to_thread
             results, total, more = await call(querying.search, snapshot, request, query, own)
@@ -111,7 +111,7 @@ class Service:
     ) -> tuple[np.ndarray, int]:
         """Return the vector of one part of a query, and its position if the collection holds it, else -1."""
         if part.text is not None:
-            with measured("encode text"):
+            with SECONDS.labels("encode text").time():
                 return await now.texts(part.text), -1
         if part.id is not None:
             name = part.id
@@ -127,9 +127,9 @@ class Service:
         return await self._encode(now, files[part.file]), -1
 
     async def _encode(self, now: Generation, data: bytes) -> np.ndarray:
-        with measured("decode"):
+        with SECONDS.labels("decode").time():
             pixels = await apart(self._pixels, now, data)
-        with measured("encode image"):
+        with SECONDS.labels("encode image").time():
             return await now.images(pixels)
 
     @staticmethod

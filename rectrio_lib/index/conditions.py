@@ -10,6 +10,8 @@ import pandas as pd
 from pandas.api import types
 
 from rectrio_lib.index.where.grammar import (
+    OF_NUMBERS,
+    WHOLE,
     Arithmetic,
     Column,
     Compare,
@@ -150,16 +152,8 @@ class _Masks:
 
 def _result(operation: str, left: np.ndarray | float, right: np.ndarray | float) -> np.ndarray:
     with np.errstate(all="ignore"):
-        match operation:
-            case "+":
-                value = left + right
-            case "-":
-                value = left - right
-            case "*":
-                value = left * right
-            case _:
-                value = np.divide(left, right)
-        if operation in ("//", "%"):
+        value = OF_NUMBERS["/" if operation in WHOLE else operation](left, right)
+        if operation in WHOLE:
             value = np.floor(value)
         if operation == "%":
             value = left - right * value

@@ -13,7 +13,7 @@ from rectrio_lib.app.generation import Generation
 from rectrio_lib.app.schemas import Example
 from rectrio_lib.app.service import Service
 from rectrio_lib.app.taste.schemas import Ignored, RecommendAnswer, RecommendRequest
-from rectrio_lib.app.web.metrics import measured
+from rectrio_lib.app.web.metrics import SECONDS
 from rectrio_lib.index.live import Snapshot
 from rectrio_lib.search.ranking import strategies
 from rectrio_lib.search.ranking.recommend import ABSENT, BOTH, Taste, apart, recommend
@@ -30,7 +30,7 @@ async def answer(service: Service, request: RecommendRequest, files: Sequence[by
     given = [_given(service, now, snapshot, part, files, ignored) for part in (request.like, request.dislike)]
     (likes, its), (dislikes, others) = await asyncio.gather(*given)
     judged = {*its.tolist(), *others.tolist()}
-    with measured("recommend"):
+    with SECONDS.labels("recommend").time():
         before = [await _before(now, snapshot, names, judged) for names in (liked_before, disliked_before)]
         likes, its = np.concatenate([likes, before[0][0]]), np.concatenate([its, before[0][1]])
         dislikes, others = np.concatenate([dislikes, before[1][0]]), np.concatenate([others, before[1][1]])

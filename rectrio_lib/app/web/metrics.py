@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,8 +33,3 @@ class Counted:
             await send(message)
 
         await self.app(scope, receive, send_and_count if scope["type"] == "http" else send)
-
-
-def measured(stage: str) -> AbstractContextManager[Any]:
-    """Measure how long a stage takes."""
-    return SECONDS.labels(stage).time()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -157,14 +157,10 @@ class PgvectorIndex(ServerIndex):
     @contextmanager
     def _writing(self, connection: sa.Connection | None) -> Iterator[sa.Connection]:
         """Change the collection while nobody else does, in the caller's transaction or in one of its own."""
-        with tables.answering(self.url):
-            if connection is not None:
-                tables.lock(connection, self.collection)
-                yield connection
-                return
-            with self._engine.begin() as own:
-                tables.lock(own, self.collection)
-                yield own
+        own = self._engine.begin() if connection is None else nullcontext(connection)
+        with tables.answering(self.url), own as joined:
+            tables.lock(joined, self.collection)
+            yield joined
 
     def _update(self, connection: sa.Connection, **values: Any) -> None:
         """Count a change, so that everybody reads the collection again."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Boolean, ColumnElement, Float, and_, case, collate, func, literal, not_, or_
 from sqlalchemy.sql.elements import BindParameter
 
+from rectrio_lib.index.conditions import COMPARISONS
 from rectrio_lib.index.where import grammar
 from rectrio_lib.index.where.constants import Constant
 from rectrio_lib.index.where.grammar import Arithmetic, Compare, Condition, Contains, Joined, Not, OneOf, Operand
-
-COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-SIMPLE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 def expression(where: str, kinds: Mapping[str, str], data: ColumnElement) -> ColumnElement[bool]:
@@ -35,13 +32,12 @@ class _Expressions:
                 return (or_ if any_of else and_)(*map(self.holds, parts))
             case Not(part):
                 return not_(self.holds(part))
-            case Compare("==", left, right):
-                sides = self.value(left), self.value(right)
-                return _known(sides, sides[0] == sides[1])
             case Compare(operation, left, right):
                 sides = self.value(left), self.value(right)
-                by_code_point = left.kind in ("text", "date")  # whatever the language of the database
-                compared = [collate(side, "C") for side in sides] if by_code_point else sides
+                ordered = operation != "==" and left.kind in ("text", "date")
+                compared = (
+                    [collate(side, "C") for side in sides] if ordered else sides
+                )  # whatever the database's language
                 return _known(sides, COMPARISONS[operation](*compared))
             case OneOf(value, constants):
                 sides = [self.value(value)]
@@ -84,8 +80,8 @@ def _known(sides: Sequence[ColumnElement], held: ColumnElement[bool]) -> ColumnE
 
 
 def _result(operation: str, left: ColumnElement, right: ColumnElement) -> ColumnElement:
-    if operation in SIMPLE:
-        return SIMPLE[operation](left, right)
+    if operation in ("+", "-", "*"):
+        return grammar.OF_NUMBERS[operation](left, right)
     quotient = left / func.nullif(right, 0.0, type_=Float)
     if operation == "/":
         return quotient
