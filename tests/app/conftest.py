@@ -1,12 +1,35 @@
-"""A service and a browser for the tests of the page; of a module, for an open Playwright forbids asyncio to others."""
+"""A small collection and its service; and a browser, of a module, for an open Playwright forbids asyncio to others."""
 
 import pytest
+from makers.served import application, build_collection, client, copied
+from makers.service import database
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """Let a service look for what other processes changed ten times a second."""
     monkeypatch.setattr("rectrio_lib.app.upkeep.POLL_SECONDS", 0.1)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return build_collection(tmp_path_factory.mktemp("template")).workspace.root
+
+
+@pytest.fixture
+def collection(template, tmp_path):
+    return copied(template, tmp_path)
+
+
+@pytest.fixture
+def api(collection):
+    with client(application(collection)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return database(tmp_path)
 
 
 @pytest.fixture(scope="module")

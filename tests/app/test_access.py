@@ -27,11 +27,6 @@ OUTSIDE = "http://192.0.2.7"
 
 
 @pytest.fixture
-def engine(tmp_path):
-    return database(tmp_path)
-
-
-@pytest.fixture
 def key(engine):
     return access.add_key(engine, "anna", "search")
 

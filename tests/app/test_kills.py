@@ -14,7 +14,7 @@ from alembic.config import Config
 from makers import postgres
 from makers.images import photograph
 from makers.processes import Child
-from makers.served import build_collection, client, copied, png
+from makers.served import client, copied, png
 from sqlalchemy import create_engine, text
 
 from rectrio_lib.app.application import create_app
@@ -39,11 +39,6 @@ shop = Collection.open("photos", root + "/photos", Workspace(root))
 server.serve(shop, port=0, started=lambda address: write_json(Path(sys.argv[2]), address))
 """
 KILLS = int(os.environ.get("RECTRIO_KILLS", "2"))  # more to measure
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return build_collection(tmp_path_factory.mktemp("template")).workspace.root
 
 
 def write_until_killed(address, start, acknowledged, removed):

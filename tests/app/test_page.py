@@ -3,21 +3,13 @@
 import ast
 import re
 import time
-from pathlib import Path
 
 import pytest
-
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-from makers.browsing import CHROMIUM, ask_words, cards, delay, expect, hand_over, new_search, picture, prices, scores
+from makers.browsing import BROWSING, ask_words, cards, delay, expect, hand_over, new_search, picture, prices, scores
 
 from rectrio_lib.app.routes import PAGE
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
-    pytest.mark.xdist_group("page"),
-]
+pytestmark = BROWSING
 
 
 # --- opening

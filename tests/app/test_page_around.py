@@ -1,19 +1,11 @@
 """The page around its search, in a real browser: history, additions and edits, phones, keyboards, trouble."""
 
 import json
-from pathlib import Path
 
 import pytest
+from makers.browsing import BROWSING, ask_words, cards, delay, expect, faults, luminance, new_search, picture, scores
 
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-from makers.browsing import CHROMIUM, ask_words, cards, delay, expect, faults, luminance, new_search, picture, scores
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
-    pytest.mark.xdist_group("page"),
-]
+pytestmark = BROWSING
 ODD = """<img src=x onerror="document.title='read as HTML'"> it's \\ odd"""
 
 

@@ -2,21 +2,13 @@
 
 import re
 import time
-from pathlib import Path
 
 import pytest
-
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-from makers.browsing import CHROMIUM, ask_words, cards, delay, expect, faults, new_search, picture
+from makers.browsing import BROWSING, ask_words, cards, delay, expect, faults, new_search, picture
 
 from rectrio_lib.search.collection import Collection
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
-    pytest.mark.xdist_group("page"),
-]
+pytestmark = BROWSING
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 HISTORY, JUDGEMENTS = re.compile(r"/history\?"), re.compile(r"/feedback\?")
 RULES = ("aria-valid-attr-value", "aria-toggle-field-name", "button-name", "color-contrast", "label", "target-size")

@@ -36,22 +36,6 @@ from rectrio_lib.search.collection import Collection
 from rectrio_lib.search.results import thumbnails
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return build_collection(tmp_path_factory.mktemp("template")).workspace.root
-
-
-@pytest.fixture
-def collection(template, tmp_path):
-    return copied(template, tmp_path)
-
-
-@pytest.fixture
-def api(collection):
-    with client(application(collection)) as opened:
-        yield opened
-
-
 def search(api, **query):
     answer = api.post("/search", json=query)
     assert answer.status_code == 200, answer.text

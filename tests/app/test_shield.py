@@ -22,11 +22,6 @@ FORM = "multipart/form-data; boundary=x"
 
 
 @pytest.fixture
-def engine(tmp_path):
-    return database(tmp_path)
-
-
-@pytest.fixture
 def app(engine):
     return small_app(engine)
 

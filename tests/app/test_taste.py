@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from makers import postgres
 from makers.images import photograph
-from makers.served import application, build_collection, client, copied, new_images, png
+from makers.served import application, build_collection, client, new_images, png
 from sqlalchemy import insert, select, text
 from sqlmodel import Session
 
@@ -42,17 +42,6 @@ WHERE owner = 'local' AND collection = 'photos' AND kind = ? ORDER BY id DESC LI
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     return build_collection(tmp_path_factory.mktemp("template"), each=10).workspace.root
-
-
-@pytest.fixture
-def collection(template, tmp_path):
-    return copied(template, tmp_path)
-
-
-@pytest.fixture
-def api(collection):
-    with client(application(collection)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
+import pytest
 import uvicorn
-from playwright.sync_api import expect
 
 from makers.folders import save_classes
 from makers.images import photograph
@@ -24,9 +24,15 @@ from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 expect.set_options(timeout=10_000)
 
 CHROMIUM = "/usr/bin/chromium"
+BROWSING = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no browser at {CHROMIUM}"),
+    pytest.mark.xdist_group("page"),
+]
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 AXE = Path(__file__).parents[1] / "app" / "axe" / "axe.min.js"
 EACH = 20  # cats, and as many dogs; cat 0 costs nothing, the last dog 390
