@@ -7,12 +7,11 @@ import re
 import struct
 import threading
 import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from makers.images import photograph
+from makers.images import photograph, png_bomb, written
 from PIL import Image, ImageCms
 
 from rectrio_lib.app.images import uploads
@@ -23,23 +22,8 @@ from rectrio_lib.data import decoding, image_files
 GPS = {1: "N", 2: (48.0, 51.0, 29.9), 3: "E", 4: (2.0, 17.0, 40.2)}
 
 
-def written(image=None, kind="JPEG", **options):
-    target = io.BytesIO()
-    (image or photograph(1)).save(target, kind, **options)
-    return target.getvalue()
-
-
 def opened(clean):
     return Image.open(io.BytesIO(clean.data), formats=["JPEG", "PNG"])
-
-
-def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png_bomb(width, height):
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 def icon(inner):

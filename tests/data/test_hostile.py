@@ -8,12 +8,11 @@ import resource
 import struct
 import subprocess
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from makers.images import photograph
+from makers.images import photograph, png_bomb, written
 from PIL import Image
 
 from rectrio_lib.data import image_files, readers
@@ -23,59 +22,45 @@ GOOD = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp",
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n(touched) (w) file closefile\n"
 
 
-def written(kind: str, image: Image.Image | None = None, **options) -> bytes:
-    target = io.BytesIO()
-    (image or photograph(1)).save(target, kind, **options)
-    return target.getvalue()
-
-
-def png_chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def huge_png(width: int, height: int) -> bytes:
-    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + png_chunk(b"IDAT", zlib.compress(bytes(1000))) + png_chunk(b"IEND", b"")
-
-
 def good_files() -> dict[str, bytes]:
     animated = [photograph(n) for n in range(3)]
     ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
     alpha = photograph(1).convert("RGBA")
     alpha.putalpha(128)
-    files = {f"good{n}.{suffix}": written(kind) for n, (kind, suffix) in enumerate(GOOD.items())}
+    files = {f"good{n}.{suffix}": written(kind=kind) for n, (kind, suffix) in enumerate(GOOD.items())}
     files |= {
-        f"lying{n}.{suffix}": written("PNG") for n, suffix in enumerate(("jpg", "gif", "tif", "bmp", "webp", "tga"))
+        f"lying{n}.{suffix}": written(kind="PNG")
+        for n, suffix in enumerate(("jpg", "gif", "tif", "bmp", "webp", "tga"))
     }
     return files | {
-        "nosuffix": written("JPEG"),
-        "cmyk.jpg": written("JPEG", photograph(1).convert("CMYK")),
-        "palette.png": written("PNG", alpha.quantize(16)),
-        "animated.gif": written("GIF", save_all=True, append_images=animated),
-        "animated.webp": written("WEBP", save_all=True, append_images=animated),
-        "animated.png": written("PNG", save_all=True, append_images=animated),
-        "pages.tif": written("TIFF", save_all=True, append_images=animated),
-        "sixteen.png": written("PNG", Image.fromarray((ramp * 65535).astype(np.uint16))),
-        "float.tif": written("TIFF", Image.fromarray(ramp.astype(np.float32))),
-        "int.tif": written("TIFF", Image.fromarray((ramp * 1e9).astype(np.int32))),
-        "bits.png": written("PNG", photograph(1).convert("1")),
-        "pixel.png": written("PNG", Image.new("RGB", (1, 1))),
-        "thin.png": written("PNG", Image.new("RGB", (5000, 1))),
-        "trailing.jpg": written("JPEG") + b"trailing" * 1000,
-        "exif.jpg": written("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff damaged"),
+        "nosuffix": written(kind="JPEG"),
+        "cmyk.jpg": written(photograph(1).convert("CMYK"), "JPEG"),
+        "palette.png": written(alpha.quantize(16), "PNG"),
+        "animated.gif": written(kind="GIF", save_all=True, append_images=animated),
+        "animated.webp": written(kind="WEBP", save_all=True, append_images=animated),
+        "animated.png": written(kind="PNG", save_all=True, append_images=animated),
+        "pages.tif": written(kind="TIFF", save_all=True, append_images=animated),
+        "sixteen.png": written(Image.fromarray((ramp * 65535).astype(np.uint16)), "PNG"),
+        "float.tif": written(Image.fromarray(ramp.astype(np.float32)), "TIFF"),
+        "int.tif": written(Image.fromarray((ramp * 1e9).astype(np.int32)), "TIFF"),
+        "bits.png": written(photograph(1).convert("1"), "PNG"),
+        "pixel.png": written(Image.new("RGB", (1, 1)), "PNG"),
+        "thin.png": written(Image.new("RGB", (5000, 1)), "PNG"),
+        "trailing.jpg": written(kind="JPEG") + b"trailing" * 1000,
+        "exif.jpg": written(kind="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff damaged"),
     }
 
 
 def bad_files() -> dict[str, bytes]:
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("x.jpg", written("JPEG"))
+        archive.writestr("x.jpg", written(kind="JPEG"))
     nan = np.full((64, 64), np.nan, np.float32)
     files = {
         "empty.jpg": b"",
         "empty.png": b"",
         "zeros.png": bytes(5000),
-        "nan.tif": written("TIFF", Image.fromarray(nan)),
+        "nan.tif": written(Image.fromarray(nan), "TIFF"),
     }
     strangers = {"eps": EPS, "html": b"<html>404</html>", "zip": zipped.getvalue(), "svg": b"<svg xmlns='x'/>",
                  "pdf": b"%PDF-1.4", "text": b"hello", "program": b"\x7fELF" + bytes(200),
@@ -85,17 +70,17 @@ def bad_files() -> dict[str, bytes]:
         f"raw.{suffix}": b"x" for suffix in ("heic", "heif", "cr2", "nef", "dng", "arw", "svg", "psd", "eps", "ai")
     }
     files |= {
-        "bomb.png": huge_png(60_000, 60_000),
-        "wide.png": huge_png(2**31 - 1, 1),
-        "claims.png": huge_png(3000, 3000),
+        "bomb.png": png_bomb(60_000, 60_000),
+        "wide.png": png_bomb(2**31 - 1, 1),
+        "claims.png": png_bomb(3000, 3000),
     }
-    files["bomb.gif"] = b"GIF89a" + struct.pack("<HH", 65535, 65535) + written("GIF")[10:]
-    files["bomb.bmp"] = written("BMP")[:18] + struct.pack("<ii", 100_000, 100_000) + written("BMP")[26:]
-    bomb = huge_png(60_000, 60_000)  # in an icon that says it is small
+    files["bomb.gif"] = b"GIF89a" + struct.pack("<HH", 65535, 65535) + written(kind="GIF")[10:]
+    files["bomb.bmp"] = written(kind="BMP")[:18] + struct.pack("<ii", 100_000, 100_000) + written(kind="BMP")[26:]
+    bomb = png_bomb(60_000, 60_000)  # in an icon that says it is small
     files["bomb.ico"] = struct.pack("<HHHBBBBHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, len(bomb), 22) + bomb
     files["bomb.ppm"] = b"P6 90000 90000 255\n" + bytes(100)
     for kind, suffix in GOOD.items():
-        whole = written(kind)
+        whole = written(kind=kind)
         files |= {f"cut{share}.{suffix}": whole[: len(whole) * share // 100] for share in (1, 10)}
     return files
 
@@ -104,7 +89,7 @@ def damaged_files() -> dict[str, bytes]:
     """Some of these can be read: what matters is an answer."""
     rng, files = np.random.default_rng(0), {}
     for kind, suffix in GOOD.items():
-        whole = written(kind)
+        whole = written(kind=kind)
         for n in range(8):
             broken = bytearray(whole)
             start = int(rng.integers(len(whole)))
@@ -124,7 +109,7 @@ def specials(folder: Path) -> list[str]:
         "dangling.png": lambda path: path.symlink_to("nowhere.png"),
         "itself.gif": lambda path: path.symlink_to("itself.gif"),
         "topipe.png": lambda path: path.symlink_to("pipe.jpg"),
-        "name\udcff.png": lambda path: path.write_bytes(written("PNG")),
+        "name\udcff.png": lambda path: path.write_bytes(written(kind="PNG")),
     }.items():
         try:
             make(folder / name)
@@ -178,7 +163,7 @@ def test_every_hostile_file_is_read_or_named_and_no_good_one_is_lost(tmp_path, m
 def test_bombs_are_refused_in_little_memory(tmp_path):
     (tmp_path / "a").mkdir()
     for n in range(3):
-        (tmp_path / "a" / f"good{n}.png").write_bytes(written("PNG"))
+        (tmp_path / "a" / f"good{n}.png").write_bytes(written(kind="PNG"))
     for name, content in bad_files().items():
         if "bomb" in name or "wide" in name:
             (tmp_path / "a" / name).write_bytes(content)

@@ -8,9 +8,9 @@ from rectrio_lib.index.index import Index
 DIM = 6
 
 
-def unit(rng, count, dim=DIM):
-    vectors = rng.normal(size=(count, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+def unit(rng, count, *dims):
+    vectors = rng.normal(size=(count, *(dims or [DIM])))
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def clustered(rng, count, dim=32, clusters=60):

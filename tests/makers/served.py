@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from makers.folders import save_classes, save_photographs
+from makers.images import written
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.core.workspace import Workspace
@@ -56,6 +56,4 @@ def said(**metadata) -> dict:
 
 
 def png(image: Image.Image) -> bytes:
-    written = BytesIO()
-    image.save(written, "PNG")
-    return written.getvalue()
+    return written(image, "PNG")

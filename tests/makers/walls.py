@@ -21,6 +21,10 @@ def tiles(figure) -> dict[tuple[int, int], dict]:
     return {(lines.index(top), columns.index(left)): tile for (left, top), tile in found.items()}
 
 
+def texts(axis) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
 def _is_above(text, left: float, right: float, top: float) -> bool:
     x, y = text.get_position()
     return left < x < right and 0 < top - y < 0.2

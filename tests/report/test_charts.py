@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from makers.walls import tiles
+from makers.walls import texts, tiles
 from matplotlib.colors import same_color
 from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.text import Text
@@ -31,10 +31,6 @@ def pictures(*shape: int, channels: int) -> np.ndarray:
 def assert_shows(tile: dict, picture: np.ndarray) -> None:
     """Compare the colours that a tile really shows with a picture (C, 8, 8), to one step of 255."""
     assert np.abs(tile["images"][0] - picture.transpose(1, 2, 0)).max() <= 1
-
-
-def texts(axis) -> list[str]:
-    return [text.get_text() for text in axis.texts]
 
 
 def test_save_figure_writes_a_png_below_outputs(channels):

@@ -1,14 +1,10 @@
 import numpy as np
 import pytest
-from makers.walls import tiles
+from makers.walls import texts, tiles
 from matplotlib.offsetbox import AnnotationBbox
 
 from rectrio_lib.report import grids
 from rectrio_lib.report.teaching import triplets
-
-
-def texts(axis) -> list[str]:
-    return [text.get_text() for text in axis.texts]
 
 
 def test_zones_begin_where_the_loss_says():

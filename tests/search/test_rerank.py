@@ -4,13 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from makers.indexes import unit
 
 from rectrio_lib.search.rerank import distinct, expand_queries, k_reciprocal, mmr
-
-
-def unit(rng, *shape):
-    vectors = rng.normal(size=shape)
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def clustered(rng, groups, size, dim=8, spread=0.3):
@@ -96,7 +92,7 @@ def naive_mmr(relevance, vectors, k, balance):
 @pytest.mark.parametrize("k", [1, 7, 30, 99])
 def test_mmr_chooses_as_in_the_formula(balance, k):
     rng = np.random.default_rng(3)
-    vectors, query = clustered(rng, 6, 5), unit(rng, 8)
+    vectors, query = clustered(rng, 6, 5), unit(rng, 1, 8)[0]
     vectors = vectors[np.argsort(-vectors @ query)]
     relevance = vectors @ query
     chosen = mmr(relevance, vectors, k, balance)

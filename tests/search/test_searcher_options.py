@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers.indexes import unit
 
 from rectrio_lib.core.errors import ArgumentError
 from rectrio_lib.index import index as index_module
@@ -18,11 +19,6 @@ from rectrio_lib.search.searcher import Searcher, search_vectors
 DIM, COUNT = 6, 120
 WHOLE, REAL = ("k", "expand", "reciprocal", "pool"), ("alpha", "mmr", "distinct", "minimum")
 KINDS = ["flat", "hnsw"]
-
-
-def unit(rng, *shape):
-    vectors = rng.normal(size=shape)
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def table(count):
