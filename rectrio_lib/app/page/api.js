@@ -33,22 +33,13 @@ let switched = Promise.resolve(); // what is asked or said after "keep" was swit
 async function call(path, { method = 'GET', body, signal } = {}) {
   const json = body && !(body instanceof FormData);
   const headers = { Accept: 'application/json', ...(json && { 'Content-Type': 'application/json' }) };
-  let response;
+  const gone = (detail) => (error) => { throw error.name === 'AbortError' ? error : new Failure('gone', detail); };
   if (method !== 'GET') await switched;
-  try {
-    response = await fetch(address(path), { method, headers, signal, body: json ? JSON.stringify(body) : body });
-  } catch (error) {
-    if (error.name === 'AbortError') throw error;
-    throw new Failure('gone', 'The service does not answer.');
-  }
+  const response = await fetch(address(path), { method, headers, signal, body: json ? JSON.stringify(body) : body })
+    .catch(gone('The service does not answer.'));
   if (!response.ok) throw await failure(response);
   if (response.status === 204) return null;
-  try {
-    return await response.json();
-  } catch (error) {
-    if (error.name === 'AbortError') throw error;
-    throw new Failure('gone', 'Something other than RecTrio answered.');
-  }
+  return response.json().catch(gone('Something other than RecTrio answered.'));
 }
 
 const text = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value != null)).toString();

@@ -1,6 +1,6 @@
 /** @file A photograph as a query: the camera with a preview, or the device's own camera application. */
 
-import { $ } from './dom.js';
+import { $, chooser } from './dom.js';
 
 let stream = null;
 let facing = 'environment';
@@ -71,10 +71,7 @@ export function startCamera() {
     start();
   });
   $('#camera').addEventListener('close', stop);
-  $('#camera-app').addEventListener('click', () => $('#captured').click());
-  $('#captured').addEventListener('change', ({ target }) => {
-    const [file] = target.files;
-    target.value = '';
+  chooser('#camera-app', '#captured', ([file]) => {
     if (!file) return;
     $('#camera').close();
     give(file);

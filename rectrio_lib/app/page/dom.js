@@ -39,6 +39,16 @@ export function iconButton(name, label, onclick, properties = {}) {
     icon(name));
 }
 
+/** Lets a button open the dialog for files of an input; `use` is given what was chosen, the same files again too. */
+export function chooser(button, input, use) {
+  $(button).addEventListener('click', () => $(input).click());
+  $(input).addEventListener('change', ({ target }) => {
+    const chosen = [...target.files];
+    target.value = '';
+    use(chosen);
+  });
+}
+
 /** Replaces what `root` holds; the control that had the focus gets it back by its `data-key`. */
 export function fill(root, ...children) {
   const active = document.activeElement;

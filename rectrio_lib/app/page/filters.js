@@ -71,10 +71,9 @@ function useful({ name, kind, distinct, minimum, maximum }) {
 const filter = (name) => state.filters.get(name) ?? {};
 
 function set(name, value) {
-  change((current) => {
-    if (value) current.filters.set(name, value);
-    else current.filters.delete(name);
-  });
+  if (value) state.filters.set(name, value);
+  else state.filters.delete(name);
+  change({});
 }
 
 function section(column, now, place) {

@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import { $, date, fill, h, iconButton } from './dom.js';
-import { confirmed, say } from './notices.js';
+import { confirmed, say, saying } from './notices.js';
 import { loadSaved } from './saved.js';
 import { repeat } from './state.js';
 
@@ -11,14 +11,7 @@ let next = null;
 let changes = 0; // made here: an answer that was asked for before one of them is out of date
 let changing = Promise.resolve();
 
-async function guarded(action) {
-  $('#history-problem').textContent = '';
-  try {
-    await action();
-  } catch (failure) {
-    $('#history-problem').textContent = failure.message;
-  }
-}
+const guarded = (action) => saying('#history-problem', action);
 
 /** Does what a person asked for. Whoever loads meanwhile waits for it, or loads again. */
 function change(action) {

@@ -29,9 +29,6 @@ const TITLES = {
   busy: 'The service is busy',
   refused: 'This did not work',
 };
-const HELP = {
-  gone: 'Your query is kept. Check that the service is still running.',
-};
 
 /**
  * Shows why something failed. Where waiting helps it tries again, ever less often.
@@ -47,7 +44,7 @@ export function trouble(failure, retry = null) {
   const clock = h('span', { class: 'clock', 'aria-hidden': 'true' });
   const tick = () => { clock.textContent = ` Next try in ${left} s.`; };
   const title = failure.status === 429 ? 'Too many requests' : TITLES[failure.kind] ?? TITLES.refused;
-  const detail = HELP[failure.kind] ?? failure.message;
+  const detail = failure.kind === 'gone' ? 'Your query is kept. Check that the service is still running.' : failure.message;
   fill($('#trouble'), icon(failure.kind === 'gone' ? 'offline' : 'warning'),
     h('p', {}, h('strong', {}, `${title}. `), detail, waits && clock),
     retry && h('button', { type: 'button', class: 'quiet', 'data-key': 'retry', onclick: now },
@@ -88,6 +85,16 @@ window.addEventListener('online', now);
 /** Tries something again that a busy service refused, and that is not worth a banner. */
 export function later(failure, action) {
   if (failure.kind === 'busy') setTimeout(action, 1000 * (failure.wait ?? 3));
+}
+
+/** Does something in a modal dialog, which hides the banner: what goes wrong is said in the dialog, at `place`. */
+export async function saying(place, action) {
+  $(place).textContent = '';
+  try {
+    await action();
+  } catch (failure) {
+    $(place).textContent = failure.message;
+  }
 }
 
 /** What must be known about the results, for as long as the page is open. */

@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import { takePhoto } from './camera.js';
-import { $, count, fill, h, icon } from './dom.js';
+import { $, chooser, count, fill, h, icon } from './dom.js';
 import { titleOf } from './fields.js';
 import { forQuery } from './images.js';
 import { say } from './notices.js';
@@ -139,11 +139,7 @@ export function startQuery() {
     change({ parts: state.parts.slice(0, -1) });
     if (last.kind === 'text') $('#words').value = last.value;
   });
-  $('#choose').addEventListener('click', () => $('#chosen').click());
-  $('#chosen').addEventListener('change', ({ target }) => {
-    ask(target.files);
-    target.value = '';
-  });
+  chooser('#choose', '#chosen', ask);
   $('#photograph').addEventListener('click', () => takePhoto((file) => ask([file])));
   $('#clear').addEventListener('click', () => {
     clearQuery();

@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { $, fill, h, iconButton } from './dom.js';
 import { again } from './history.js';
-import { say } from './notices.js';
+import { say, saying } from './notices.js';
 import { request } from './state.js';
 
 let saved = [];
@@ -27,16 +27,12 @@ function render() {
   $('#saved').hidden = !saved.length;
 }
 
-async function discard(id) {
-  try {
-    await api.unsave(id);
-    saved = saved.filter((other) => other.id !== id);
-    render();
-    $('#history-close').focus();
-  } catch (failure) {
-    $('#history-problem').textContent = failure.message;
-  }
-}
+const discard = (id) => saying('#history-problem', async () => {
+  await api.unsave(id);
+  saved = saved.filter((other) => other.id !== id);
+  render();
+  $('#history-close').focus();
+});
 
 function start() {
   if (request().files.length) return say('An image that you upload is not kept, so this search cannot be saved: search by one of the collection.');
@@ -45,16 +41,14 @@ function start() {
   $('#saving').showModal();
 }
 
-async function save(event) {
+function save(event) {
   event.preventDefault();
   const { k, offset, ...query } = request().body; // the same on every page
-  try {
+  saying('#save-problem', async () => {
     await api.save(query, new FormData(event.target).get('title').trim());
     $('#saving').close();
     say('Saved: you find it among your searches.');
-  } catch (failure) {
-    $('#save-problem').textContent = failure.message;
-  }
+  });
 }
 
 export function startSaved() {

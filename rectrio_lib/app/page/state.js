@@ -72,11 +72,10 @@ const announce = () => listeners.forEach((listener) => listener());
 
 /**
  * Changes the state, writes it to the address and tells everyone.
- * @param {Partial<state>|function(state): void} changes
+ * @param {Partial<state>} changes
  */
 export function change(changes, { replace = false } = {}) {
-  if (typeof changes === 'function') changes(state);
-  else Object.assign(state, changes);
+  Object.assign(state, changes);
   if (asked()) state.feed = false;
   write({ replace });
   announce();

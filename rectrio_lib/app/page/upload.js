@@ -1,7 +1,7 @@
 /** @file Adding images to the collection, with the same metadata for all and a status for each. */
 
 import * as api from './api.js';
-import { $, count, fill, h, icon, iconButton } from './dom.js';
+import { $, chooser, count, fill, h, icon, iconButton } from './dom.js';
 import { changes, metadataFields, metadataOf } from './fields.js';
 import { imagesOf, tooLarge } from './images.js';
 import { say } from './notices.js';
@@ -113,11 +113,7 @@ async function send(event) {
 export function startUpload() {
   $('#add-metadata').append(...metadataFields());
   $('#add').addEventListener('click', () => addImages([]));
-  $('#add-choose').addEventListener('click', () => $('#add-chosen').click());
-  $('#add-chosen').addEventListener('change', ({ target }) => {
-    addImages(target.files);
-    target.value = '';
-  });
+  chooser('#add-choose', '#add-chosen', addImages);
   $('#add-form').addEventListener('submit', send);
   $('#add-close').addEventListener('click', () => $('#adding').close());
 }

@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { $, date, fill, h, icon, number, percent, score, titled, written } from './dom.js';
 import { changes, metadataFields, metadataOf, titleOf } from './fields.js';
-import { confirmed, say, trouble } from './notices.js';
+import { confirmed, say, saying, trouble } from './notices.js';
 import { like, without } from './query.js';
 import { more, replaced, shown } from './results.js';
 import { asked, collectionChanged, may, showing, state } from './state.js';
@@ -27,7 +27,7 @@ export async function view(id, { address = true } = {}) {
     if (turn !== latest) return;
     if (address) showing(null, { replace: true });
     if (failure.status === 404) say('This image is not in the collection any more.');
-    else if (dialog.open) problem(failure);
+    else if (dialog.open) $('#viewer-problem').textContent = failure.message;
     else trouble(failure, () => view(id));
     return;
   }
@@ -111,11 +111,11 @@ function editor() {
       } }, 'Cancel')));
 }
 
-async function save(event) {
+function save(event) {
   event.preventDefault();
   const { id } = image;
   const changed = changes(image.metadata, metadataOf(event.target));
-  try {
+  saying('#viewer-problem', async () => {
     if (Object.keys(changed).length) {
       const updated = await api.update(id, changed);
       Object.assign(image, updated);
@@ -125,31 +125,22 @@ async function save(event) {
     }
     render();
     $('#edit').focus();
-  } catch (failure) {
-    problem(failure);
-  }
-}
-
-/** A modal dialog hides the banner, so what went wrong in it is said in it. */
-function problem(failure) {
-  $('#viewer-problem').textContent = failure.message;
+  });
 }
 
 async function discard() {
   const { id } = image;
   const at = place();
   if (!await confirmed('Delete this image from the collection? This cannot be undone.', 'Delete the image')) return;
-  try {
+  await saying('#viewer-problem', async () => {
     await api.remove(id);
-  } catch (failure) {
-    return problem(failure);
-  }
-  replaced(id, null);
-  collectionChanged();
-  say('Deleted.');
-  const next = at < 0 ? null : shown.results[Math.min(at, shown.results.length - 1)];
-  if (next) view(next.id);
-  else closeViewer();
+    replaced(id, null);
+    collectionChanged();
+    say('Deleted.');
+    const next = at < 0 ? null : shown.results[Math.min(at, shown.results.length - 1)];
+    if (next) view(next.id);
+    else closeViewer();
+  });
 }
 
 export function startViewer() {
