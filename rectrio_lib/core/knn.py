@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import faiss
@@ -49,6 +49,21 @@ def blocks(vectors: np.ndarray, subset: np.ndarray | None = None, rows: int | No
             block = vectors[part][subset[part]] if subset.dtype == bool else vectors[subset[part]]
         yield np.ascontiguousarray(block, np.float32)
         let_go(vectors)
+
+
+class Mapped:
+    """Vectors as an array float32 (N, dim) of which `read` gives those at some places, a slice or positions."""
+
+    ndim, dtype = 2, np.dtype(np.float32)
+
+    def __init__(self, count: int, dim: int, read: Callable[[slice | np.ndarray], np.ndarray]):
+        self.shape, self._read = (count, dim), read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        return self._read(places)
 
 
 def let_go(vectors: np.ndarray, start: int = 0, size: int | None = None) -> None:

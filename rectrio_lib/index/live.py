@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rectrio_lib.core.errors import ArgumentError
-from rectrio_lib.core.knn import best
+from rectrio_lib.core.knn import Mapped, best
 from rectrio_lib.index import conditions
 from rectrio_lib.index.base import VectorIndex, Where, already_there, check_encoder, check_k, check_mask, unit_vectors
 
@@ -114,9 +114,9 @@ class Snapshot:
         found[~late], found[late] = self.main.vectors_at(flat[~late]), self.tail[flat[late] - size]
         return found.reshape(*positions.shape, self.main.dim)
 
-    def mapped(self, positions: np.ndarray) -> MappedVectors:
+    def mapped(self, positions: np.ndarray) -> Mapped:
         """Return the vectors at positions (N,), read when asked for: an index of any size is built from them."""
-        return MappedVectors(self, positions)
+        return Mapped(len(positions), self.main.dim, lambda places: self.vectors_at(positions[places]))
 
     def positions(self, image_ids: Sequence[str]) -> dict[str, int]:
         """Return where images lie; those that are not there, or no longer, are left out."""
@@ -132,22 +132,6 @@ class Snapshot:
         if not self._columns:
             self._columns.update({name: plain(values) for name, values in self.main_rows.items()})
         return {name: values[position] for name, values in self._columns.items()}
-
-
-class MappedVectors:
-    """Vectors of a snapshot as an array float32 (N, dim) that takes slices and positions; what is asked for is read."""
-
-    ndim, dtype = 2, np.dtype(np.float32)
-
-    def __init__(self, snapshot: Snapshot, positions: np.ndarray):
-        self._snapshot, self._positions = snapshot, positions
-        self.shape = (len(positions), snapshot.main.dim)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        return self._snapshot.vectors_at(self._positions[places])
 
 
 class LiveIndex:

@@ -186,7 +186,7 @@ def bring_up_to_date(
         made_from["whitening"] = found.told
         LOG.info("Whitening  %s.", found.told["why"])
         if found.head:
-            mapped, made_by = whitening.Projected(mapped, found.head), found.encoder_hash
+            mapped, made_by = whitening.projected(mapped, found.head), found.encoder_hash
             made_from["encoder"] = found.encoder
     index = current_index(name, store, asked, workspace, vectors, limit, made_by)
     if index is not None and index.made_from == made_from and getattr(index, "memory_limit", limit) == limit:

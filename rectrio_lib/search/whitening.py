@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from rectrio_lib.core.errors import ArgumentError
+from rectrio_lib.core.knn import Mapped
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings.store import EmbeddingStore, MappedVectors
 from rectrio_lib.encoders.adapted import adapted
@@ -36,20 +37,14 @@ class Whitening(NamedTuple):
     told: dict[str, Any]  # wanted, source (the encoder of the store), dims (0: not whitened), why
 
 
-class Projected:
-    """Vectors of a store after a head, as an array (N, dim) that takes slices and positions; see `MappedVectors`."""
+def projected(vectors: MappedVectors, head: ProjectionHead) -> Mapped:
+    """Return the vectors of a store after a head, made when asked for."""
 
-    ndim, dtype = 2, np.dtype(np.float32)
+    def read(places: slice | np.ndarray) -> np.ndarray:
+        found = vectors[places]
+        return head.encode(found.reshape(-1, found.shape[-1])).reshape(*found.shape[:-1], head.dim)
 
-    def __init__(self, vectors: MappedVectors, head: ProjectionHead):
-        self._vectors, self._head, self.shape = vectors, head, (len(vectors), head.dim)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        found = self._vectors[places]
-        return self._head.encode(found.reshape(-1, found.shape[-1])).reshape(*found.shape[:-1], self.shape[1])
+    return Mapped(len(vectors), head.dim, read)
 
 
 def whiten(store: EmbeddingStore, name: str, wanted: bool | int | str, workspace: Workspace) -> Whitening:
