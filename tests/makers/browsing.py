@@ -15,13 +15,11 @@ import pandas as pd
 import pytest
 import uvicorn
 
-from makers.folders import save_classes
 from makers.images import photograph
+from makers.served import build_collection
 from makers.texts import dual
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.records.database import open_database
-from rectrio_lib.core.workspace import Workspace
-from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -39,16 +37,10 @@ EACH = 20  # cats, and as many dogs; cat 0 costs nothing, the last dog 390
 
 
 def build_animals(root: Path) -> Collection:
-    """Cats and dogs: price 0, 10, 20, …, every second one on sale, one more each day of 2025; words can be asked."""
-    folder = save_classes(root / "photos", EACH)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
-    table = pd.DataFrame({"file_name": names, "price": [10.0 * number for number in range(len(names))]})
-    table["tags"] = ["summer; sale" if number % 2 else "summer" for number in range(len(names))]
-    table["created"] = pd.date_range("2025-01-01", periods=len(names), freq="D").strftime("%Y-%m-%d")
-    table.to_csv(folder / "metadata.csv", index=False)
-    workspace = Workspace(root)
-    save_encoder(dual(vocabulary=["cat", "dog", "red"], channels=3), "dual", workspace=workspace)
-    return Collection.build(folder, "dual", "photos", "flat", workspace=workspace)
+    """Cats and dogs, one more each day of 2025; words can be asked."""
+    encoder = dual(vocabulary=["cat", "dog", "red"], channels=3)
+    days = pd.date_range("2025-01-01", periods=2 * EACH, freq="D").strftime("%Y-%m-%d")
+    return build_collection(root, EACH, "flat", "dual", encoder, created=days)
 
 
 class Server:

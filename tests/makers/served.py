@@ -18,16 +18,16 @@ from rectrio_lib.encoders.registry import save_encoder
 from rectrio_lib.search.collection import Collection
 
 
-def build_collection(root: Path, each: int = 6, kind: str = "auto", size: int = 8) -> Collection:
-    """Cats and dogs, with prices and tags from a table beside them."""
+def build_collection(root: Path, each=6, kind="auto", name="pixels", encoder=None, **columns) -> Collection:
+    """Cats and dogs, with a table beside them: price 0, 10, 20, …, every second one on sale, and more columns."""
     folder = save_classes(root / "photos", each)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
     table = {"file_name": names, "price": [10.0 * number for number in range(len(names))]}
     table["tags"] = ["summer; sale" if number % 2 else "summer" for number in range(len(names))]
-    pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
+    pd.DataFrame(table | columns).to_csv(folder / "metadata.csv", index=False)
     workspace = Workspace(root)
-    save_encoder(RawPixels(3, size), "pixels", workspace=workspace)
-    return Collection.build(folder, "pixels", "photos", kind, workspace=workspace)
+    save_encoder(encoder or RawPixels(3, 8), name, workspace=workspace)
+    return Collection.build(folder, name, "photos", kind, workspace=workspace)
 
 
 def copied(template: Path, root: Path) -> Collection:
