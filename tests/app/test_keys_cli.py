@@ -5,24 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from makers import commands
 from makers.service import bearer, browser, small_app
 from sqlalchemy import text
-from typer.testing import CliRunner
 
 from rectrio_lib.app.records.database import open_database
-from rectrio_lib.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 
 
-def keys(*arguments):
-    return CliRunner().invoke(app, ["keys", *arguments])
-
-
 def well(*arguments):
-    result = keys(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return commands.well("keys", *arguments)
 
 
 def test_key_is_printed_once_and_works():
@@ -62,7 +55,7 @@ def test_link_opens_the_page():
      ("remove", "nobody"), ("link", "a", "--scope", "")],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(arguments):
-    result = keys(*arguments)
+    result = commands.rectrio("keys", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("rectrio: ")
 

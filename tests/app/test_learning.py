@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from makers.commands import rectrio, well
 from makers.learned import build_learner, features, generation, judge, says
 from makers.networks import pretrained
 from makers.processes import Child
 from makers.served import build_collection, client, new_images
-from typer.testing import CliRunner
 
 from rectrio_lib.app.application import create_app
 from rectrio_lib.app.learning import head as heads
@@ -23,7 +23,6 @@ from rectrio_lib.app.learning.features import frozen_part, head_of
 from rectrio_lib.app.learning.retrain import retrain, undo
 from rectrio_lib.app.records.database import open_database
 from rectrio_lib.app.web.access import add_key
-from rectrio_lib.cli.app import app as commands
 from rectrio_lib.core.errors import ArgumentError, StoreInUseError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings.writer import writing
@@ -306,12 +305,10 @@ def test_the_command_says_before_after_and_verdict(tmp_path, monkeypatch):
     collection = build_learner(tmp_path)
     judge(collection)
     monkeypatch.setenv("RECTRIO_OUTPUTS", str(collection.workspace.outputs))
-    done = CliRunner().invoke(commands, ["retrain", "made-up"])
-    assert done.exit_code == 0, done.output
-    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in well("retrain", "made-up").splitlines())
     assert lines["Encoder"] == "made-up-learned-1" and "->" in lines["Judgements"] and "->" in lines["Labels"]
-    assert CliRunner().invoke(commands, ["retrain", "made-up", "--undo"]).stdout.split() == ["Encoder", "backbone"]
-    refused = CliRunner().invoke(commands, ["retrain", "made-up", "--undo"])
+    assert well("retrain", "made-up", "--undo").split() == ["Encoder", "backbone"]
+    refused = rectrio("retrain", "made-up", "--undo")
     assert (refused.exit_code, refused.stdout) == (1, "")
 
 

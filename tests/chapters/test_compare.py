@@ -3,10 +3,9 @@ import re
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from makers.commands import rectrio, well
 
 from rectrio_lib.chapters import compare, record, results
-from rectrio_lib.cli.app import app
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.evaluation.evaluation import Evaluation
@@ -137,7 +136,6 @@ def test_runs_from_before_queries_were_kept_can_be_compared(keep):
 
 def test_the_command_prints_the_comparison_and_one_sentence_for_an_error(keep):
     keep(), keep(recall=0.95)
-    result = CliRunner().invoke(app, ["compare", "02~1", "02"])
-    assert result.exit_code == 0 and rows(result.stdout)["recall"] == ["0.900", "0.950", "+0.0500"]
-    result = CliRunner().invoke(app, ["compare", "02", "03"])
+    assert rows(well("compare", "02~1", "02"))["recall"] == ["0.900", "0.950", "+0.0500"]
+    result = rectrio("compare", "02", "03")
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1

@@ -6,11 +6,10 @@ import sys
 
 import pytest
 from makers.chapters import RECORD, write_chapter
-from typer.testing import CliRunner
+from makers.commands import rectrio
 
 from rectrio_lib import __version__
 from rectrio_lib.chapters import clean, results, runner
-from rectrio_lib.cli.app import app
 from rectrio_lib.core import errors
 
 ENTRY = {"dataset": "toy", "stand_in": False, "values": {"recall_at_1": 0.91}}
@@ -37,10 +36,6 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(runner, "run_chapters", run_chapters)
     return calls
-
-
-def rectrio(*arguments):
-    return CliRunner().invoke(app, arguments)
 
 
 def raising(error):

@@ -1,17 +1,16 @@
 """`rectrio calibrate`: what scores mean, learned once and kept beside the index."""
 
 import numpy as np
+from makers.commands import rectrio
 from makers.learned import build_learner
 from makers.served import build_collection
-from typer.testing import CliRunner
 
-from rectrio_lib.cli.app import app
 from rectrio_lib.search.collection import Collection
 
 
 def calibrate(monkeypatch, collection, *arguments):
     monkeypatch.setenv("RECTRIO_OUTPUTS", str(collection.workspace.outputs))
-    return CliRunner().invoke(app, ["calibrate", *arguments])
+    return rectrio("calibrate", *arguments)
 
 
 def test_it_learns_and_says_from_which_score_on_results_are_right(tmp_path, monkeypatch):

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from makers.commands import rectrio, well
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from makers.networks import SQUEEZENET
 from makers.texts import dual
 from PIL import Image
-from typer.testing import CliRunner
 
 from rectrio_lib.chapters import own_images
 from rectrio_lib.cli import output
-from rectrio_lib.cli.app import app
 from rectrio_lib.encoders.registry import save_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -28,16 +27,6 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path):
     save_encoder_of_pixels()
     return save_classes(tmp_path / "my pets")
-
-
-def rectrio(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def well(*arguments):
-    result = rectrio(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def indexed(folder, *options):
@@ -160,7 +149,7 @@ def test_a_grid_that_cannot_be_written_is_one_sentence_and_leaves_nothing(folder
         assert grid.format == "JPEG"
     (tmp_path / "file").touch()
     for place, said in (("grid.txt", "grid.txt"), ("grid", "grid"), ("file/grid.png", "cannot be written")):
-        result = CliRunner().invoke(app, ["search", "cat/00.png", "--show", str(tmp_path / place)])
+        result = rectrio("search", "cat/00.png", "--show", tmp_path / place)
         assert result.exit_code == 1 and said in result.stderr and len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("grid*"))
 

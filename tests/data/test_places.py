@@ -12,8 +12,7 @@ from rectrio_lib.data.places.place import place_of
 
 @pytest.fixture
 def folder(tmp_path):
-    save_pictures(tmp_path / "toys", range(4))
-    return tmp_path / "toys"
+    return save_pictures(tmp_path / "toys", range(4))
 
 
 def test_a_folder_is_a_place_that_opens_what_it_lists_after_pickling_too(folder):

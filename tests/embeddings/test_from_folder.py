@@ -11,8 +11,7 @@ from rectrio_lib.core.workspace import Workspace
 
 @pytest.fixture
 def folder(tmp_path):
-    save_pictures(tmp_path / "toys", range(30))
-    return tmp_path / "toys"
+    return save_pictures(tmp_path / "toys", range(30))
 
 
 # --- what a store of files holds

@@ -14,8 +14,7 @@ from rectrio_lib.core.workspace import Workspace
 
 @pytest.fixture
 def folder(tmp_path):
-    save_pictures(tmp_path / "toys", range(12))
-    return tmp_path / "toys"
+    return save_pictures(tmp_path / "toys", range(12))
 
 
 def row(store, path):

@@ -16,8 +16,7 @@ from rectrio_lib.embeddings.embed import embed as embed_images
 
 @pytest.fixture
 def folder(tmp_path):
-    save_pictures(tmp_path / "toys", range(30))
-    return tmp_path / "toys"
+    return save_pictures(tmp_path / "toys", range(30))
 
 
 def test_broken_files_stand_in_the_ledger_and_are_tried_again_only_when_they_change(folder):

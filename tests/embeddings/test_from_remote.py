@@ -22,8 +22,7 @@ ADDRESS = "s3://shop/photos"
 
 @pytest.fixture
 def folder(tmp_path):
-    save_pictures(tmp_path / "photos", range(12))
-    return tmp_path / "photos"
+    return save_pictures(tmp_path / "photos", range(12))
 
 
 @pytest.fixture

@@ -13,15 +13,14 @@ from importlib import import_module
 import numpy as np
 import pandas as pd
 import pytest
+from makers.commands import rectrio, well
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from makers.images import save_photograph
 from makers.processes import Child
 from makers.spread import BLOCK, SIDE, Fatal, Mortal, Telling, noise_set, spread, told
 from makers.stores import ROOT, Killed, die
 from PIL import Image
-from typer.testing import CliRunner
 
-from rectrio_lib.cli.app import app
 from rectrio_lib.core.errors import ArgumentError, ClusterError, DataError, MissingPackageError, StorageError
 from rectrio_lib.core.lookup import IdSet
 from rectrio_lib.core.workspace import Workspace
@@ -126,12 +125,10 @@ def without_time(report):
 
 def test_the_command_line_indexes_on_ray_and_says_where_nobody_answers(cluster, tmp_path):
     save_encoder_of_pixels()
-    command = ["index", str(save_classes(tmp_path / "pets")), "--encoder", ENCODER]
-    missing = CliRunner().invoke(app, [*command, "--ray", "127.0.0.1:9"])
+    command = ["index", save_classes(tmp_path / "pets"), "--encoder", ENCODER]
+    missing = rectrio(*command, "--ray", "127.0.0.1:9")
     assert missing.exit_code == 1 and "127.0.0.1:9" in missing.stderr
-    done = CliRunner().invoke(app, [*command, "--ray", "--name", "toys"])
-    assert done.exit_code == 0, done.output
-    assert "starting" in done.stdout and len(open_store(ENCODER, "toys")) == 12
+    assert "starting" in well(*command, "--ray", "--name", "toys") and len(open_store(ENCODER, "toys")) == 12
 
 
 def test_a_full_disk_ends_the_call_and_what_is_written_counts(cluster, monkeypatch, tales):

@@ -13,8 +13,7 @@ from rectrio_lib.embeddings.store import open_store, vectors_of
 
 @pytest.fixture
 def store(tmp_path):
-    save_pictures(tmp_path / "toys", range(12))
-    return embed(tmp_path / "toys")[0]
+    return embed(save_pictures(tmp_path / "toys", range(12)))[0]
 
 
 def without_checksums(store):

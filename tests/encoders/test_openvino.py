@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from makers.commands import well
 from makers.images import save_photograph
 from makers.networks import LITE, RN, VIT, pictures, pretrained, small
 from torch import nn
-from typer.testing import CliRunner
 
-from rectrio_lib.cli.app import app
 from rectrio_lib.core import errors
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.encoders import openvino as openvino_module
@@ -76,10 +75,10 @@ def test_the_command_hands_over_its_options_and_prints_the_report(monkeypatch, t
         save_photograph(tmp_path / "own" / f"{number}.png", number)
     (tmp_path / "own" / "broken.jpg").write_bytes(b"not an image")
     (tmp_path / "texts.txt").write_text("a cat\n\na dog\n", encoding="utf-8")
-    options = ["--precision", "fp16", "--texts", str(tmp_path / "texts.txt")]
-    result = CliRunner().invoke(app, ["export", "net", str(tmp_path / "own"), *options])
+    options = ["--precision", "fp16", "--texts", tmp_path / "texts.txt"]
+    said = well("export", "net", tmp_path / "own", *options)
     assert calls == [("net", (14, 3, 12, 12), ["a cat", "a dog"], "fp16")]
-    assert "0.995" in result.stdout and "openvino-fp16" in result.stdout
+    assert "0.995" in said and "openvino-fp16" in said
 
 
 # --- with it

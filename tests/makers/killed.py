@@ -42,8 +42,7 @@ def first_files(home):
 
 
 def grown_files(home):
-    save_pictures(home / "toys", range(9))
-    embed(home / "toys")
+    embed(save_pictures(home / "toys", range(9)))
     return first_files(home)
 
 

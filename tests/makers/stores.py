@@ -90,12 +90,13 @@ def content(store):
 
 
 def save_pictures(folder, numbers):
-    """Write noise to FOLDER/{cat,dog}/<number>.png; a number gives the same bytes every time."""
+    """Write noise to FOLDER/{cat,dog}/<number>.png; a number gives the same bytes every time. Returns the folder."""
     for number in numbers:
         path = folder / ("cat", "dog")[number % 2] / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(number).integers(0, 256, (6, 6), dtype=np.uint8)
         Image.fromarray(noise).save(path)
+    return folder
 
 
 def embed(folder, encoder=None, **options):

@@ -2,12 +2,11 @@ import shutil
 
 import numpy as np
 import pytest
+from makers.commands import rectrio
 from makers.folders import ENCODER, save_encoder_of_pixels
 from makers.images import photograph
 from makers.pages import Page
-from typer.testing import CliRunner
 
-from rectrio_lib.cli.app import app
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.report import demo
 from rectrio_lib.search import building
@@ -89,7 +88,7 @@ def test_products_that_have_come_replace_the_drawings_and_nothing_is_embedded_tw
 def test_the_command_tells_where_the_page_is_and_that_the_weights_are_random(monkeypatch):
     monkeypatch.setattr(building, "BACKBONE", "torchvision:squeezenet1_0")
     monkeypatch.setattr(demo, "DRAWN", 1)
-    result = CliRunner().invoke(app, ["demo"])
+    result = rectrio("demo")
     assert result.exit_code == 0, result.output
     page = Workspace().outputs / "reports" / "demo" / "index.html"
     assert f"Page       {page}\n" in result.stdout and result.stderr.count("STAND-IN") >= 2

@@ -28,12 +28,6 @@ from rectrio_lib.search.collection import Collection
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    save_encoder_of_pixels()
-    return save_classes(tmp_path / "pets")
-
-
 def build(folder, **options):
     return Collection.build(folder, ENCODER, **options)
 

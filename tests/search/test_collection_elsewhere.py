@@ -4,13 +4,12 @@ import json
 import shutil
 
 import pytest
-from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
+from makers import commands
+from makers.folders import ENCODER, save_photographs
 from makers.pages import Page
 from makers.remote import SECRET, put, s3, s3_server, shard  # noqa: F401
 from PIL import Image
-from typer.testing import CliRunner
 
-from rectrio_lib.cli.app import app
 from rectrio_lib.core.errors import ArgumentError, DataError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search import building
@@ -20,10 +19,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=["folder", "shards"])
-def address(request, s3, tmp_path):  # noqa: F811
-    """Return the address of twelve photographs on S3; `pets` in tmp_path holds the same."""
-    save_encoder_of_pixels()
-    folder = save_classes(tmp_path / "pets")
+def address(request, s3, folder):  # noqa: F811
+    """Return the address of twelve photographs on S3; `folder` holds the same."""
     if request.param == "folder":
         put(s3, folder, "shop/pets")
         return "s3://shop/pets"
@@ -34,7 +31,7 @@ def address(request, s3, tmp_path):  # noqa: F811
 
 
 def rectrio(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = commands.rectrio(*arguments)
     assert result.exit_code == 0, result.output
     assert SECRET not in result.output
     return result.stdout
@@ -60,9 +57,8 @@ def test_it_finds_and_shows_what_the_same_folder_here_does(address, tmp_path):
     assert shop.calibrate().encoder_hash == shop.index.encoder_hash
 
 
-def test_objects_that_come_change_and_go_update_the_index(s3, tmp_path):  # noqa: F811
-    save_encoder_of_pixels()
-    put(s3, save_classes(tmp_path / "pets"), "shop/pets")
+def test_objects_that_come_change_and_go_update_the_index(s3, folder, tmp_path):  # noqa: F811
+    put(s3, folder, "shop/pets")
     first = rectrio("index", "s3://shop/pets", "--encoder", ENCODER)
     assert "12 of 12 embedded" in first and "s3://shop/pets" not in first.partition("Next")[2]
     s3.rm("shop/pets/cat/01.png")
@@ -108,12 +104,11 @@ def test_it_is_served_with_its_images(address):
                 assert answer.status_code == 200 and answer.content[:3] == b"\xff\xd8\xff", answer.text
 
 
-def test_what_is_gone_there_is_said(s3, tmp_path):  # noqa: F811
+def test_what_is_gone_there_is_said(s3, folder):  # noqa: F811
     pytest.importorskip("fastapi")
     from makers.served import application, client
 
-    save_encoder_of_pixels()
-    put(s3, save_classes(tmp_path / "pets"), "shop/pets")
+    put(s3, folder, "shop/pets")
     shop = Collection.build("s3://shop/pets", ENCODER)
     s3.rm("shop/pets/cat/01.png")
     gone = shop.row("cat/01.png")["image_id"]
@@ -144,11 +139,10 @@ def test_training_and_data_sets_need_a_folder_of_this_machine(address):
         own_images.train(address, backbone=ENCODER)
 
 
-def test_it_moves_to_a_folder_here(s3, tmp_path):  # noqa: F811
-    save_encoder_of_pixels()
-    put(s3, save_classes(tmp_path / "pets"), "shop/pets")
+def test_it_moves_to_a_folder_here(s3, folder):  # noqa: F811
+    put(s3, folder, "shop/pets")
     Collection.build("s3://shop/pets", ENCODER)
-    moved = Collection.open("pets", folder=tmp_path / "pets")
-    assert moved.folder == tmp_path / "pets" and data_uris(moved.search("cat/01.png", k=4)._repr_html_()) == 4
+    moved = Collection.open("pets", folder=folder)
+    assert moved.folder == folder and data_uris(moved.search("cat/01.png", k=4)._repr_html_()) == 4
     with pytest.raises(ArgumentError, match="another name"):
-        Collection.build(tmp_path / "pets", ENCODER)
+        Collection.build(folder, ENCODER)

@@ -4,21 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
-from typer.testing import CliRunner
+from makers.commands import rectrio, well
+from makers.folders import ENCODER, save_photographs
 
-from rectrio_lib.cli.app import app
 from rectrio_lib.core import knn
 from rectrio_lib.core.errors import ArgumentError, RectrioError, StorageError
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.embeddings.store import MappedVectors, open_store
 from rectrio_lib.search.collection import Collection
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_encoder_of_pixels()
-    return save_classes(tmp_path / "pets")
 
 
 @pytest.fixture(params=["pgvector", "qdrant"])
@@ -102,13 +95,11 @@ def test_copies_are_found_by_their_own_path_and_label_after_removals(folder, url
 
 
 def test_the_commands_work_as_with_faiss(folder, url):
-    run = CliRunner().invoke(app, ["index", str(folder), "--encoder", ENCODER, "--vectors", url])
+    run = rectrio("index", folder, "--encoder", ENCODER, "--vectors", url)
     assert run.exit_code == 0 and "s3cret" not in run.output, run.output
-    found = CliRunner().invoke(app, ["search", "cat/01.png", "--index", "pets", "--k", "2", "--json"])
-    assert found.exit_code == 0, found.output
-    (query,) = json.loads(found.output)["queries"]
+    (query,) = json.loads(well("search", "cat/01.png", "--index", "pets", "--k", 2, "--json"))["queries"]
     assert len({answer["path"] for answer in query["answers"]}) == 2
-    told = CliRunner().invoke(app, ["info", "pets"])
+    told = rectrio("info", "pets")
     assert told.exit_code == 0 and "12" in told.output and "s3cret" not in told.output
 
 

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
+from makers.folders import ENCODER, save_classes, save_photographs
 
 from rectrio_lib.core.errors import DataError, MissingArtefactError
 from rectrio_lib.core.workspace import Workspace
@@ -76,10 +76,9 @@ def test_an_encoder_that_is_not_better_is_not_used_and_that_is_said(shop, monkey
     assert Collection.open("pets").index.encoder_hash == before
 
 
-def test_what_cannot_be_trained_on_is_refused(tmp_path):
-    save_encoder_of_pixels()
+def test_what_cannot_be_trained_on_is_refused(folder, tmp_path):
     with pytest.raises(MissingArtefactError, match=BACKBONE):  # its weights; random ones stand in for nothing here
-        Collection.build(save_classes(tmp_path / "pets"), ENCODER).train(BACKBONE)
+        Collection.build(folder, ENCODER).train(BACKBONE)
     flat = Collection.build(save_photographs(tmp_path / "flat", range(4)), BACKBONE, allow_random_weights=True)
     with pytest.raises(DataError, match="class folders"):
         flat.train()
