@@ -72,9 +72,15 @@ export function search(request, files, signal) {
 export const upload = (files, metadata) => call('upload', { method: 'POST', body: multipart({ metadata }, files) });
 export const image = (id) => call(`images/${id}`);
 export const update = (id, metadata) => call(`images/${id}`, { method: 'PATCH', body: metadata });
-export const remove = (id) => call(`images/${id}`, { method: 'DELETE' });
+
+/** Deletes; what is gone already is deleted. */
+const gone = (path) => call(path, { method: 'DELETE' }).catch((failure) => {
+  if (failure.status !== 404) throw failure;
+});
+
+export const remove = (id) => gone(`images/${id}`);
 export const searches = (before) => call(`history?${text({ limit: 30, before })}`);
-export const forget = (id) => call(id == null ? 'history' : `history/${id}`, { method: 'DELETE' });
+export const forget = (id) => gone(id == null ? 'history' : `history/${id}`);
 
 /** Switches whether searches and judgements are kept. */
 export function keep(yes) {
@@ -90,7 +96,7 @@ export const judgements = () => call('feedback?limit=1000');
 export const forgetJudgements = () => call('feedback', { method: 'DELETE' });
 export const saved = () => call('saved');
 export const save = (query, title) => call('saved', { method: 'POST', body: { query, title } });
-export const unsave = (id) => call(`saved/${id}`, { method: 'DELETE' });
+export const unsave = (id) => gone(`saved/${id}`);
 export const stats = (days) => call(`stats?${text({ days })}`);
 
 /** The retraining: its state (GET), a new one (POST), or back to the encoder before (DELETE). */
