@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ class RayAlone(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Enter the value where it is left out."""
         alone = f"--ray={os.environ.get('RAY_ADDRESS') or 'local'}"
-        following = zip(args, [*args[1:], "-"], strict=True)
+        following = pairwise([*args, "-"])  # also where there is none
         return super().parse_args(
             ctx, [alone if arg == "--ray" and after.startswith("-") else arg for arg, after in following]
         )

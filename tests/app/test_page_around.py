@@ -1,11 +1,10 @@
 """The page around its search, in a real browser: history, additions and edits, phones, keyboards, trouble."""
 
-import json
-
 import pytest
-from makers.browsing import BROWSING, ask_words, cards, delay, expect, faults, luminance, new_search, picture, scores
+from makers import browsing
+from makers.browsing import add, ask_words, cards, delay, expect, faults, luminance, new_search, picture, scores
 
-pytestmark = BROWSING
+pytestmark = browsing.BROWSING
 ODD = """<img src=x onerror="document.title='read as HTML'"> it's \\ odd"""
 
 
@@ -131,12 +130,6 @@ def test_empty_collection_offers_to_add_images(visit):
     expect(page.get_by_role("heading", name="This collection has no images yet")).to_be_visible()
     page.locator("#empty").get_by_role("button", name="Add images").click()
     expect(page.locator("#adding")).to_be_visible()
-
-
-def add(page, server, seed, **metadata):
-    """Add an image by the API and return its id."""
-    fields = {"files": picture(seed), "metadata": json.dumps(metadata)}
-    return page.request.post(f"{server.address}upload", multipart=fields).json()["images"][0]["id"]
 
 
 def test_image_is_edited_and_deleted(visit, server):

@@ -1,10 +1,9 @@
 """What people like, on the page: judging, "For you", saved searches, sure answers, insights, retraining, privacy."""
 
 import re
-import time
 
 import pytest
-from makers.browsing import BROWSING, ask_words, cards, delay, expect, faults, new_search, picture
+from makers.browsing import BROWSING, ask_words, cards, delay, expect, faults, feed, held, judge, new_search, picture
 
 from rectrio_lib.search.collection import Collection
 
@@ -36,43 +35,6 @@ def said(server):
 def found_by(server, name):
     answer = server.ask("search", "POST", {"like": [{"id": name}], "k": 24})
     return [result["id"] for result in answer["results"]]
-
-
-def judge(page, place, kind):
-    """Press one of the buttons of a card, and wait until the service knows."""
-    card = cards(page).nth(place)
-    card.hover()
-    with page.expect_response(lambda answer: answer.url.endswith("/feedback")):
-        card.locator(f"[data-judge={kind}]").click()
-    return card.get_attribute("data-id")
-
-
-def held(page, path, method="GET"):
-    """Ask the service at once, but keep its answers from the page; return what lets them through, older ones first."""
-    answers = []
-
-    def hold(route):
-        answers.append((route, route.fetch())) if route.request.method == method else route.continue_()
-
-    page.route(path, hold)
-
-    def release():
-        deadline = time.monotonic() + 15
-        while not answers and time.monotonic() < deadline:  # the page may not have asked yet
-            page.wait_for_timeout(20)
-        assert answers
-        for route, answer in answers:
-            route.fulfill(response=answer)
-        page.unroute(path)
-
-    return release
-
-
-def feed(page):
-    with page.expect_response(lambda answer: answer.url.endswith("/recommend")) as answer:
-        page.locator("#for-you").click()
-    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
-    return answer.value.json()
 
 
 # --- judging

@@ -276,6 +276,16 @@ def test_where_nothing_is_wanted_the_least_alike_come_first(api, collection):
     )
 
 
+@pytest.mark.parametrize("place", ["/search", "/recommend"])
+@pytest.mark.parametrize("query", [{"k": 2}, {"like": [{"file": 0}]}, {"k": 2, "like": [{"file": 1}]}])
+def test_a_file_that_the_query_does_not_speak_of_is_not_left_aside(api, place, query):
+    files = [("files", ("new.png", b"is not read"))] * 2
+    answer = api.post(place, files=files, data={"query": json.dumps(query)})
+    silent = 1 if query.get("like") == [{"file": 0}] else 0
+    assert answer.status_code == 422
+    assert f'what file {silent} is for, such as "like": [{{"file": {silent}}}]' in answer.json()["detail"]
+
+
 def test_broken_bodies_are_refused(api):
     assert api.post("/search", content="{", headers={"content-type": "application/json"}).status_code == 422
     assert api.post("/search", content="a", headers={"content-type": "text/plain"}).status_code == 415

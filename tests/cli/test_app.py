@@ -111,6 +111,14 @@ def test_a_wrong_option_is_not_called_a_bug(project):
     assert result.exit_code == 2 and "issues" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command", ["build", "compare", "embed", "export", "index", "publish", "keys add", "keys link", "keys remove"]
+)
+def test_a_command_without_its_argument_says_which_is_missing(project, command):
+    result = rectrio(*command.split())
+    assert result.exit_code == 2 and "Missing argument" in result.stderr
+
+
 def test_an_unknown_error_is_not_hidden(project, monkeypatch):
     error = KeyError("a mistake of ours")
     monkeypatch.setattr(runner, "run_chapters", raising(error))

@@ -152,6 +152,27 @@ def delay(page, pattern: str, milliseconds: int):
     )
 
 
+def held(page, path, method="GET"):
+    """Ask the service at once, but keep its answers from the page; return what lets them through, older ones first."""
+    answers = []
+
+    def hold(route):
+        answers.append((route, route.fetch())) if route.request.method == method else route.continue_()
+
+    page.route(path, hold)
+
+    def release():
+        deadline = time.monotonic() + 15
+        while not answers and time.monotonic() < deadline:  # the page may not have asked yet
+            page.wait_for_timeout(20)
+        assert answers
+        for route, answer in answers:
+            route.fulfill(response=answer)
+        page.unroute(path)
+
+    return release
+
+
 class Watch:
     """What a page asks for, and what it complains of."""
 
@@ -206,3 +227,25 @@ def prices(page):
     return page.evaluate(
         "ids => Promise.all(ids.map(async (id) => (await (await fetch(`images/${id}`)).json()).metadata.price))", ids
     )
+
+
+def add(page, server, seed, **metadata):
+    """Add an image by the API and return its id."""
+    fields = {"files": picture(seed), "metadata": json.dumps(metadata)}
+    return page.request.post(f"{server.address}upload", multipart=fields).json()["images"][0]["id"]
+
+
+def judge(page, place, kind):
+    """Press one of the buttons of a card, and wait until the service knows."""
+    card = cards(page).nth(place)
+    card.hover()
+    with page.expect_response(lambda answer: answer.url.endswith("/feedback")):
+        card.locator(f"[data-judge={kind}]").click()
+    return card.get_attribute("data-id")
+
+
+def feed(page):
+    with page.expect_response(lambda answer: answer.url.endswith("/recommend")) as answer:
+        page.locator("#for-you").click()
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
+    return answer.value.json()

@@ -33,13 +33,13 @@ let switched = Promise.resolve(); // what is asked or said after "keep" was swit
 async function call(path, { method = 'GET', body, signal } = {}) {
   const json = body && !(body instanceof FormData);
   const headers = { Accept: 'application/json', ...(json && { 'Content-Type': 'application/json' }) };
-  const gone = (detail) => (error) => { throw error.name === 'AbortError' ? error : new Failure('gone', detail); };
+  const away = (detail) => (error) => { throw error.name === 'AbortError' ? error : new Failure('gone', detail); };
   if (method !== 'GET') await switched;
   const response = await fetch(address(path), { method, headers, signal, body: json ? JSON.stringify(body) : body })
-    .catch(gone('The service does not answer.'));
+    .catch(away('The service does not answer.'));
   if (!response.ok) throw await failure(response);
   if (response.status === 204) return null;
-  return response.json().catch(gone('Something other than RecTrio answered.'));
+  return response.json().catch(away('Something other than RecTrio answered.'));
 }
 
 const text = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value != null)).toString();
@@ -63,9 +63,15 @@ export function search(request, files, signal) {
 export const upload = (files, metadata) => call('upload', { method: 'POST', body: multipart({ metadata }, files) });
 export const image = (id) => call(`images/${id}`);
 export const update = (id, metadata) => call(`images/${id}`, { method: 'PATCH', body: metadata });
-export const remove = (id) => call(`images/${id}`, { method: 'DELETE' });
+
+/** Deletes; what is gone already is deleted. */
+const gone = (path) => call(path, { method: 'DELETE' }).catch((failure) => {
+  if (failure.status !== 404) throw failure;
+});
+
+export const remove = (id) => gone(`images/${id}`);
 export const searches = (before) => call(`history?${text({ limit: 30, before })}`);
-export const forget = (id) => call(id == null ? 'history' : `history/${id}`, { method: 'DELETE' });
+export const forget = (id) => gone(id == null ? 'history' : `history/${id}`);
 
 /** Switches whether searches and judgements are kept. */
 export function keep(yes) {
@@ -81,7 +87,7 @@ export const judgements = () => call('feedback?limit=1000');
 export const forgetJudgements = () => call('feedback', { method: 'DELETE' });
 export const saved = () => call('saved');
 export const save = (query, title) => call('saved', { method: 'POST', body: { query, title } });
-export const unsave = (id) => call(`saved/${id}`, { method: 'DELETE' });
+export const unsave = (id) => gone(`saved/${id}`);
 export const stats = (days) => call(`stats?${text({ days })}`);
 
 /** The retraining: its state (GET), a new one (POST), or back to the encoder before (DELETE). */

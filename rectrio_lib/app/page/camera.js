@@ -3,6 +3,7 @@
 import { $, chooser } from './dom.js';
 
 let stream = null;
+let latest = 0; // a camera that opens late is switched off
 let facing = 'environment';
 let give = () => {};
 
@@ -13,6 +14,8 @@ const REASONS = {
 };
 
 function stop() {
+  latest += 1;
+  $('#shutter').disabled = true;
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   $('#camera video').srcObject = null;
@@ -20,12 +23,13 @@ function stop() {
 
 async function start() {
   stop();
+  const turn = latest;
   const dialog = $('#camera');
   dialog.dataset.state = 'waiting';
   try {
     if (!navigator.mediaDevices) throw new DOMException('', 'InsecureContext');
     const opened = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, width: { ideal: 1280 } } });
-    if (!dialog.open) return opened.getTracks().forEach((track) => track.stop());
+    if (turn !== latest) return opened.getTracks().forEach((track) => track.stop());
     stream = opened;
     $('video', dialog).srcObject = stream;
     await $('video', dialog).play();
@@ -35,7 +39,7 @@ async function start() {
     $('#turn').hidden = cameras.length < 2;
     $('#shutter').focus();
   } catch (error) {
-    if (!dialog.open) return;
+    if (turn !== latest) return;
     dialog.dataset.state = 'denied';
     $('#no-camera').textContent = REASONS[error.name]
       ?? 'A live picture needs HTTPS, or an address on this computer such as 127.0.0.1.';
@@ -44,6 +48,7 @@ async function start() {
 }
 
 function shoot() {
+  $('#shutter').disabled = true;
   const video = $('#camera video');
   const canvas = document.createElement('canvas');
   canvas.width = video.videoWidth;
@@ -58,7 +63,6 @@ function shoot() {
 /** Opens the camera and hands the photograph to `use`. @param {function(File): void} use */
 export function takePhoto(use) {
   give = use;
-  $('#shutter').disabled = true;
   $('#turn').hidden = true;
   $('#camera').showModal();
   start();

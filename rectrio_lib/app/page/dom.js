@@ -49,13 +49,24 @@ export function chooser(button, input, use) {
   });
 }
 
-/** Replaces what `root` holds; the control that had the focus gets it back by its `data-key`. */
+/** Replaces what `root` holds; the control that had the focus gets it back by its `data-key`, else what is around it. */
 export function fill(root, ...children) {
   const active = document.activeElement;
-  const key = root.contains(active) && active.dataset.key;
+  const had = root.contains(active);
+  const { key } = active.dataset;
   root.replaceChildren(...children.flat().filter(Boolean));
-  if (key) [...root.querySelectorAll('[data-key]')].find((element) => element.dataset.key === key)?.focus();
+  if (had && key) [...root.querySelectorAll('[data-key]')].find((element) => element.dataset.key === key)?.focus();
+  if (had && !root.contains(document.activeElement)) root.closest('[tabindex]')?.focus({ preventScroll: true });
 }
+
+/** What a form does when it is sent; sent again before that is done, it does nothing. */
+export const sent = (action) => async (event) => {
+  event.preventDefault();
+  const form = event.currentTarget;
+  if (form.ariaBusy) return;
+  form.ariaBusy = 'true';
+  await action(form).finally(() => { form.ariaBusy = null; });
+};
 
 const places = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 export const number = (value) => places.format(value);

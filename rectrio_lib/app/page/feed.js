@@ -4,7 +4,7 @@ import * as api from './api.js';
 import { $, count, fill, h } from './dom.js';
 import { confirmed, say } from './notices.js';
 import { MOST_PARTS, PAGE, change, onCollection, showFeed, state, where } from './state.js';
-import { forgetTastes, onTaste, tastes, version } from './taste.js';
+import { forgetTastes, onTaste, tastes, told, version } from './taste.js';
 
 const MOST = 2 * MOST_PARTS; // examples of one request
 const MOST_SEEN = 2000;
@@ -16,6 +16,7 @@ let judgedBefore = 0; // the version of what was said that the suggestions go by
 
 /** The next suggestions, as the answer of a search. @param {string[]} seen ids that are on the page already */
 export async function suggestions(seen, signal) {
+  await told();
   const key = JSON.stringify([where(), version, unseen]);
   if (!seen.length && kept.key === key) return kept.answer;
   const { liked, disliked } = tastes({ loose: true }); // the others the service remembers
@@ -61,7 +62,6 @@ let open = () => {};
 
 /** What stands above the suggestions. */
 export function renderFeed() {
-  $('#for-you').setAttribute('aria-pressed', String(state.feed));
   $('#feed').hidden = !state.feed;
   if (!state.feed) return;
   const { liked, disliked } = tastes();

@@ -11,6 +11,7 @@ const NEAR_COPY = 0.98; // images more similar than this count as copies
 const FIRST = ['label', 'category', 'colour', 'price', 'tags', 'created'];
 const COLOURS = { black: '#1b1b1d', white: '#ffffff', grey: '#8d9096', gray: '#8d9096', red: '#d7263d', orange: '#f28c28',
   yellow: '#f5cf3b', green: '#3c9d4e', blue: '#2f6fde', purple: '#8a4fbf', pink: '#f291b8', brown: '#8a5a34' };
+const HELD = '#filters :is(:active, [type=date]:focus:invalid)'; // dragged, or typed in part: new elements would lose it
 const NAME = /^[A-Za-z_]\w*$/;
 
 let answers = new Map(); // condition → promise of facets
@@ -47,6 +48,7 @@ export async function renderFilters() {
       const others = new Map([...state.filters].filter(([other]) => other !== name));
       return counted(build(others, state.rest));
     })]);
+    while (turn === latest && $(HELD)) await new Promise((done) => { setTimeout(done, 100); });
     if (turn !== latest) return;
     const counts = (name) => (own[filtered.indexOf(name)] ?? now).columns.find((column) => column.name === name);
     const rank = ({ name }) => (FIRST.indexOf(name) + 1 || FIRST.length + 1);
@@ -183,6 +185,7 @@ function days({ name, minimum, maximum }) {
   const field = (label, key, value) => h('label', { class: 'field' }, h('span', {}, label),
     h('input', { type: 'date', value: value ?? '', min: minimum.slice(0, 10), max: maximum.slice(0, 10), 'data-key': `${name} ${key}`,
       onchange: ({ target }) => {
+        if (target.value && target.value < '1000') return; // the year is being typed
         const next = { dates: true, ...filter(name), [key]: target.value || undefined };
         set(name, next.from || next.to ? next : null);
       } }));

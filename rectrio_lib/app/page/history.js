@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import { $, date, fill, h, iconButton } from './dom.js';
-import { confirmed, say, saying } from './notices.js';
+import { confirmed, say } from './notices.js';
 import { loadSaved } from './saved.js';
 import { repeat } from './state.js';
 
@@ -11,24 +11,42 @@ let next = null;
 let changes = 0; // made here: an answer that was asked for before one of them is out of date
 let changing = Promise.resolve();
 
-const guarded = (action) => saying('#history-problem', action);
+async function guarded(action) {
+  $('#history-problem').textContent = '';
+  try {
+    await action();
+  } catch (failure) {
+    $('#history-problem').textContent = failure.message;
+  }
+}
 
 /** Does what a person asked for. Whoever loads meanwhile waits for it, or loads again. */
-function change(action) {
+export function change(action) {
   changes += 1;
   changing = guarded(action).finally(() => { changes += 1; });
   return changing;
 }
 
-async function load(before = null) {
+/** What the service answers, not older than what was changed here. @param {function(): Promise} ask */
+export async function current(ask) {
   await changing;
   const then = changes;
-  const answer = await api.searches(before);
-  if (then !== changes) return load(before);
-  searches = before ? [...searches, ...answer.searches] : answer.searches;
-  next = answer.next;
-  renderKeep(answer.keep);
-  render();
+  const answer = await ask();
+  return then === changes ? answer : current(ask);
+}
+
+let loading = Promise.resolve(); // one after the other: each page begins where the one before ended
+
+function load(more = false) {
+  loading = loading.catch(() => {}).then(async () => {
+    if (more && next == null) return;
+    const answer = await current(() => api.searches(more ? next : null));
+    searches = more ? [...searches, ...answer.searches] : answer.searches;
+    next = answer.next;
+    renderKeep(answer.keep);
+    render();
+  });
+  return loading;
 }
 
 function renderKeep(keep) {
@@ -74,7 +92,7 @@ function row(search) {
       searches = searches.filter((other) => other.id !== id);
       render();
       $('#history-close').focus();
-    }), { title: 'Delete this search' }));
+    }), { title: 'Delete this search', 'data-key': `delete ${id}` }));
 }
 
 function render() {
@@ -100,6 +118,6 @@ export function startHistory() {
     guarded(() => Promise.all([load(), loadSaved()]));
   });
   $('#keep').addEventListener('change', switchKeep);
-  $('#history-more').addEventListener('click', () => guarded(() => load(next)));
+  $('#history-more').addEventListener('click', () => guarded(() => load(true)));
   $('#history-all').addEventListener('click', forgetAll);
 }

@@ -11,6 +11,8 @@ const AGAIN = 2000; // milliseconds until a retraining that somebody else starte
 let state = null; // {running, encoder, can_undo, last}
 let busy = ''; // what is under way here
 let problem = '';
+let latest = 0; // an older answer does not replace a newer one
+let timer;
 
 const signed = (value) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(3)}`;
 
@@ -48,27 +50,35 @@ export function renderLearning() {
   !running && state.last && h('div', {}, verdict(state.last, width)));
 }
 
-async function guarded(doing, action) {
-  [busy, problem] = [doing, ''];
+async function guarded(action) {
+  problem = '';
   renderLearning();
   try {
     await action();
-    state = await api.learning();
+    const turn = latest += 1;
+    const found = await api.learning();
+    if (turn === latest) state = found;
   } catch (failure) {
     problem = failure.message;
   }
+  renderLearning();
+}
+
+async function doing(what, action) {
+  busy = what;
+  await guarded(action);
   busy = '';
   renderLearning();
 }
 
-const retrain = () => guarded('Training, and asking the judgements that were held out …', async () => {
+const retrain = () => doing('Training, and asking the judgements that were held out …', async () => {
   const { accepted } = await api.learning('POST');
   if (accepted) collectionChanged({ search: true });
 });
 
 async function undo() {
   if (!await confirmed('Go back to the encoder before the last retraining?', 'Go back')) return;
-  await guarded('Going back …', async () => {
+  await doing('Going back …', async () => {
     await api.learning('DELETE');
     collectionChanged({ search: true });
   });
@@ -76,6 +86,7 @@ async function undo() {
 
 /** Loads the state, and again while somebody else's retraining is under way. */
 export async function loadLearning() {
-  await guarded(busy, async () => {});
-  if (state?.running && $('#insights').open) setTimeout(loadLearning, AGAIN);
+  clearTimeout(timer);
+  await guarded(async () => {});
+  if (state?.running && $('#insights').open) timer = setTimeout(loadLearning, AGAIN);
 }

@@ -14,13 +14,19 @@ import { startSaved } from './saved.js';
 import { isShown, may, onChange, onCollection, read, reread, service, state } from './state.js';
 import { startTaste } from './taste.js';
 import { startUpload } from './upload.js';
-import { closeViewer, renderOwner, startViewer, view } from './viewer.js';
+import { closeViewer, renderOwner, renderPlace, startViewer, view } from './viewer.js';
+
+let asking = 0;
+let answer = 0; // which one is shown: an older one does not replace it
 
 async function loadAbout() {
+  const turn = asking += 1;
   try {
-    service.about = await api.about();
+    const about = await api.about();
+    if (turn < answer) return;
+    [answer, service.about] = [turn, about];
   } catch (failure) {
-    later(failure, loadAbout); // the search beside it says what is wrong
+    later(failure, state.sure == null ? loadAbout : search); // the search beside it says what is wrong
     return;
   }
   const { collection, images, encoder } = service.about;
@@ -97,7 +103,7 @@ function startDialogs() {
 const { show, lost } = read();
 [startTheme, startDialogs, startQuery, startCamera, startFilters, startViewer, startUpload, startHistory,
   startSaved, startInsights].forEach((start) => start());
-startResults(view);
+startResults(view, renderPlace);
 startFeed(view);
 const tasted = startTaste();
 onChange(() => {
@@ -114,8 +120,8 @@ onCalm(() => {
   renderFilters();
 });
 setTimeout(uncover, 400);
-if (state.feed) await tasted; // which the suggestions go by
 window.addEventListener('popstate', follow);
+if (state.feed) await tasted; // which the suggestions go by
 await search();
 nameParts();
 if (show && isShown(show)) view(show, { address: false }); // unless another one was opened meanwhile

@@ -21,7 +21,7 @@ export const whisper = (message) => { $('#whisper').textContent = message; };
 
 let timer;
 let attempts = 0;
-let again = null;
+const again = new Set(); // what is to be tried
 const listeners = [];
 
 const TITLES = {
@@ -37,7 +37,7 @@ const TITLES = {
  */
 export function trouble(failure, retry = null) {
   clearInterval(timer);
-  again = retry;
+  if (retry) again.add(retry);
   const waits = retry && (failure.kind === 'gone' || failure.kind === 'busy');
   let left = waits ? failure.wait ?? Math.min(LONGEST_WAIT, 2 ** attempts) : 0;
   attempts += 1;
@@ -63,7 +63,15 @@ export function trouble(failure, retry = null) {
 
 function now() {
   clearInterval(timer);
-  again?.();
+  $('#trouble .clock')?.replaceChildren(' Trying …');
+  const retries = [...again];
+  again.clear();
+  retries.forEach((retry) => retry());
+}
+
+/** Takes the banner away unless something still waits to be tried again. */
+export function answered() {
+  if (!again.size) calm();
 }
 
 /** Takes the banner away: all is well. */
@@ -71,7 +79,8 @@ export function calm() {
   clearInterval(timer);
   const { hidden, dataset } = $('#trouble');
   attempts = 0;
-  again = null;
+  again.clear();
+  if ($('#trouble').contains(document.activeElement)) $('#status').focus();
   $('#trouble').hidden = true;
   if (!hidden && dataset.kind === 'gone') say('The service is back.');
   if (!hidden) listeners.forEach((listener) => listener());
@@ -82,19 +91,13 @@ export const onCalm = (listener) => listeners.push(listener);
 
 window.addEventListener('online', now);
 
-/** Tries something again that a busy service refused, and that is not worth a banner. */
-export function later(failure, action) {
-  if (failure.kind === 'busy') setTimeout(action, 1000 * (failure.wait ?? 3));
-}
+const waiting = new Map(); // action → its timer
 
-/** Does something in a modal dialog, which hides the banner: what goes wrong is said in the dialog, at `place`. */
-export async function saying(place, action) {
-  $(place).textContent = '';
-  try {
-    await action();
-  } catch (failure) {
-    $(place).textContent = failure.message;
-  }
+/** Tries something again for which the service was busy or gone, and that is not worth a banner. */
+export function later(failure, action) {
+  if (failure.kind !== 'busy' && failure.kind !== 'gone') return;
+  clearTimeout(waiting.get(action));
+  waiting.set(action, setTimeout(action, 1000 * (failure.wait ?? 3)));
 }
 
 /** What must be known about the results, for as long as the page is open. */

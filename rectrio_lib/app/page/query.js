@@ -74,6 +74,7 @@ export function renderQuery() {
   $('#chips').hidden = !asked();
   $('#clear').hidden = !asked();
   $('#words').placeholder = asked() ? 'Add words' : 'Describe an image';
+  $('#for-you').setAttribute('aria-pressed', String(state.feed));
   document.body.classList.toggle('asked', asked() || state.feed);
 }
 

@@ -8,7 +8,7 @@ import { titleOf } from './fields.js';
 import { calm, trouble, whisper } from './notices.js';
 import { like, without } from './query.js';
 import { PAGE, SURE, asked, canBeSure, change, isSure, likes, request, service, state, where } from './state.js';
-import { clicked, judging } from './taste.js';
+import { clicked, comparedWith, judging } from './taste.js';
 
 /** What is shown: every result so far and the offset of the next page. */
 export const shown = { results: [], next: null, total: 0, search: null, reason: null };
@@ -18,6 +18,7 @@ const WORDS = ['label', 'category', 'colour']; // sorted from a to z, others fro
 const UNSORTED = ['image_id', 'path', 'row', 'tags', 'uploaded'];
 
 let open = () => {};
+let moved = () => {};
 let why = null; // the search failed
 let stopped = new AbortController();
 let following = false; // after "more" was pressed once, further pages come by scrolling
@@ -76,6 +77,7 @@ function render(failure = null) {
   $('#status').textContent = failure ? 'No results' : status();
   renderOrder();
   renderFeed();
+  moved();
 }
 
 function renderEmpty() {
@@ -144,8 +146,10 @@ export async function refresh() {
     $('#status').textContent = 'Searching …';
   }
   try {
+    const { parts } = state;
     if (asked() && !likes()) throw new api.Failure('open', 'Add an image or words. What it should not look like is noted above.');
     Object.assign(shown, await found(signal));
+    comparedWith(parts);
     calm();
     render();
     whisper(status());
@@ -169,17 +173,22 @@ function failed(failure) {
 
 /** Fetches the next page. @returns {Promise<boolean>} whether there was one */
 export async function more() {
-  if (shown.next == null || $('#more').disabled) return false;
+  const button = $('#more');
+  if (shown.next == null || button.ariaBusy || $('#results').ariaBusy) return false;
   const { signal } = stopped;
-  $('#more').disabled = true;
+  button.ariaBusy = 'true';
   try {
     const { results, next } = await found(signal, shown.next);
     if (signal.aborted) return false;
     const here = new Set(shown.results.map(({ id }) => id));
     const added = results.filter(({ id }) => !here.has(id));
     Object.assign(shown, { next, results: [...shown.results, ...added] });
-    $('#grid').append(...added.map(card));
-    $('#more').hidden = next == null;
+    const focused = document.activeElement === button;
+    const cards = added.map(card);
+    $('#grid').append(...cards);
+    button.hidden = next == null;
+    if (focused && button.hidden) cards[0]?.firstChild.focus();
+    moved();
     $('#status').textContent = status();
     whisper(`${count(added.length, 'more image')}`);
     calm();
@@ -188,7 +197,7 @@ export async function more() {
     if (failure.name !== 'AbortError') trouble(failure, more);
     return false;
   } finally {
-    $('#more').disabled = false;
+    button.ariaBusy = null;
   }
 }
 
@@ -200,6 +209,7 @@ export function replaced(id, image) {
   else {
     shown.results.splice(place, 1);
     shown.total -= 1;
+    if (shown.next) shown.next -= 1;
   }
   render();
 }
@@ -216,16 +226,17 @@ function walk(event) {
   next.focus();
 }
 
-/** @param {function(string): void} view opens an image */
-export function startResults(view) {
-  open = view;
+/** @param {function(string): void} view opens an image @param {function(): void} renderPlace says where it stands */
+export function startResults(view, renderPlace) {
+  [open, moved] = [view, renderPlace];
   skeletons();
   $('#sort').addEventListener('change', ({ target }) => change({ sort: target.value, descending: !WORDS.includes(target.value) }));
   $('#direction').addEventListener('click', () => change({ descending: !state.descending }));
-  const cut = debounced((value) => change({ minimum: value > 0 ? value : null }, { replace: true }), 250);
+  const cut = debounced((minimum) => { if (state.minimum === minimum) change({}, { replace: true }); }, 250);
   $('#minimum').addEventListener('input', ({ target }) => {
+    state.minimum = Number(target.value) || null; // at once, so that no answer moves it back
     renderMinimum();
-    cut(Number(target.value));
+    cut(state.minimum);
   });
   $('#sure').addEventListener('change', ({ target }) => change({ sure: target.checked ? SURE : null }));
   $('#more').addEventListener('click', () => {

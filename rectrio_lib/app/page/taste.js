@@ -4,7 +4,7 @@ import * as api from './api.js';
 import { h, icon, iconButton } from './dom.js';
 import { titleOf } from './fields.js';
 import { later, say } from './notices.js';
-import { asked, state } from './state.js';
+import { asked } from './state.js';
 
 /** What can be said: its name, how a button says it, and the key for it. */
 const KINDS = {
@@ -21,6 +21,9 @@ const listeners = [];
 /** Grows with every judgement. */
 export let version = 0;
 
+/** Resolves when the service knows what was said so far. */
+export const told = () => queue;
+
 /** Calls `listener` when something was judged. */
 export const onTaste = (listener) => listeners.push(listener);
 
@@ -33,9 +36,14 @@ export function tastes({ loose = false } = {}) {
   return { liked: having('like'), disliked: having('dislike') };
 }
 
+let asks = []; // the parts of the query that the results answer
+
+/** Tells what the results are compared with. @param {Part[]} parts */
+export const comparedWith = (parts) => { asks = parts; };
+
 /** The image that the results are compared with; where there is none in the collection, the query behind a "=". */
 function anchor() {
-  const wanted = state.parts.filter(({ without }) => !without);
+  const wanted = asks.filter(({ without }) => !without);
   return wanted.find(({ kind }) => kind === 'id')?.value ?? `=${wanted.map(({ kind, value }) => `${kind} ${value}`)}`;
 }
 
@@ -77,7 +85,11 @@ function judge(id, kind, search) {
   const one = { image: id, kind, ...(search && { search }), ...(kind === 'different' && ifImage(at)) };
   const list = back ? [{ image: id, kind: 'undo' }, ...again(id, after)] : [one];
   set(id, after);
-  queue = queue.then(() => send(list, back ? 'Taken back.' : KINDS[kind].done, () => set(id, before)));
+  const revert = () => {
+    Object.assign(after, before); // something may have been said since
+    set(id, of(id));
+  };
+  queue = queue.then(() => send(list, back ? 'Taken back.' : KINDS[kind].done, revert));
 }
 
 /** What is still said of an image when the rest was taken back. */
@@ -130,9 +142,11 @@ export function clicked(id, search) {
 
 /** Deletes everything that was said. */
 export async function forgetTastes() {
-  await queue;
-  await api.forgetJudgements();
-  said.clear();
+  const before = new Set(said.values());
+  const answer = queue.then(api.forgetJudgements);
+  queue = answer.catch(() => {});
+  await answer;
+  for (const [id, one] of said) if (before.has(one)) said.delete(id);
   version += 1;
   mark();
 }

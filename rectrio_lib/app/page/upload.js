@@ -50,7 +50,6 @@ function row(item) {
 function render() {
   fill($('#add-files'), items.map(row));
   const left = waiting().length;
-  const done = items.length - left;
   $('#add-progress').hidden = !sending;
   $('#add-progress').max = items.length;
   $('#add-progress').value = items.filter(({ state }) => !['waiting', 'sending'].includes(state)).length;
@@ -59,7 +58,7 @@ function render() {
   $('#add-choose').disabled = sending;
   const number = (state) => items.filter((item) => item.state === state).length;
   const told = [['added', 'added'], ['known', 'already there'], ['refused', 'refused'], ['failed', 'not sent']];
-  $('#add-summary').textContent = sending || !done ? '' : told.filter(([state]) => number(state))
+  $('#add-summary').textContent = sending ? '' : told.filter(([state]) => number(state))
     .map(([state, text]) => `${number(state)} ${text}`).join(', ');
 }
 
@@ -107,7 +106,8 @@ async function send(event) {
   queue.filter(({ state }) => state === 'sending').forEach((item) => { item.state = 'waiting'; });
   render();
   if (items.some(({ state }) => state === 'added')) collectionChanged({ search: true });
-  $('#add-close').focus();
+  if ($('#adding').open) $('#add-close').focus();
+  else say($('#add-summary').textContent);
 }
 
 export function startUpload() {

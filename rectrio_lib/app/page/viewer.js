@@ -1,9 +1,9 @@
 /** @file The large view of one image: metadata, neighbours by the arrow keys, edit and delete. */
 
 import * as api from './api.js';
-import { $, date, fill, h, icon, number, percent, score, titled, written } from './dom.js';
+import { $, date, fill, h, icon, number, percent, score, sent, titled, written } from './dom.js';
 import { changes, metadataFields, metadataOf, titleOf } from './fields.js';
-import { confirmed, say, saying, trouble } from './notices.js';
+import { answered, confirmed, say, trouble } from './notices.js';
 import { like, without } from './query.js';
 import { more, replaced, shown } from './results.js';
 import { asked, collectionChanged, may, showing, state } from './state.js';
@@ -13,22 +13,25 @@ const EDITABLE = ['label', 'category', 'price', 'tags'];
 let image = null;
 let latest = 0; // a slow answer does not replace what was asked for later
 
-const place = () => shown.results.findIndex(({ id }) => id === image.id);
+const place = (of = image.id) => shown.results.findIndex(({ id }) => id === of);
+const views = (id) => $('#viewer').open && image?.id === id;
 
 /** Shows an image; one that is not among the results is fetched. */
 export async function view(id, { address = true } = {}) {
   const dialog = $('#viewer');
   const turn = latest += 1;
   try {
-    const found = shown.results.find((result) => result.id === id) ?? await api.image(id);
+    const known = shown.results.find((result) => result.id === id);
+    const found = known ?? await api.image(id);
     if (turn !== latest) return;
+    if (!known) answered();
     image = found;
   } catch (failure) {
     if (turn !== latest) return;
     if (address) showing(null, { replace: true });
     if (failure.status === 404) say('This image is not in the collection any more.');
-    else if (dialog.open) $('#viewer-problem').textContent = failure.message;
-    else trouble(failure, () => view(id));
+    else if (dialog.open) problem(failure);
+    else trouble(failure, () => view(id, { address }));
     return;
   }
   if (address) showing(id, { replace: dialog.open });
@@ -61,14 +64,7 @@ function render() {
   picture.src = api.address(image.view);
   picture.alt = name;
   $('#viewer-title').textContent = name;
-  const value = at >= 0 ? image.score : null;
-  const sure = at >= 0 ? image.probability : null;
-  $('#viewer-score').textContent = value == null || state.feed ? '' : `Score ${score(value)}${sure == null ? '' : `, ${percent(sure)} sure`}`;
-  const cut = state.minimum != null || state.distinct != null;
-  const all = shown.next == null || cut ? `${number(shown.results.length)}${shown.next == null ? '' : '+'}` : number(shown.total);
-  $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${all}`;
-  $('#previous').disabled = at <= 0;
-  $('#next').disabled = at < 0 || (at === shown.results.length - 1 && shown.next == null);
+  renderPlace();
   const act = (action) => () => {
     const chosen = image;
     image = null; // the focus goes to the new results, not back to the card
@@ -88,22 +84,35 @@ function render() {
   }
 }
 
+/** Where the image stands among the results, which may come while it is looked at. */
+export function renderPlace() {
+  if (!image) return;
+  const at = place();
+  const { score: value, probability: sure } = shown.results[at] ?? {};
+  $('#viewer-score').textContent = value == null || state.feed ? '' : `Score ${score(value)}${sure == null ? '' : `, ${percent(sure)} sure`}`;
+  const cut = state.minimum != null || state.distinct != null;
+  const all = shown.next == null || cut ? `${number(shown.results.length)}${shown.next == null ? '' : '+'}` : number(shown.total);
+  $('#viewer-place').textContent = at < 0 ? '' : `${number(at + 1)} of ${all}`;
+  $('#previous').disabled = at <= 0;
+  $('#next').disabled = at < 0 || (at === shown.results.length - 1 && shown.next == null);
+  if ($('.step:focus:disabled')) $('#viewer').focus();
+}
+
 /** The buttons of who may write, once the service has said who that is; while something is edited they are away. */
 export function renderOwner() {
   $('#viewer-owner').hidden = !may('write') || Boolean($('#viewer .editor'));
 }
 
 async function step(by) {
+  const from = image;
   const at = place();
   if (at < 0 || at + by < 0) return;
   if (at + by >= shown.results.length && !await more()) return;
-  if (!$('#viewer').open || !shown.results[at + by]) return;
-  view(shown.results[at + by].id);
-  if ($('#previous').disabled || $('#next').disabled) $('#viewer').focus();
+  if (views(from.id) && shown.results[at + by]) view(shown.results[at + by].id);
 }
 
 function editor() {
-  return h('form', { class: 'editor', onsubmit: save }, metadataFields(image.metadata),
+  return h('form', { class: 'editor', onsubmit: sent(save) }, metadataFields(image.metadata),
     h('div', { class: 'row' }, h('button', { type: 'submit', class: 'primary' }, 'Save'),
       h('button', { type: 'button', onclick: () => {
         render();
@@ -111,36 +120,47 @@ function editor() {
       } }, 'Cancel')));
 }
 
-function save(event) {
-  event.preventDefault();
-  const { id } = image;
-  const changed = changes(image.metadata, metadataOf(event.target));
-  saying('#viewer-problem', async () => {
+async function save(form) {
+  const edited = image;
+  const changed = changes(edited.metadata, metadataOf(form));
+  try {
     if (Object.keys(changed).length) {
-      const updated = await api.update(id, changed);
-      Object.assign(image, updated);
-      replaced(id, updated);
+      const updated = await api.update(edited.id, changed);
+      Object.assign(edited, updated);
+      replaced(edited.id, updated);
       collectionChanged();
       say('Saved.');
     }
+    if (!form.isConnected) return; // something else is shown by now
     render();
     $('#edit').focus();
-  });
+  } catch (failure) {
+    problem(failure, edited.id);
+  }
+}
+
+/** A modal dialog hides the banner, so what went wrong in it is said in it, while it shows this image. */
+function problem(failure, id = image.id) {
+  if (views(id)) $('#viewer-problem').textContent = failure.message;
+  else say(failure.message);
 }
 
 async function discard() {
   const { id } = image;
-  const at = place();
   if (!await confirmed('Delete this image from the collection? This cannot be undone.', 'Delete the image')) return;
-  await saying('#viewer-problem', async () => {
+  try {
     await api.remove(id);
-    replaced(id, null);
-    collectionChanged();
-    say('Deleted.');
-    const next = at < 0 ? null : shown.results[Math.min(at, shown.results.length - 1)];
-    if (next) view(next.id);
-    else closeViewer();
-  });
+  } catch (failure) {
+    return problem(failure, id);
+  }
+  const at = place(id);
+  replaced(id, null);
+  collectionChanged();
+  say('Deleted.');
+  if (!views(id)) return;
+  const next = at < 0 ? null : shown.results[Math.min(at, shown.results.length - 1)];
+  if (next) view(next.id);
+  else closeViewer();
 }
 
 export function startViewer() {
@@ -165,9 +185,11 @@ export function startViewer() {
     if (event.key === 'ArrowRight') step(1);
   });
   dialog.addEventListener('close', () => {
+    latest += 1;
     showing(null, { replace: true });
     $('#viewer-image').removeAttribute('src');
     const card = [...$('#grid').children].find(({ dataset }) => dataset.id === image?.id);
-    $('.open', card ?? $('#empty'))?.focus();
+    if (card) $('.open', card).focus();
+    else if (document.activeElement === document.body) $('#results').focus({ preventScroll: true });
   });
 }

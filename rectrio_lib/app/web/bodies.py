@@ -36,7 +36,12 @@ async def query_and_files(request: Request, model: TypeAdapter) -> tuple[Any, li
         given = await request.body()
     else:
         raise HTTPException(415, f"Send the query as {JSON}, or with files as {FORM}.")
-    return valid(model, given), files
+    query = valid(model, given)
+    parts = [part for value in dict(query).values() if isinstance(value, list) for part in value]
+    if silent := sorted({*range(len(files))} - {getattr(part, "file", None) for part in parts}):
+        given = f'"like": [{{"file": {silent[0]}}}]'
+        raise HTTPException(422, f"The query does not say what file {silent[0]} is for, such as {given}.")
+    return query, files
 
 
 async def files_of(form: FormData, *others: str) -> list[tuple[str, bytes]]:
