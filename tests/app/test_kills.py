@@ -84,12 +84,16 @@ def kill_while_writing(root, monkeypatch, kills, seed, url=""):
         service = Child(SERVE, root, told)
         service.wait_until(told.exists)
         with ThreadPoolExecutor(2) as pool:
+            address, enough = json.loads(told.read_text(encoding="utf-8")), sum(map(len, acknowledged)) + 2
             starts = [1000 + 20_000 * turn + writer for writer in (0, 1)]
-            address = [json.loads(told.read_text(encoding="utf-8"))] * 2
-            writers = pool.map(write_until_killed, address, starts, acknowledged, removed)
-            time.sleep(random.uniform(0.2, 1.5))
+            given = zip([address] * 2, starts, acknowledged, removed, strict=True)
+            writers = [pool.submit(write_until_killed, *each) for each in given]
+            while sum(map(len, acknowledged)) < enough and not any(writer.done() for writer in writers):
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 1))
             service.kill()
-            list(writers)
+            for writer in writers:
+                writer.result()
         in_flight |= {names[-1] for names in acknowledged if names}  # whose removal may have been under way
         check_nothing_lost(root, [*acknowledged[0], *acknowledged[1]], {*removed[0], *removed[1]}, in_flight, url)
     return sum(map(len, acknowledged))
