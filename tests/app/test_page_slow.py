@@ -1,7 +1,10 @@
 """The page on a slow network: answers that come late, in another order or not at all, and what people do meanwhile."""
 
+import io
+
 import pytest
 from makers.browsing import BROWSING, add, ask_words, cards, delay, expect, held, judge, new_search, picture
+from PIL import Image
 
 pytestmark = BROWSING
 BUSY = {"status": 429, "headers": {"Retry-After": "1"}, "json": {"title": "", "status": 429, "detail": "Too many."}}
@@ -29,6 +32,12 @@ def shown(page):
 def look(page, place):
     cards(page).nth(place).locator(".open").click()
     expect(page.locator("#viewer")).to_be_visible()
+
+
+def centre(page):
+    """Return the pixels in the middle of the large view's picture, where no button is."""
+    seen = Image.open(io.BytesIO(page.locator("#viewer .stage").screenshot()))
+    return seen.crop((seen.width // 3, seen.height // 3, seen.width // 2, seen.height // 2)).tobytes()
 
 
 # --- the large view
@@ -141,6 +150,28 @@ def test_arrow_keys_work_on_whatever_had_the_focus(visit, ids):
     expect(page.locator("#viewer-place")).to_have_text("3 of 4")
 
 
+def test_a_picture_that_comes_late_is_not_stood_in_for_by_the_one_before(visit, ids):
+    page, late = visit(), []
+    page.route(f"**/images/{ids[1]}/view", lambda route: late.append(route))
+    look(page, 0)
+    expect(page.locator("#viewer-image")).to_have_js_property("naturalWidth", 64)
+    before = centre(page)
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer-place")).to_have_text("2 of 40")
+    assert centre(page) != before
+    while late:
+        late.pop().continue_()
+    expect(page.locator("#viewer-image")).to_have_js_property("naturalWidth", 64)
+
+
+def test_trouble_behind_the_large_view_is_told_in_it(visit, ids):
+    page = visit(complains=True)
+    look(page, 23)
+    page.route("**/search", lambda route: route.abort())
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer #toast")).to_have_text("The service does not answer.")
+
+
 # --- results
 
 
@@ -246,9 +277,24 @@ def test_a_like_made_while_all_are_forgotten_is_kept(visit, server, ids):
 
 
 def test_for_you_is_pressed_at_once(visit, ids):
-    page = visit(prepare=lambda page: delay(page, "recommend", 1500))
+    page = visit()
+    release = held(page, "**/recommend", "POST")
     page.locator("#for-you").click()
-    expect(page.locator("#for-you")).to_have_attribute("aria-pressed", "true", timeout=500)
+    expect(page.locator("#for-you")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#status")).to_have_text("Searching …")
+    release()
+    expect(page.locator("#feed-why")).to_be_visible()
+
+
+def test_suggestions_wait_for_the_likes_of_the_past_and_the_page_does_not(visit, server, ids):
+    server.ask("feedback", "POST", {"image": ids[0], "kind": "like"})
+    releases = []
+    page = visit("#feed=1", prepare=lambda page: releases.append(held(page, "**/feedback?*")))
+    expect(page.locator("#status")).to_have_text("Searching …")
+    expect(page.locator("#sort-control")).to_be_hidden()
+    expect(page.locator("#collection")).to_have_text("photos")
+    releases[0]()
+    expect(page.locator("#feed-why")).to_have_text("By your 1 like.")
 
 
 # --- dialogs
@@ -304,13 +350,14 @@ def test_a_search_is_saved_once_and_a_late_answer_does_not_close_the_dialog_of_t
 
 
 def test_what_became_of_an_upload_is_told_after_its_dialog_was_closed(visit, server):
-    page = visit(complains=True, prepare=lambda page: delay(page, "upload", 700))
-    page.route("**/upload", lambda route: route.fulfill(**BUSY))
+    page, sent = visit(complains=True), []
+    page.route("**/upload", lambda route: sent.append(route))
     page.get_by_role("button", name="Add images").click()
     page.locator("#add-chosen").set_input_files([picture(220)])
     page.get_by_role("button", name="Add 1 image").click()
     page.keyboard.press("Escape")
     expect(page.locator("#adding")).to_be_hidden()
+    sent[0].fulfill(**BUSY)
     expect(page.locator("#toast")).to_contain_text("1 not sent")
 
 
@@ -435,6 +482,30 @@ def test_an_older_count_does_not_replace_a_newer_one(visit, server):
         route.fulfill(response=answer)
     page.wait_for_timeout(300)
     expect(page.locator("#images")).to_have_text("40 images")
+
+
+def test_a_service_that_was_not_asked_is_not_said_to_be_back(visit):
+    page = visit(complains=True)
+    page.route("**/search", lambda route: route.abort())
+
+    page.evaluate("location.hash = 'text=cat'")
+    expect(page.locator("#trouble")).to_be_visible()
+    page.evaluate("location.hash = '-text=cat'")
+    expect(page.get_by_role("heading", name="What should the results look like?")).to_be_visible()
+    assert page.locator("#toast").text_content() == ""
+
+
+def test_what_loads_says_so(visit):
+    page = visit(prepare=lambda page: delay(page, "history|saved|stats|retrain", 20_000))
+    for button, bodies in (
+        ("#open-history", ["#history-list"]),
+        ("#open-insights", ["#insights-body", "#learning-body"]),
+    ):
+        page.locator(button).click()
+        for body in bodies:
+            text = "element => getComputedStyle(element, '::before').content"
+            assert page.locator(body).evaluate(text) == '"Loading …"'
+        page.keyboard.press("Escape")
 
 
 # --- filters, focus

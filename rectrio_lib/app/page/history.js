@@ -40,7 +40,9 @@ let loading = Promise.resolve(); // one after the other: each page begins where 
 function load(more = false) {
   loading = loading.catch(() => {}).then(async () => {
     if (more && next == null) return;
-    const answer = await current(() => api.searches(more ? next : null));
+    const busy = $(more ? '#history-more' : '#history-list');
+    busy.ariaBusy = 'true';
+    const answer = await current(() => api.searches(more ? next : null)).finally(() => { busy.ariaBusy = null; });
     searches = more ? [...searches, ...answer.searches] : answer.searches;
     next = answer.next;
     renderKeep(answer.keep);

@@ -35,6 +35,7 @@ function verdict({ accepted, reason, held_out: judged, labels, notes, judgements
 
 export function renderLearning() {
   const body = $('#learning-body');
+  body.ariaBusy = String(!state && !problem);
   if (!state) return fill(body, problem && h('p', { class: 'problem' }, problem));
   const width = Math.min(560, Math.max(280, body.clientWidth));
   const running = busy || (state.running && 'A retraining is under way …');

@@ -105,7 +105,7 @@ const { show, lost } = read();
   startSaved, startInsights].forEach((start) => start());
 startResults(view, renderPlace);
 startFeed(view);
-const tasted = startTaste();
+startTaste();
 onChange(() => {
   search();
   nameParts();
@@ -121,7 +121,6 @@ onCalm(() => {
 });
 setTimeout(uncover, 400);
 window.addEventListener('popstate', follow);
-if (state.feed) await tasted; // which the suggestions go by
 await search();
 nameParts();
 if (show && isShown(show)) view(show, { address: false }); // unless another one was opened meanwhile

@@ -52,6 +52,7 @@ export function trouble(failure, retry = null) {
     !waits && h('button', { type: 'button', class: 'quiet', onclick: calm }, 'Close'));
   $('#trouble').dataset.kind = failure.kind;
   $('#trouble').hidden = false;
+  if ($('dialog[open]')) say(`${title}.`); // which hides the banner
   if (!waits) return;
   tick();
   timer = setInterval(() => {
@@ -74,15 +75,15 @@ export function answered() {
   if (!again.size) calm();
 }
 
-/** Takes the banner away: all is well. */
-export function calm() {
+/** Takes the banner away: all is well; `back` unless nothing was asked. */
+export function calm({ back = true } = {}) {
   clearInterval(timer);
   const { hidden, dataset } = $('#trouble');
   attempts = 0;
   again.clear();
   if ($('#trouble').contains(document.activeElement)) $('#status').focus();
   $('#trouble').hidden = true;
-  if (!hidden && dataset.kind === 'gone') say('The service is back.');
+  if (back && !hidden && dataset.kind === 'gone') say('The service is back.');
   if (!hidden) listeners.forEach((listener) => listener());
 }
 

@@ -141,10 +141,8 @@ export async function refresh() {
   following = false;
   const main = $('#results');
   main.setAttribute('aria-busy', 'true');
-  if (!shown.results.length) {
-    skeletons();
-    $('#status').textContent = 'Searching …';
-  }
+  if (!shown.results.length) skeletons();
+  const slow = setTimeout(() => { $('#status').textContent = 'Searching …'; }, shown.results.length ? 500 : 0);
   try {
     const { parts } = state;
     if (asked() && !likes()) throw new api.Failure('open', 'Add an image or words. What it should not look like is noted above.');
@@ -155,8 +153,9 @@ export async function refresh() {
     whisper(status());
     main.removeAttribute('aria-busy');
   } catch (failure) {
-    if (failure.name === 'AbortError') return;
-    failed(failure);
+    if (failure.name !== 'AbortError') failed(failure);
+  } finally {
+    clearTimeout(slow);
   }
 }
 
@@ -168,7 +167,7 @@ function failed(failure) {
   $('#results').removeAttribute('aria-busy');
   Object.assign(shown, { results: [], next: null, total: 0, search: null, reason: null });
   render(failure);
-  calm();
+  calm({ back: failure.kind !== 'open' });
 }
 
 /** Fetches the next page. @returns {Promise<boolean>} whether there was one */

@@ -15,14 +15,15 @@ const KINDS = {
 
 const said = new Map(); // id → {taste: 'like', 'dislike' or null, different: the ids it is not the same as, loose: not kept by the service}
 let kept = true; // whether the service keeps what is said now; else it counts as long as the page is open
+let loaded; // what was said in the past, as far as it can be
 let queue = Promise.resolve(); // one after the other, so that the last one counts
 const listeners = [];
 
 /** Grows with every judgement. */
 export let version = 0;
 
-/** Resolves when the service knows what was said so far. */
-export const told = () => queue;
+/** Resolves when the page knows what was said before, and the service what was said since. */
+export const told = () => loaded.then(() => queue);
 
 /** Calls `listener` when something was judged. */
 export const onTaste = (listener) => listeners.push(listener);
@@ -179,5 +180,5 @@ export function startTaste() {
     event.preventDefault();
     button.click();
   });
-  return load();
+  loaded = load();
 }

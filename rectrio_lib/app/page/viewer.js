@@ -61,7 +61,10 @@ function render() {
   const at = place();
   const name = titleOf(image);
   const picture = $('#viewer-image');
-  picture.src = api.address(image.view);
+  if (picture.src !== api.address(image.view)) {
+    picture.removeAttribute('src'); // or the one before would stay until this one is here
+    picture.src = api.address(image.view);
+  }
   picture.alt = name;
   $('#viewer-title').textContent = name;
   renderPlace();
