@@ -164,6 +164,23 @@ def test_a_picture_that_comes_late_is_not_stood_in_for_by_the_one_before(visit, 
     expect(page.locator("#viewer-image")).to_have_js_property("naturalWidth", 64)
 
 
+def test_a_double_click_opens_the_large_view_and_leaves_it_open(visit, ids):
+    page = visit("#where=price+>+200", viewport={"width": 2000, "height": 1000})
+    cards(page).nth(5).locator(".open").dblclick()  # at the right, beside where the large view will be
+    expect(page.locator("#viewer")).to_be_visible()
+    page.wait_for_timeout(300)
+    expect(page.locator("#viewer")).to_be_visible()
+    page.mouse.click(1900, 500)
+    expect(page.locator("#viewer")).to_be_hidden()
+
+
+def test_the_address_forgets_an_image_that_is_not_there(visit):
+    page = visit("#show=0123456789abcdef", complains=True)
+    expect(page.locator("#toast")).to_contain_text("not in the collection any more")
+    ask_words(page, "cat")
+    assert "show" not in page.url
+
+
 def test_trouble_behind_the_large_view_is_told_in_it(visit, ids):
     page = visit(complains=True)
     look(page, 23)
@@ -276,6 +293,22 @@ def test_a_like_made_while_all_are_forgotten_is_kept(visit, server, ids):
     assert len(server.ask("feedback")["judgements"]) == 1
 
 
+def test_who_left_the_suggestions_before_all_was_forgotten_is_not_disturbed(visit, server, ids):
+    server.ask("feedback", "POST", {"image": ids[0], "kind": "like"})
+    page = visit("#feed=1")
+    release = held(page, "**/feedback", "DELETE")
+    page.get_by_role("button", name="Forget my likes").click()
+    page.locator("#confirm").get_by_role("button", name="Delete them").click()
+    with new_search(page):
+        page.locator("#for-you").click()
+    page.get_by_role("button", name="More", exact=True).click()
+    expect(cards(page)).to_have_count(40)
+    release()
+    expect(cards(page).first.locator("[data-judge=like]")).to_have_attribute("aria-pressed", "false")
+    page.wait_for_timeout(300)
+    expect(cards(page)).to_have_count(40)
+
+
 def test_for_you_is_pressed_at_once(visit, ids):
     page = visit()
     release = held(page, "**/recommend", "POST")
@@ -305,8 +338,11 @@ def test_earlier_searches_asked_for_twice_are_listed_once(visit, server):
         server.ask("search", "POST", {"like": [{"text": "cat"}], "k": 1 + number})
     page = visit(prepare=lambda page: delay(page, "history.*before", 500))
     page.get_by_role("button", name="Your searches").click()
-    page.get_by_role("button", name="Earlier searches").dblclick()
+    page.get_by_role("button", name="Earlier searches").focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
     expect(page.locator("#history-more")).to_be_hidden()
+    expect(page.locator("#history-close")).to_be_focused()
     page.wait_for_timeout(700)
     expect(page.locator("#history-list .past")).to_have_count(32)
 

@@ -76,6 +76,7 @@ async function forget() {
   if (!await confirmed('Delete all your likes, dislikes and “not the same”? This cannot be undone.', 'Delete them')) return;
   try {
     await forgetTastes();
+    if (!state.feed) return;
     renew();
     $('#feed-new').focus();
   } catch (failure) {

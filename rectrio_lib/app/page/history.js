@@ -46,6 +46,7 @@ function load(more = false) {
     searches = more ? [...searches, ...answer.searches] : answer.searches;
     next = answer.next;
     renderKeep(answer.keep);
+    if (next == null && document.activeElement === busy) $('#history-close').focus();
     render();
   });
   return loading;

@@ -74,7 +74,7 @@ async function load() {
   } catch (failure) {
     if (turn === latest) $('#insights-problem').textContent = failure.message;
   } finally {
-    $('#insights-body').removeAttribute('aria-busy');
+    if (turn === latest) $('#insights-body').removeAttribute('aria-busy');
   }
 }
 

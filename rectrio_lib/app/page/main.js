@@ -93,8 +93,9 @@ function startDialogs() {
   for (const dialog of document.querySelectorAll('dialog')) {
     for (const button of dialog.querySelectorAll('.close')) button.addEventListener('click', () => dialog.close());
     dialog.addEventListener('close', () => document.body.append($('#toast')));
-    dialog.addEventListener('mousedown', ({ target, clientX: x, clientY: y }) => {
+    dialog.addEventListener('mousedown', ({ target, detail: clicks, clientX: x, clientY: y }) => {
       const { left, right, top, bottom } = dialog.getBoundingClientRect();
+      if (clicks > 1) return; // the first of a double click may have opened it
       if (target === dialog && (x < left || x > right || y < top || y > bottom)) dialog.close();
     });
   }

@@ -28,7 +28,7 @@ export async function view(id, { address = true } = {}) {
     image = found;
   } catch (failure) {
     if (turn !== latest) return;
-    if (address) showing(null, { replace: true });
+    if (address || failure.status === 404) showing(null, { replace: true });
     if (failure.status === 404) say('This image is not in the collection any more.');
     else if (dialog.open) problem(failure);
     else trouble(failure, () => view(id, { address }));
