@@ -122,6 +122,7 @@ function skeletons() {
   fill($('#grid'), Array.from({ length: PAGE / 2 }, () => h('li', { class: 'card skeleton', 'aria-hidden': 'true' },
     h('span', { class: 'picture' }), h('div', { class: 'caption' }, h('span', { class: 'label' })))));
   $('#grid').hidden = false;
+  fill($('#empty'));
   $('#empty').hidden = true;
   $('#more').hidden = true;
 }
