@@ -18,6 +18,8 @@ from rectrio_lib.core.errors import ArgumentError, RectrioError
 from rectrio_lib.core.files import FULL
 from rectrio_lib.core.workspace import Workspace
 
+AWAY = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DatabaseError")  # not a fault of ours
+WHICH = "it is where RECTRIO_DATABASE says, or else outputs/service.sqlite. Is it there, running and writable?"
 EXPORT_IMAGES = 512  # taken at random from the folder to compare an export with its encoder
 
 
@@ -41,6 +43,12 @@ class OneSentence(TyperGroup):
                 where = f" ({error.filename})" if error.filename else ""
                 kept = "make room, then call again; what finished before is kept."
                 say(f"rectrio: {error.strerror}{where}: {kept}", err=True)
+                raise typer.Exit(1) from None
+            if type(error).__module__ == "sqlalchemy.exc" and type(error).__name__ in AWAY:
+                if os.environ.get("RECTRIO_DEBUG"):
+                    raise
+                reason = " ".join(str(getattr(error, "orig", None) or error).split())
+                say(f"rectrio: The database of the service cannot be used ({reason}): {WHICH}", err=True)
                 raise typer.Exit(1) from None
             if type(error).__module__.partition(".")[0] not in ("click", "typer"):  # those end commands and show usage
                 from importlib.metadata import metadata

@@ -139,9 +139,12 @@ def search(
     folder: Moved = None,
     k: Annotated[int, typer.Option(help="Results per query.")] = 10,
     where: Where = None,
-    minimum: Annotated[float | None, typer.Option(help="Only results of at least this similarity.")] = None,
+    minimum: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Only results of at least this similarity (e.g. 0.8).")
+    ] = None,
     distinct: Annotated[
-        float | None, typer.Option(help="Drop results whose cosine to a better-ranked result exceeds this (e.g. 0.98).")
+        float | None,
+        typer.Option(min=-1, max=1, help="Drop results whose cosine to a better one exceeds this (e.g. 0.98)."),
     ] = None,
     mmr: Annotated[float | None, typer.Option(help="Variety: 1 counts similarity alone (e.g. 0.7).")] = None,
     expand: Annotated[int, typer.Option(help="Query expansion: re-query with this many top results (e.g. 3).")] = 0,
@@ -175,8 +178,11 @@ def info(name: Annotated[str, typer.Argument(help="Of an index, a store or an en
     from rectrio_lib.cli.info import overview
     from rectrio_lib.core import tables
 
-    for title, rows in overview(name).items():
+    found = overview(name)
+    for title, rows in found.items():
         say(f"{title}\n{tables.plain_table(_cells(rows)) if rows else 'none'}\n")
+    if not any(found.values()):
+        say(f"Next       {program()} index FOLDER")
 
 
 def say_next(name: str) -> None:
@@ -220,6 +226,7 @@ def say_results(shop: Collection, results: Results) -> None:
     columns = ["rank", "score", *(c for c in ("label", "path") if c in frame)]
     for query in dict.fromkeys(results.query_ids):
         found = frame.loc[frame["query"] == query, columns if "path" in columns else [*columns, "image_id"]]
+        found = found.dropna(axis="columns", how="all")  # without likes there are no scores
         table = tables.plain_table(_cells(found.to_dict("records"))) if len(found) else "no results"
         say(f"{escaped(query)}\n{table}\n")
     if shop.uri:

@@ -9,7 +9,7 @@ import typer
 
 from rectrio_lib.cli.collections import RANDOM, Moved, Opened
 from rectrio_lib.cli.output import escaped, say
-from rectrio_lib.core.errors import needing
+from rectrio_lib.core.errors import ArgumentError, needing
 
 if TYPE_CHECKING:  # imported by the commands that need them, see `app`
     from sqlalchemy import Engine
@@ -88,6 +88,8 @@ def add_link(
     address: Annotated[str, typer.Option(help="Where the page is.")] = "http://127.0.0.1:8000/",
 ) -> None:
     """Print a link that opens the page in one browser, once, for somebody without a key."""
+    if not address.startswith(("http://", "https://")):
+        raise ArgumentError(f"--address {address} should begin with https:// or http://, as links do.")
     engine = database()
     from rectrio_lib.app.web import access
 

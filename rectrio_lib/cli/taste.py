@@ -19,7 +19,9 @@ def recommend(
     k: Annotated[int, typer.Option(help="Most results.")] = 10,
     strategy: Annotated[str, typer.Option(help="logistic, mean or best.")] = "logistic",
     where: collections.Where = None,
-    distinct: Annotated[float | None, typer.Option(help="Drop results more similar than this (e.g. 0.98).")] = None,
+    distinct: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Drop results more similar than this (e.g. 0.98).")
+    ] = None,
     mmr: Annotated[float | None, typer.Option(help="Variety: 1 counts likes alone (e.g. 0.7).")] = None,
     group_by: Annotated[str | None, typer.Option(help="A column: of each of its values at most --per-group.")] = None,
     per_group: Annotated[int, typer.Option(help="Most results of one group.")] = 1,

@@ -62,7 +62,7 @@ def list_images(folder: Path, exclude: Iterable[Path] = ()) -> pd.DataFrame:
         One row a file, sorted by path: FILE_COLUMNS, `image_id` empty, `reason` empty unless it cannot be read.
 
     Raises:
-        DataError: if there is no such folder, or no image in it.
+        DataError: if there is no such folder, it cannot be read, or no image is in it.
     """
     if not is_folder(folder):
         raise DataError(f"{folder} is not a folder. It should hold images, in class folders or not.")
@@ -90,7 +90,9 @@ def walk_images(folder: Path, exclude: Iterable[Path] = ()) -> Iterator[tuple]:
             with os.scandir(folder / home) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            yield _unread(home.rstrip("/") or ".", reason_of(error))
+            if not home:
+                raise DataError(f"{folder} cannot be read ({reason_of(error)}): make it readable.") from error
+            yield _unread(home.rstrip("/"), reason_of(error))
             continue
         for entry in found:
             if not _is_folder(entry):

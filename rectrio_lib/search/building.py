@@ -56,10 +56,10 @@ def chosen_index(name: str, workspace: Workspace) -> str:
     if not names:
         raise MissingArtefactError("There is no index yet: build one with `rectrio index FOLDER`.")
     if not name and len(names) > 1:
-        raise ArgumentError(f"There are several indexes: name one of {', '.join(names)}.")
+        raise ArgumentError(f"There are several indexes: name one of {', '.join(map(repr, names))}.")
     name = name or names[0]
     if name not in names:
-        raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(names)}.")
+        raise MissingArtefactError(f"There is no index {name!r}: choose one of {', '.join(map(repr, names))}.")
     return name
 
 

@@ -64,4 +64,6 @@ def check(targets: np.ndarray, config: TrainConfig) -> None:
     classes = config.batch_size / config.per_class if config.per_class else 2
     if config.per_class < 0 or config.per_class == 1 or classes % 1 or not 2 <= classes <= len(counts):
         told = f"per_class={config.per_class} does not fit batch_size={config.batch_size}"
-        raise ArgumentError(f"{told}: a batch should hold 2 or more images of each of 2 to {len(counts)} classes.")
+        known = f"2 to {len(counts)} classes"
+        known += f"; these numbers ask for {config.per_class} of {classes:g}" if config.per_class > 0 else ""
+        raise ArgumentError(f"{told}: a batch should hold 2 or more images of each of {known}.")

@@ -52,12 +52,34 @@ def test_link_opens_the_page():
 @pytest.mark.parametrize(
     "arguments",
     [("add", "a/b"), ("add", "a", "--scope", "root"), ("add", "a", "--rate", "fast"), ("add", "a", "--days", "0"),
-     ("remove", "nobody"), ("link", "a", "--scope", "")],
+     ("remove", "nobody"), ("link", "a", "--scope", ""),
+     ("link", "a", "--address", "photos.example.org")],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(arguments):
     result = commands.rectrio("keys", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("rectrio: ")
+
+
+@pytest.mark.parametrize(
+    ("database", "reason"),
+    [("sqlite:////absent/service.sqlite", "unable to open"), ("sqlite:///pyproject.toml", "not a database"),
+     ("postgresql://anna@127.0.0.1:9/service", "refused")],
+)  # fmt: skip
+def test_a_database_that_cannot_be_used_is_told_in_one_line(monkeypatch, database, reason):
+    if database.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    monkeypatch.setenv("RECTRIO_DATABASE", database)
+    result = keys("list")
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert reason in result.stderr and "RECTRIO_DATABASE" in result.stderr and "bug" not in result.stderr
+
+
+def test_outputs_that_cannot_be_made_are_told_in_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "file" / "outputs"))
+    result = keys("list")
+    assert result.exit_code == 1 and "set RECTRIO_OUTPUTS" in result.stderr and "bug" not in result.stderr
 
 
 def test_another_database_is_named_by_the_environment(monkeypatch, tmp_path):

@@ -264,6 +264,7 @@ def test_wrong_queries_are_answered_with_a_sentence(api, query, status):
     assert (problem["status"], answer.headers["content-type"]) == (status, "application/problem+json")
     assert len(problem["detail"]) > 10
     assert "Traceback" not in problem["detail"]
+    assert (query != {"typo": 1}) or problem["detail"] == "typo: there is no such field; /docs lists those there are."
 
 
 def test_where_nothing_is_wanted_the_least_alike_come_first(api, collection):

@@ -99,6 +99,8 @@ def test_recommend_shows_what_will_be_liked_and_says_what_it_ignored(folder):
     table = well("recommend", "cat/00.png", "cat/01.png", "--dislike", "dog/50.png", "--seen", "cat/02.png", "--k", 4)
     assert len([line for line in table.splitlines() if ".png" in line]) == 4
     assert not [name for name in ("cat/00.png", "cat/01.png", "cat/02.png", "dog/50.png") if name in table]
+    first, *rows, _, _ = well("recommend", "--k", 2).splitlines()[1:]
+    assert first.split() == ["rank", "label", "path"] and len(rows) == 2  # without likes there are no scores
     told = json.loads(well("recommend", "cat/00.png", "gone.png", "--k", 2, "--strategy", "best", "--json"))
     assert (list(told["ignored"]), len(told["queries"][0]["answers"])) == (["gone.png"], 2)
     assert "strategy" in refused("recommend", "cat/00.png", "--strategy", "worst")
@@ -195,7 +197,10 @@ def test_what_is_wrong_is_told_in_one_sentence(folder, tmp_path):
     assert "empty" in refused("index", tmp_path / "empty", "--encoder", ENCODER)
     assert "rectrio index FOLDER" in refused("search", "cat/00.png")
     indexed(folder)
-    assert "'cars': choose one of my pets" in refused("search", "cat/00.png", "--index", "cars")
+    assert "'cars': choose one of 'my pets'" in refused("search", "cat/00.png", "--index", "cars")
+    for command, option in (("search", "--minimum"), ("search", "--distinct"), ("recommend", "--distinct")):
+        per_cent = rectrio(command, "cat/00.png", option, "90")
+        assert per_cent.exit_code == 2 and "less than or equal to 1" in per_cent.stderr
     assert "k=0" in refused("search", "cat/00.png", "--k", "0")
     assert "there is no column 'colour'" in refused("search", "cat/00.png", "--where", "colour == 1")
     assert "missing.png" in refused("search", "missing.png")
@@ -203,7 +208,7 @@ def test_what_is_wrong_is_told_in_one_sentence(folder, tmp_path):
     assert "should name family and network" in refused("index", folder, "--backbone", "resnet50")
     assert "'cars'" in refused("info", "cars")
     indexed(folder, "--name", "again")
-    assert "again, my pets" in refused("search", "cat/00.png")
+    assert "'again', 'my pets'" in refused("search", "cat/00.png")
 
 
 def asked_in_words(*arguments):

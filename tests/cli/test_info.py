@@ -1,8 +1,10 @@
 import pytest
 from makers.folders import ENCODER, save_classes, save_encoder_of_pixels, save_photographs
 from makers.networks import SQUEEZENET
+from typer.testing import CliRunner
 
 from rectrio_lib.cli import info
+from rectrio_lib.cli.app import app
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
 
@@ -68,3 +70,7 @@ def test_a_damaged_index_is_listed_with_a_remark_and_an_unfinished_one_is_not(th
     (home / "few").rename(home / "few.old")
     (row,) = info.overview()["Indexes"]
     assert row["name"] == "pets" and "damaged" in row["remark"]
+
+
+def test_where_nothing_is_the_next_command_is_told():
+    assert CliRunner().invoke(app, ["info"]).stdout.splitlines()[-1].split() == ["Next", "rectrio", "index", "FOLDER"]

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,24 @@ def test_a_folder_of_broken_files_alone_gives_an_empty_store_and_the_ledger(tmp_
         store, report = embed(tmp_path / "toys")
         assert (len(store), report.bad, report.embedded) == (0, 1, 0)
         assert store.vectors().shape == (0, 36) and list(store.blocks()) == []
+
+
+@pytest.mark.parametrize("denied", ["scandir", "stat"])
+def test_a_folder_that_may_not_be_read_or_entered_is_told(folder, monkeypatch, denied):
+    embed(folder)
+    allowed, beside = getattr(os, denied), {"scandir": folder, "stat": folder / "metadata.csv"}[denied]
+
+    def refuse(place, *given, **options):
+        if str(place).rstrip("/") == str(beside):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return allowed(place, *given, **options)
+
+    monkeypatch.setattr(os, denied, refuse)
+    if denied == "stat":
+        embeds_nothing(folder)
+    else:
+        with pytest.raises(DataError, match=r"toys cannot be read \(PermissionError: Permission denied\)"):
+            embed(folder)
 
 
 def test_files_that_vanish_after_they_were_listed_stand_in_the_ledger(folder, monkeypatch):

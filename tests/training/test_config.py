@@ -49,6 +49,11 @@ def test_a_batch_that_cannot_hold_per_class_images_of_two_classes_is_refused(per
         check(sizes(20, 20, 20, 20), replace(CONFIG, per_class=per_class, batch_size=batch_size))
 
 
+def test_a_batch_of_more_classes_than_there_are_is_told_with_their_number():
+    with pytest.raises(ArgumentError, match=r"2 to 4 classes; these numbers ask for 6 of 5\.$"):
+        check(sizes(20, 20, 20, 20), replace(CONFIG, per_class=6, batch_size=30))
+
+
 @pytest.mark.parametrize(
     "change",
     [{}, {"per_class": 15}, {"per_class": 10}, {"accumulate": 2}, {"batch_size": 3}, {"batch_size": 80}],

@@ -15,7 +15,7 @@ from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, Session, SQLModel
 
-from rectrio_lib.core.errors import ArgumentError, MissingPackageError
+from rectrio_lib.core.errors import ArgumentError, MissingPackageError, StorageError
 from rectrio_lib.core.workspace import Workspace
 
 KEYLESS = "local"  # the owner of what is kept where no key is needed
@@ -184,7 +184,10 @@ def open_database(url: str = "", workspace: Workspace | None = None) -> Engine:
         MissingPackageError: if the packages for this database are not installed.
     """
     home = (workspace or Workspace()).outputs / "service.sqlite"
-    home.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{home.parent} cannot be made ({error}): make room, or set RECTRIO_OUTPUTS.") from error
     try:
         address = make_url(url or f"sqlite:///{home}")
         if address.drivername == "postgresql":

@@ -35,6 +35,7 @@ NO_ROOM = "The service has no room left on its disk or may not write there: make
 UNKNOWN = "Something went wrong inside the service; its log says what. If it happens again, report it."
 UNAVAILABLE = "The index, the encoder or another file of the service is missing, damaged or in use; its log says which."
 OF_SQL = (sql.OperationalError, sql.InterfaceError, sql.InternalError, sql.TimeoutError)
+NOT_THERE = {"extra_forbidden": "there is no such field; /docs lists those there are"}
 log = logging.getLogger(__name__)
 
 
@@ -92,7 +93,8 @@ def _inside(error: Exception) -> tuple[int, str]:
 
 
 def _invalid(error: RequestValidationError) -> str:
-    found = [f"{'.'.join(map(str, e['loc'])) or 'request'}: {e['msg']}"[:200] for e in error.errors()]
+    told = [(".".join(map(str, e["loc"])) or "request", NOT_THERE.get(e["type"], e["msg"])) for e in error.errors()]
+    found = [f"{place}: {message}"[:200] for place, message in told]
     more = f"; and {len(found) - MOST_INVALID} more" if len(found) > MOST_INVALID else ""
     return f"{'; '.join(found[:MOST_INVALID])}{more}."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class LocalFolder:
     def tables(self, paths: Iterable[str]) -> Iterator[pd.DataFrame]:
         """Yield metadata.csv and metadata.parquet of the folder and of those below it that hold images."""
         beside = [self.folder / name for name in tables.names_beside(paths)]
-        for file in filter(Path.is_file, beside):
+        for file in filter(os.path.isfile, beside):  # which is False in a folder that may not be entered
             home = file.parent.relative_to(self.folder).as_posix()
             yield tables.read_table(file, file, "" if home == "." else f"{home}/")
 
