@@ -39,6 +39,9 @@ class ImageDataset:
     generated_images: bool = False  # whether they are drawn because the real ones were not available
     notes: tuple[str, ...] = ()  # sentences on how a folder was understood, and on likely copies
 
+    def __repr__(self) -> str:
+        return f"{self.name}: {len(self):,} images, {len(self.classes)} classes; {self.source}"
+
     @property
     def stand_in(self) -> bool:
         """The same as `generated_images`, as notebooks call it."""

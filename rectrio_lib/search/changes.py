@@ -45,6 +45,9 @@ class Changeable(Searcher):
     folder: Path | None
     workspace: Workspace
 
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.index.info()}; encoder {self.made_from.get('encoder') or 'unknown'}"
+
     def add(self, images: str | Path | Sequence[str | Path]) -> int:
         """Embed image files that are not in the collection yet, and save it; another process sees them at once.
 

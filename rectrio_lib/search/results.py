@@ -16,6 +16,7 @@ import pandas as pd
 from rectrio_lib.data.places.place import Place
 
 OWN_COLUMNS = ("query", "rank", "score")
+SHOWN_COLUMNS = (*OWN_COLUMNS, "probability", "label", "path")
 JPEG_QUALITY = 78
 MOST_SHOWN, SHOWN_SIDE = 50, 96  # images in a notebook, and their size in pixels
 
@@ -66,6 +67,11 @@ class Results:
         if self.probabilities is not None:
             frame.insert(3, "probability", self.probabilities[query, place])
         return frame
+
+    def __repr__(self) -> str:
+        frame = self.frame()
+        shown = frame[[name for name in SHOWN_COLUMNS if name in frame]]
+        return shown.to_string(index=False) if len(shown) else "no results"
 
     def _repr_html_(self) -> str:
         """Show the images in a notebook, as far as their files are there; else the table."""

@@ -17,6 +17,7 @@ from torchvision import models
 
 from rectrio_lib.core.errors import ArgumentError, DataError, MissingArtefactError, MissingPackageError, RectrioError
 from rectrio_lib.core.workspace import Workspace
+from rectrio_lib.data.dataset import prepare
 from rectrio_lib.encoders import registry
 from rectrio_lib.encoders.pretrained import load_pretrained
 from rectrio_lib.encoders.registry import save_encoder
@@ -38,6 +39,16 @@ def index_file(name="pets"):
 
 def paths(results):
     return results.frame()["path"].tolist()
+
+
+def test_a_prompt_shows_what_a_collection_its_results_and_its_images_are_in_short(folder):
+    shop = build(folder)
+    assert repr(shop) == f"pets: {shop.index.info()}; encoder {ENCODER}"
+    heads, *rows = repr(shop.search("cat/00.png", k=3)).splitlines()
+    assert heads.split() == ["query", "rank", "score", "label", "path"] and len(rows) == 3
+    assert repr(shop.search("cat/00.png", where="width < 0")) == "no results"
+    data, _ = prepare("pets", folder=str(folder), size=8)
+    assert repr(data).startswith("pets: 12 images, 2 classes; ") and "array" not in repr(data)
 
 
 # --- build
