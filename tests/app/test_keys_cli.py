@@ -1,5 +1,6 @@
-"""The commands about keys: what they print, once, and that they stay fast."""
+"""The commands about keys and the port: what they print, once, and that they stay fast."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from makers.service import bearer, browser, small_app
 from sqlalchemy import text
 
 from rectrio_lib.app.records.database import open_database
+from rectrio_lib.app.server import listen
+from rectrio_lib.core.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +73,7 @@ def test_a_database_that_cannot_be_used_is_told_in_one_line(monkeypatch, databas
     if database.startswith("postgresql"):
         pytest.importorskip("psycopg")
     monkeypatch.setenv("RECTRIO_DATABASE", database)
-    result = keys("list")
+    result = commands.rectrio("keys", "list")
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
     assert reason in result.stderr and "RECTRIO_DATABASE" in result.stderr and "bug" not in result.stderr
 
@@ -78,7 +81,7 @@ def test_a_database_that_cannot_be_used_is_told_in_one_line(monkeypatch, databas
 def test_outputs_that_cannot_be_made_are_told_in_one_line(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RECTRIO_OUTPUTS", str(tmp_path / "file" / "outputs"))
-    result = keys("list")
+    result = commands.rectrio("keys", "list")
     assert result.exit_code == 1 and "set RECTRIO_OUTPUTS" in result.stderr and "bug" not in result.stderr
 
 
@@ -105,3 +108,12 @@ def test_missing_packages_are_named_with_the_extra_that_brings_them():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "rectrio[app]" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_or_none_is_told_in_short():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ArgumentError, match=rf"^127.0.0.1:{port} cannot be listened on \([^()]+\): choose another"):
+            listen("127.0.0.1", port)
+    with pytest.raises(ArgumentError, match=r"^127.0.0.1:99999 .* must be 0-65535\): choose another port"):
+        listen("127.0.0.1", 99999)

@@ -60,8 +60,8 @@ def checked(table: pd.DataFrame, where: str | Path, key: str) -> pd.DataFrame:
     if (twice := table.columns[table.columns.duplicated()]).size:
         raise DataError(f"{where}: there are two columns {twice[0]!r}.")
     if key not in table:
-        names = f"{' or '.join(KEYS)} that names the image files, only {', '.join(map(repr, table.columns[:5])) or 'none'}"
-        raise DataError(f"{where} has no column {names}.")
+        columns = ", ".join(map(repr, table.columns[:5])) or "none"
+        raise DataError(f"{where} has no column {' or '.join(KEYS)} that names the image files, only {columns}.")
     slashes = lambda name: name.replace("\\", "/").removeprefix("./") if isinstance(name, str) else None  # noqa: E731
     table[key] = table[key].map(slashes)
     if table[key].isna().any() or table[key].duplicated().any():
