@@ -43,12 +43,13 @@ def read_csv(file: Path | BinaryIO, where: str | Path, **options: Any) -> pd.Dat
 
 def read_table(file: Path | BinaryIO, where: str | Path, prefix: str) -> pd.DataFrame:
     """Read a table whose file names start at `prefix`, or raise DataError that names `where` it lies."""
-    try:
-        texts = dict.fromkeys([*KEYS, "label", "split"], str)
-        csv = str(where).endswith(".csv")
-        table = read_csv(file, where, dtype=texts, low_memory=False) if csv else pd.read_parquet(file)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{where} cannot be read as a table: {error}") from error
+    if str(where).endswith(".csv"):
+        table = read_csv(file, where, dtype=dict.fromkeys([*KEYS, "label", "split"], str), low_memory=False)
+    else:
+        try:
+            table = pd.read_parquet(file)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"{where} cannot be read as Parquet: {error}") from error
     key = next((key for key in KEYS if key in table), KEYS[0])
     table = checked(table, where, key)
     return table.assign(path=prefix + table["path"])
