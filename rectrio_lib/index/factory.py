@@ -32,6 +32,7 @@ ON_DISK = "ivf-pq-disk"
 LISTED_BYTES = 1 << 28  # of codes and vectors that are gathered in memory before they are written
 FLAT_ROWS = 20_000  # up to here exact search takes a millisecond or two
 FEWEST_LEARNED = 256  # entries of a product quantiser's codebook: FAISS needs as many vectors
+SPREAD = 5  # standard deviations on either side that a byte resolves: an outlier would make all others coarse
 EF_CONSTRUCTION = 80
 SEARCH_PARAM = 128  # where none was tuned
 LEARNED_ROWS = 16_384  # a sample of this size, or of 64 per cell, is as good as all
@@ -186,7 +187,7 @@ def learned_faiss(kind: str, vectors: np.ndarray, subset: np.ndarray | None = No
     for learner in (inner, *([inner.pq] if hasattr(inner, "pq") else [])):
         learner.cp.min_points_per_centroid = 1  # no warning of poor codes: tuning notices them
     if kind == "ivf-sq8":
-        inner.sq.rangestat_arg = 0.5  # the range of the sample is widened by half on either side
+        inner.sq.rangestat, inner.sq.rangestat_arg = faiss.ScalarQuantizer.RS_meanstd, SPREAD
     index.train(learned_from)
     if kind == ON_DISK:  # a query looks into cells that are near each other: so they are in the files too
         cells = faiss.downcast_index(inner.quantizer)

@@ -28,6 +28,14 @@ def tuned(kind, vectors, recall=0.95, **options):
     return Index.build(kind, vectors, named(0, len(vectors)), "abc", recall, **options)
 
 
+def test_a_few_outliers_do_not_make_the_bytes_of_a_tight_space_coarse():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(10, 32))[rng.integers(10, size=6000)] + 0.1 * rng.normal(size=(6000, 32))
+    vectors[:30] += 2 * rng.normal(size=(30, 32))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    assert tuned("ivf-sq8", vectors, 0.75).recall > 0.75  # 0.45 at most if they set the range
+
+
 # --- what auto chooses
 
 
