@@ -70,8 +70,9 @@ class Results:
 
     def __repr__(self) -> str:
         frame = self.frame()
-        shown = frame[[name for name in SHOWN_COLUMNS if name in frame]]
-        return shown.to_string(index=False) if len(shown) else "no results"
+        shown = frame[[name for name in SHOWN_COLUMNS if name in frame]].head(MOST_SHOWN)
+        more = f"\n… and {len(frame) - MOST_SHOWN:,} more" if len(frame) > MOST_SHOWN else ""
+        return shown.to_string(index=False) + more if len(shown) else "no results"
 
     def _repr_html_(self) -> str:
         """Show the images in a notebook, as far as their files are there; else the table."""

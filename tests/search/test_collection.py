@@ -41,12 +41,14 @@ def paths(results):
     return results.frame()["path"].tolist()
 
 
-def test_a_prompt_shows_what_a_collection_its_results_and_its_images_are_in_short(folder):
+def test_a_prompt_shows_what_a_collection_its_results_and_its_images_are_in_short(folder, monkeypatch):
     shop = build(folder)
     assert repr(shop) == f"pets: {shop.index.info()}; encoder {ENCODER}"
     heads, *rows = repr(shop.search("cat/00.png", k=3)).splitlines()
     assert heads.split() == ["query", "rank", "score", "label", "path"] and len(rows) == 3
     assert repr(shop.search("cat/00.png", where="width < 0")) == "no results"
+    monkeypatch.setattr("rectrio_lib.search.results.MOST_SHOWN", 2)
+    assert repr(shop.search("cat/00.png", k=5)).splitlines()[2:] == [rows[1], "… and 3 more"]
     data, _ = prepare("pets", folder=str(folder), size=8)
     assert repr(data).startswith("pets: 12 images, 2 classes; ") and "array" not in repr(data)
 
