@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from rectrio_lib.cli import info
 from rectrio_lib.cli.app import app
+from rectrio_lib.cli.output import program
 from rectrio_lib.core.workspace import Workspace
 from rectrio_lib.search.collection import Collection
 
@@ -73,4 +74,5 @@ def test_a_damaged_index_is_listed_with_a_remark_and_an_unfinished_one_is_not(th
 
 
 def test_where_nothing_is_the_next_command_is_told():
-    assert CliRunner().invoke(app, ["info"]).stdout.splitlines()[-1].split() == ["Next", "rectrio", "index", "FOLDER"]
+    next_line = CliRunner().invoke(app, ["info"]).stdout.splitlines()[-1]
+    assert next_line.split() == ["Next", *program().split(), "index", "FOLDER"]

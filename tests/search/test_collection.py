@@ -326,9 +326,9 @@ def test_the_collection_must_be_named_if_there_are_several_and_be_there(folder, 
         Collection.open()
     build(folder)
     build(save_classes(tmp_path / "more"))
-    with pytest.raises(ArgumentError, match="more, pets"):
+    with pytest.raises(ArgumentError, match="'more', 'pets'"):
         Collection.open()
-    with pytest.raises(MissingArtefactError, match=r"'cars'.* more, pets"):
+    with pytest.raises(MissingArtefactError, match=r"'cars'.* 'more', 'pets'"):
         Collection.open("cars")
     assert Collection.open("more").name == "more"
 
