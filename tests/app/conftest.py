@@ -43,6 +43,21 @@ def server(tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture
+def nothing_said(server):
+    """Start with nothing kept, and with history on."""
+    server.ask("history", "PUT", {"keep": True})
+    for path in ("feedback", "history"):
+        server.ask(path, "DELETE")
+    for one in server.ask("saved")["saved"]:
+        server.ask(f"saved/{one['id']}", "DELETE")
+
+
+@pytest.fixture
+def ids(server):
+    return [result["id"] for result in server.ask("search", "POST", {"k": 40})["results"]]
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Start a browser with a camera that shows a moving pattern."""

@@ -7,25 +7,10 @@ from makers.browsing import BROWSING, ask_words, cards, delay, expect, faults, f
 
 from rectrio_lib.search.collection import Collection
 
-pytestmark = BROWSING
+pytestmark = [*BROWSING, pytest.mark.usefixtures("nothing_said")]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 HISTORY, JUDGEMENTS = re.compile(r"/history\?"), re.compile(r"/feedback\?")
 RULES = ("aria-valid-attr-value", "aria-toggle-field-name", "button-name", "color-contrast", "label", "target-size")
-
-
-@pytest.fixture(autouse=True)
-def nothing_said(server):
-    """Start with nothing kept, and with history on."""
-    server.ask("history", "PUT", {"keep": True})
-    for path in ("feedback", "history"):
-        server.ask(path, "DELETE")
-    for one in server.ask("saved")["saved"]:
-        server.ask(f"saved/{one['id']}", "DELETE")
-
-
-@pytest.fixture
-def ids(server):
-    return [result["id"] for result in server.ask("search", "POST", {"k": 40})["results"]]
 
 
 def said(server):

@@ -152,6 +152,14 @@ def delay(page, pattern: str, milliseconds: int):
     )
 
 
+def first(page, requests: list):
+    """Return the first of the requests that are noted in a list; the page may not have asked yet."""
+    deadline = time.monotonic() + 15
+    while not requests and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    return requests[0]
+
+
 def held(page, path, method="GET"):
     """Ask the service at once, but keep its answers from the page; return what lets them through, older ones first."""
     answers = []
@@ -162,10 +170,7 @@ def held(page, path, method="GET"):
     page.route(path, hold)
 
     def release():
-        deadline = time.monotonic() + 15
-        while not answers and time.monotonic() < deadline:  # the page may not have asked yet
-            page.wait_for_timeout(20)
-        assert answers
+        first(page, answers)
         for route, answer in answers:
             route.fulfill(response=answer)
         page.unroute(path)
